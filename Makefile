@@ -1,0 +1,39 @@
+# Everything sets itself up: a .venv of its own, with the versions pinned in constraints.txt.
+.DEFAULT_GOAL := help
+.PHONY: help pretrain test lint format clean
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+RUN := runs/sample
+MINUTES ?= 7
+
+export TOKENIZERS_PARALLELISM := true
+
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+pretrain: $(READY)  ## the main job: raw text in, a fine-tuned model and its figures out (runs/sample)
+	$(BIN)/python -m pretrain --recipe sample --corpus sample --minutes $(MINUTES) --output $(RUN)/pretrained
+	$(BIN)/python -m finetune --model $(RUN)/pretrained --task sample-sentiment --seeds 3 --compare \
+		--report $(RUN)/report.md --output $(RUN)/finetuned
+
+test: $(READY)  ## the tests
+	$(BIN)/python -m pytest
+
+lint: $(READY)  ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(READY)  ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## remove the environment and caches; runs/ stays
+	rm -rf $(VENV) .pytest_cache .ruff_cache

@@ -1,0 +1,83 @@
+"""Every flag of `python -m finetune`, its type, its default and its allowed range."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
+
+from hf_tiny_transformer.runs import UserError
+
+
+@dataclass(frozen=True)
+class FinetuneSettings:
+    """Settings of one fine-tuning run; all defaults live here and were chosen for tiny models (1 to 30 M parameters).
+
+    Args:
+        model: directory with config.json, model.safetensors and tokenizer files, or a model id on the Hub
+        task: name of a task: sample-sentiment (needs no network) or sst2
+        output: directory for the result; it must not hold another run
+        data: for GLUE tasks: folder in GLUE's layout (SST-2/train.tsv, SST-2/dev.tsv); without it the Hub's copy
+        report: markdown file for the final table, the settings and the times (an existing file is replaced)
+        seeds: number of runs, seeds 1 to this; scores are their mean and standard deviation
+        learning_rate: peak learning rate, that of the head
+        batch_size: texts per optimizer step
+        epochs: passes over the training split; the best one by validation score is kept
+        warmup_ratio: share of the steps in which the learning rate rises, before it falls linearly to zero
+        weight_decay: AdamW's, on matrices only (not on norms and biases)
+        dropout: sets every dropout field of the model's config; null keeps the checkpoint's own
+        label_smoothing: share of the target spread evenly over all labels
+        layer_decay: factor on the learning rate per layer, from the head down to the embeddings; 1.0 is off
+        max_length: tokens per text, longer ones are cut; null takes 128, or fewer where the model has fewer positions
+        from_scratch: the same architecture with fresh weights: the control
+        compare: also measure majority class, TF-IDF + logistic regression and the same architecture from scratch
+
+    Raises:
+        UserError: a value is out of range, or two settings exclude each other.
+    """
+
+    model: str
+    task: str
+    output: str
+    data: str | None = None
+    report: str | None = None
+    seeds: int = 5
+    learning_rate: float = 3e-4
+    batch_size: int = 32
+    epochs: int = 5
+    warmup_ratio: float = 0.1
+    weight_decay: float = 0.01
+    dropout: float | None = None
+    label_smoothing: float = 0.0
+    layer_decay: float = 1.0
+    max_length: int | None = None
+    from_scratch: bool = False
+    compare: bool = False
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name in _RANGES and value is not None:
+                allowed, wording = _RANGES[field.name]
+                if not allowed(value):
+                    raise UserError(f"--{field.name} {value}: must be {wording}")
+            if isinstance(value, str) and not value.strip():
+                raise UserError(f"--{field.name} is empty; give it a value")
+        if self.compare and self.from_scratch:
+            raise UserError("--compare trains the from-scratch control itself; leave out --from_scratch")
+
+
+# Written so that nan fails every test.
+_RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "seeds": (lambda value: value >= 1, "at least 1"),
+    "learning_rate": (lambda value: 0 < value <= 1, "greater than 0 and at most 1"),
+    "batch_size": (lambda value: value >= 1, "at least 1"),
+    "epochs": (lambda value: value >= 1, "at least 1"),
+    "warmup_ratio": (lambda value: 0 <= value < 1, "at least 0 and less than 1"),
+    "weight_decay": (lambda value: 0 <= value < math.inf, "at least 0"),
+    "dropout": (lambda value: 0 <= value < 1, "at least 0 and less than 1"),
+    "label_smoothing": (lambda value: 0 <= value < 1, "at least 0 and less than 1"),
+    "layer_decay": (lambda value: 0 < value <= 1, "greater than 0 and at most 1"),
+    "max_length": (lambda value: value >= 4, "at least 4: two special tokens and some text"),
+}

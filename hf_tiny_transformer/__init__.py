@@ -1,0 +1,70 @@
+"""Transformers of your own, on Hugging Face's stack. Importing this registers the families with the Auto classes."""
+
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForMultipleChoice,
+    AutoModelForNextSentencePrediction,
+    AutoModelForPreTraining,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+)
+
+from .configuration_bert import TinyTransformerBertConfig
+from .configuration_encoder import TinyTransformerEncoderConfig
+from .modeling_bert import (
+    TinyTransformerBertForMaskedLM,
+    TinyTransformerBertForMultipleChoice,
+    TinyTransformerBertForNextSentencePrediction,
+    TinyTransformerBertForPreTraining,
+    TinyTransformerBertForQuestionAnswering,
+    TinyTransformerBertForSequenceClassification,
+    TinyTransformerBertForTokenClassification,
+    TinyTransformerBertModel,
+)
+from .modeling_encoder import (
+    TinyTransformerEncoderForMaskedLM,
+    TinyTransformerEncoderForMultipleChoice,
+    TinyTransformerEncoderForQuestionAnswering,
+    TinyTransformerEncoderForSequenceClassification,
+    TinyTransformerEncoderForTokenClassification,
+    TinyTransformerEncoderModel,
+)
+
+__version__ = "0.1.0"
+
+# family -> which class each Auto class should open it with
+_FAMILIES = {
+    TinyTransformerBertConfig: {
+        AutoModel: TinyTransformerBertModel,
+        AutoModelForPreTraining: TinyTransformerBertForPreTraining,
+        AutoModelForMaskedLM: TinyTransformerBertForMaskedLM,
+        AutoModelForNextSentencePrediction: TinyTransformerBertForNextSentencePrediction,
+        AutoModelForSequenceClassification: TinyTransformerBertForSequenceClassification,
+        AutoModelForTokenClassification: TinyTransformerBertForTokenClassification,
+        AutoModelForQuestionAnswering: TinyTransformerBertForQuestionAnswering,
+        AutoModelForMultipleChoice: TinyTransformerBertForMultipleChoice,
+    },
+    TinyTransformerEncoderConfig: {
+        AutoModel: TinyTransformerEncoderModel,
+        AutoModelForPreTraining: TinyTransformerEncoderForMaskedLM,
+        AutoModelForMaskedLM: TinyTransformerEncoderForMaskedLM,
+        AutoModelForSequenceClassification: TinyTransformerEncoderForSequenceClassification,
+        AutoModelForTokenClassification: TinyTransformerEncoderForTokenClassification,
+        AutoModelForQuestionAnswering: TinyTransformerEncoderForQuestionAnswering,
+        AutoModelForMultipleChoice: TinyTransformerEncoderForMultipleChoice,
+    },
+}
+
+for _config_class, _model_classes in _FAMILIES.items():
+    AutoConfig.register(_config_class.model_type, _config_class)
+    for _auto_class, _model_class in _model_classes.items():
+        _auto_class.register(_config_class, _model_class)
+
+__all__ = [
+    "__version__",
+    *(c.__name__ for c in _FAMILIES),
+    *{m.__name__ for f in _FAMILIES.values() for m in f.values()},
+]

@@ -1,0 +1,42 @@
+"""Configuration of the Bert family: the fields and names of stock `bert`, encoder part."""
+
+from huggingface_hub.dataclasses import strict
+from transformers.configuration_utils import PreTrainedConfig
+from transformers.utils.type_validators import activation_fn_key, interval, positive_int_field, probability
+
+
+@strict
+class TinyTransformerBertConfig(PreTrainedConfig):
+    """BERT as published (Devlin et al. 2018). The defaults are BERT-Tiny's shape (Turc et al. 2019), small vocabulary.
+
+    Args:
+        classifier_dropout: on the pooled vector; None means `hidden_dropout_prob`.
+    """
+
+    model_type = "tiny_transformer_bert"
+
+    vocab_size: int = positive_int_field(default=8192)
+    hidden_size: int = positive_int_field(default=128)
+    num_hidden_layers: int = positive_int_field(default=2)
+    num_attention_heads: int = positive_int_field(default=2)
+    intermediate_size: int = positive_int_field(default=512)
+    hidden_act: str = activation_fn_key(default="gelu")
+    max_position_embeddings: int = positive_int_field(default=512)
+    type_vocab_size: int = positive_int_field(default=2)
+    initializer_range: float = interval(min=0.0, max=1.0)(default=0.02)
+    layer_norm_eps: float = interval(min=0.0, exclude_min=True)(default=1e-12)
+    hidden_dropout_prob: float | int = probability(default=0.1)
+    attention_probs_dropout_prob: float | int = probability(default=0.1)
+    classifier_dropout: float | int | None = None
+    tie_word_embeddings: bool = True
+    pad_token_id: int | None = 0
+
+    def validate_architecture(self) -> None:
+        """Run by `@strict` after init and before saving."""
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size ({self.hidden_size}) must be a multiple of "
+                f"num_attention_heads ({self.num_attention_heads})"
+            )
+        if self.classifier_dropout is not None and not 0 <= self.classifier_dropout <= 1:
+            raise ValueError(f"classifier_dropout ({self.classifier_dropout}) must lie between 0 and 1")

@@ -1,0 +1,325 @@
+"""The Bert family: post-norm, learned positions, token types, a pooler, masked-LM and next-sentence heads."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+from transformers.activations import ACT2FN
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutput, NextSentencePredictorOutput
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from .attention import MultiHeadAttention, bidirectional_mask
+from .configuration_bert import TinyTransformerBertConfig
+from .heads import (
+    MaskedLMForward,
+    MultipleChoiceForward,
+    QuestionAnsweringForward,
+    SequenceClassificationForward,
+    TokenClassificationForward,
+)
+from .layers import PredictionHead, TinyTransformerPreTrainedModel, gather_targets
+
+
+class TinyTransformerBertMLP(nn.Module):
+    """down(act(up(x))), both with bias."""
+
+    def __init__(self, config: TinyTransformerBertConfig):
+        super().__init__()
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.act = ACT2FN[config.hidden_act]
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """(B, T, hidden_size) -> (B, T, hidden_size)."""
+        return self.down_proj(self.act(self.up_proj(hidden_states)))
+
+
+class TinyTransformerBertLayer(GradientCheckpointingLayer):
+    """norm(x + attention(x)), then norm(x + mlp(x)): the norm stands after the sum, as in the original Transformer."""
+
+    def __init__(self, config: TinyTransformerBertConfig, layer_idx: int):
+        super().__init__()
+        self.attention = MultiHeadAttention(config, layer_idx, bias=True, dropout=config.attention_probs_dropout_prob)
+        self.attention_norm = _norm(config)
+        self.mlp = TinyTransformerBertMLP(config)
+        self.mlp_norm = _norm(config)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(
+        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs
+    ) -> torch.Tensor:
+        """(B, T, hidden_size) -> (B, T, hidden_size)."""
+        attended, _ = self.attention(hidden_states, attention_mask=attention_mask, **kwargs)
+        hidden_states = self.attention_norm(hidden_states + self.dropout(attended))
+        return self.mlp_norm(hidden_states + self.dropout(self.mlp(hidden_states)))
+
+
+class TinyTransformerBertPooler(nn.Module):
+    """tanh(dense(first token))."""
+
+    def __init__(self, config: TinyTransformerBertConfig):
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """(B, T, hidden_size) -> (B, hidden_size)."""
+        return torch.tanh(self.dense(hidden_states[:, 0]))
+
+
+class TinyTransformerBertPreTrainedModel(TinyTransformerPreTrainedModel):
+    """Loading, saving and initialisation of the family (normal, as transformers does it for Linear and Embedding)."""
+
+    config: TinyTransformerBertConfig
+    _no_split_modules = ["TinyTransformerBertLayer"]
+    _can_record_outputs = {"hidden_states": TinyTransformerBertLayer, "attentions": MultiHeadAttention}
+
+    def pool(self, outputs: BaseModelOutputWithPooling, attention_mask: torch.Tensor | None) -> torch.Tensor:
+        """One vector per text, (B, hidden_size): the pooler's."""
+        return outputs.pooler_output
+
+
+class TinyTransformerBertModel(TinyTransformerBertPreTrainedModel):
+    """The trunk: token ids in, one contextual vector per token and one pooled vector per text out."""
+
+    def __init__(self, config: TinyTransformerBertConfig, add_pooling_layer: bool = True):
+        super().__init__(config)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
+        self.embed_positions = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.embed_token_types = nn.Embedding(config.type_vocab_size, config.hidden_size)
+        self.embed_norm = _norm(config)
+        self.embed_dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.layers = nn.ModuleList(TinyTransformerBertLayer(config, i) for i in range(config.num_hidden_layers))
+        self.pooler = TinyTransformerBertPooler(config) if add_pooling_layer else None
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        **kwargs,
+    ) -> BaseModelOutputWithPooling:
+        """Args:
+        input_ids: (B, T); or inputs_embeds (B, T, hidden_size).
+        attention_mask: (B, T), 1 = real token, 0 = padding.
+        token_type_ids: (B, T), 0 = first segment (the default), 1 = second.
+        position_ids: (B, T). Where they restart and no attention_mask is given, the row holds several documents and
+            none sees its neighbour.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("pass exactly one of input_ids and inputs_embeds")
+        if inputs_embeds is None:
+            inputs_embeds = self.embed_tokens(input_ids)
+        mask = bidirectional_mask(self.config, inputs_embeds, attention_mask, position_ids)
+        if position_ids is None:
+            position_ids = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device).unsqueeze(0)
+        if token_type_ids is None:
+            token_type_ids = torch.zeros_like(position_ids)
+
+        embeddings = inputs_embeds + self.embed_token_types(token_type_ids) + self.embed_positions(position_ids)
+        hidden_states = self.embed_dropout(self.embed_norm(embeddings))
+        for layer in self.layers:
+            # position_ids: flash attention finds packed documents by these
+            hidden_states = layer(hidden_states, attention_mask=mask, position_ids=position_ids, **kwargs)
+        return BaseModelOutputWithPooling(
+            last_hidden_state=hidden_states,
+            pooler_output=None if self.pooler is None else self.pooler(hidden_states),
+        )
+
+
+@dataclass
+class TinyTransformerBertForPreTrainingOutput(ModelOutput):
+    """`loss` is the sum of both objectives; `prediction_logits` (B, T, vocab_size), or (N, vocab_size) with
+    `target_positions`; `seq_relationship_logits` (B, 2)."""
+
+    loss: torch.Tensor | None = None
+    prediction_logits: torch.Tensor | None = None
+    seq_relationship_logits: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+
+
+class TinyTransformerBertForPreTraining(TinyTransformerBertPreTrainedModel):
+    """Masked-token and next-sentence prediction together, as BERT was trained."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+
+    def __init__(self, config: TinyTransformerBertConfig):
+        super().__init__(config)
+        self.loss_type = "ForMaskedLM"  # found by class name otherwise, and this name means the shifting causal loss
+        self.model = TinyTransformerBertModel(config)
+        self.head = _head(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size)
+        self.seq_relationship = nn.Linear(config.hidden_size, 2)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.LongTensor | None = None,
+        next_sentence_label: torch.LongTensor | None = None,
+        target_positions: torch.LongTensor | None = None,
+        **kwargs,
+    ) -> TinyTransformerBertForPreTrainingOutput:
+        """Args:
+        labels, target_positions: as in `MaskedLMForward.forward`.
+        next_sentence_label: (B,), 0 = the second segment follows the first in its document, 1 = it is a random one.
+        num_items_in_batch: (in kwargs) targets of a whole accumulated batch, of which this one is a part. Both losses
+            then count by this part's share of them, so that the parts' losses add up to the whole's.
+        """
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            **kwargs,
+        )
+        prediction_logits = self.lm_head(self.head(gather_targets(outputs.last_hidden_state, target_positions)))
+        seq_relationship_logits = self.seq_relationship(outputs.pooler_output)
+        loss = None
+        if labels is not None and next_sentence_label is not None:
+            masked_loss = self.loss_function(
+                logits=prediction_logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs
+            )
+            next_sentence_loss = cross_entropy(seq_relationship_logits.float(), next_sentence_label.view(-1))
+            if (num_items := kwargs.get("num_items_in_batch")) is not None:
+                next_sentence_loss = next_sentence_loss * (labels != -100).sum() / num_items
+            loss = masked_loss + next_sentence_loss
+        return TinyTransformerBertForPreTrainingOutput(
+            loss=loss,
+            prediction_logits=prediction_logits,
+            seq_relationship_logits=seq_relationship_logits,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+
+class TinyTransformerBertForMaskedLM(MaskedLMForward, TinyTransformerBertPreTrainedModel):
+    """The trunk with a tied language-model head."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+
+    def __init__(self, config: TinyTransformerBertConfig):
+        super().__init__(config)
+        self.model = TinyTransformerBertModel(config, add_pooling_layer=False)
+        self.head = _head(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size)
+        self.post_init()
+
+
+class TinyTransformerBertForNextSentencePrediction(TinyTransformerBertPreTrainedModel):
+    """Does the second segment follow the first? Logit 0: it does, logit 1: it is a random one."""
+
+    accepts_loss_kwargs = False
+
+    def __init__(self, config: TinyTransformerBertConfig):
+        super().__init__(config)
+        self.model = TinyTransformerBertModel(config)
+        self.seq_relationship = nn.Linear(config.hidden_size, 2)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.LongTensor | None = None,
+        **kwargs,
+    ) -> NextSentencePredictorOutput:
+        """Args:
+        labels: (B,), 0 = the second segment follows the first, 1 = it is a random one.
+        """
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            **kwargs,
+        )
+        logits = self.seq_relationship(outputs.pooler_output)
+        return NextSentencePredictorOutput(
+            loss=None if labels is None else cross_entropy(logits.float(), labels.view(-1)),
+            logits=logits,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+
+class TinyTransformerBertForSequenceClassification(SequenceClassificationForward, TinyTransformerBertPreTrainedModel):
+    """The trunk, pooled, with a classifier or regressor."""
+
+    def __init__(self, config: TinyTransformerBertConfig):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.model = TinyTransformerBertModel(config)
+        self.head = nn.Identity()
+        self.dropout = _classifier_dropout(config)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+
+class TinyTransformerBertForTokenClassification(TokenClassificationForward, TinyTransformerBertPreTrainedModel):
+    """The trunk with one label per token."""
+
+    def __init__(self, config: TinyTransformerBertConfig):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.model = TinyTransformerBertModel(config, add_pooling_layer=False)
+        self.head = nn.Identity()
+        self.dropout = _classifier_dropout(config)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+
+class TinyTransformerBertForQuestionAnswering(QuestionAnsweringForward, TinyTransformerBertPreTrainedModel):
+    """The trunk with start and end scores per token."""
+
+    def __init__(self, config: TinyTransformerBertConfig):
+        super().__init__(config)
+        self.model = TinyTransformerBertModel(config, add_pooling_layer=False)
+        self.head = nn.Identity()
+        self.qa_outputs = nn.Linear(config.hidden_size, 2)
+        self.post_init()
+
+
+class TinyTransformerBertForMultipleChoice(MultipleChoiceForward, TinyTransformerBertPreTrainedModel):
+    """The trunk, pooled, with one score per choice."""
+
+    def __init__(self, config: TinyTransformerBertConfig):
+        super().__init__(config)
+        self.model = TinyTransformerBertModel(config)
+        self.head = nn.Identity()
+        self.dropout = _classifier_dropout(config)
+        self.classifier = nn.Linear(config.hidden_size, 1)
+        self.post_init()
+
+
+def _norm(config: TinyTransformerBertConfig) -> nn.LayerNorm:
+    return nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+
+def _head(config: TinyTransformerBertConfig) -> PredictionHead:
+    return PredictionHead(config, bias=True, eps=config.layer_norm_eps)
+
+
+def _classifier_dropout(config: TinyTransformerBertConfig) -> nn.Dropout:
+    rate = config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout
+    return nn.Dropout(rate)

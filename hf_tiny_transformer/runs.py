@@ -1,0 +1,110 @@
+"""What both applications (pretrain, finetune) need and nothing more: clear errors, atomic writes, run directories."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+
+
+class UserError(Exception):
+    """Something the user can mend. The message is one line: what is wrong, in which file or field, and what to do."""
+
+
+def run_cli(main: Callable[[], None]) -> int:
+    """Runs `main` and turns its errors into exit codes: `UserError` prints one line on stderr and gives 2,
+    Ctrl-C gives 130. Anything else is a bug of ours and keeps its traceback."""
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    return 0
+
+
+@contextmanager
+def atomic_directory(path: str | os.PathLike) -> Iterator[Path]:
+    """Yields an empty directory beside `path`; on success it becomes `path` by one rename, on any error it vanishes.
+
+    A reader therefore never sees a half-written directory, and a crash leaves the old one in place.
+    An existing `path` is replaced only at the very end.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    staging.chmod(0o755)  # mkdtemp's 0700 would follow the model wherever it is copied
+    try:
+        yield staging
+        for file in staging.rglob("*"):
+            if file.is_file():
+                file.chmod(0o644)  # safetensors writes 0600, which a model server could not read
+                _flush_to_disk(file)
+        if path.exists():
+            retired = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+            os.rename(path, retired / path.name)
+            os.rename(staging, path)
+            shutil.rmtree(retired)
+        else:
+            os.rename(staging, path)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+
+
+def atomic_write_text(path: str | os.PathLike, text: str) -> None:
+    """Writes `text` so that `path` holds either its old or its whole new content, never a part."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, staging = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(staging, 0o644)
+        os.replace(staging, path)
+    except BaseException:
+        Path(staging).unlink(missing_ok=True)
+        raise
+
+
+def atomic_write_json(path: str | os.PathLike, value: Any) -> None:
+    """`atomic_write_text` of `value` as indented JSON with a final newline."""
+    atomic_write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def require_free_output(path: str | os.PathLike) -> Path:
+    """Returns `path` if a new run may write there.
+
+    Raises:
+        UserError: `path` is a file, or a directory that already holds something: nothing is overwritten unasked.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_dir():
+        raise UserError(f"--output {path}: is a file; name a directory")
+    if path.is_dir() and any(path.iterdir()):
+        raise UserError(
+            f"--output {path}: already holds something ({', '.join(sorted(p.name for p in path.iterdir())[:3])}, ...), "
+            "perhaps another run; name a new directory or remove this one (python -m pretrain continues with --resume)"
+        )
+    return path
+
+
+def _flush_to_disk(file: Path) -> None:
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

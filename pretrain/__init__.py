@@ -1,0 +1,1 @@
+"""Text -> tokenizer -> packed blocks -> trained checkpoint. Run it with `python -m pretrain`."""

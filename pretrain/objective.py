@@ -1,0 +1,32 @@
+"""The loss of a micro-batch, as its share of the whole step's loss: the shares of all micro-batches add up."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from .masking import IGNORED
+
+TARGETS = ("labels", "next_sentence_label")  # what the loss reads; everything else is model input
+
+
+def count_targets(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """(2,) float: hidden tokens that are predicted, and rows."""
+    return torch.tensor([(batch["labels"] != IGNORED).sum().item(), len(batch["input_ids"])], dtype=torch.float)
+
+
+def loss_share(model: nn.Module, batch: dict[str, torch.Tensor], totals: torch.Tensor) -> torch.Tensor:
+    """Masked-token loss summed over this micro-batch and divided by the step's count of targets, so that neither the
+    number of micro-batches and processes nor their unevenness matters; the same for next-sentence loss and rows.
+
+    Args:
+        totals: (2,) `count_targets` summed over the whole step, all processes included.
+    """
+    outputs = model(**{name: tensor for name, tensor in batch.items() if name not in TARGETS})
+    logits = outputs["prediction_logits"] if "next_sentence_label" in batch else outputs["logits"]
+    loss = cross_entropy(logits.float(), batch["labels"], ignore_index=IGNORED, reduction="sum") / totals[0]
+    if "next_sentence_label" in batch:
+        logits = outputs["seq_relationship_logits"].float()
+        loss = loss + cross_entropy(logits, batch["next_sentence_label"], reduction="sum") / totals[1]
+    return loss

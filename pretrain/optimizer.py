@@ -1,0 +1,50 @@
+"""Which parameter is trained how, decided by the module it belongs to, never by its name."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from .recipe import Recipe
+
+
+def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """(matrices of the linear layers, everything else: embeddings, norms, biases, and the output matrix tied to an
+    embedding). Every parameter is in exactly one list."""
+    embeddings = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters(recurse=False)}
+    output = model.get_output_embeddings()
+    not_hidden = embeddings | ({id(output.weight)} if output is not None else set())
+    matrices = {
+        id(m.weight): m.weight for m in model.modules() if isinstance(m, nn.Linear) and id(m.weight) not in not_hidden
+    }
+    rest = {id(p): p for p in model.parameters() if id(p) not in matrices}
+    return list(matrices.values()), list(rest.values())
+
+
+def build_optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """`adamw`: one AdamW. `muon`: Muon (Jordan et al. 2024) on the matrices, AdamW on the rest.
+
+    Each group remembers its own full learning rate under `peak_lr`; the schedule scales it.
+    """
+    matrices, rest = split_parameters(model)
+    adamw_groups = [{"params": rest, "weight_decay": 0.0}]
+    optimizers: list[torch.optim.Optimizer] = []
+    if recipe.optimizer == "muon":
+        optimizers.append(
+            torch.optim.Muon(matrices, lr=recipe.matrix_learning_rate, weight_decay=recipe.weight_decay, momentum=0.95)
+        )
+    else:
+        adamw_groups.append({"params": matrices, "weight_decay": recipe.weight_decay})
+    optimizers.append(torch.optim.AdamW(adamw_groups, lr=recipe.learning_rate, betas=(0.9, 0.98), eps=1e-8, fused=True))
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["peak_lr"] = group["lr"]
+    return optimizers
+
+
+def set_learning_rate(optimizers: list[torch.optim.Optimizer], factor: float) -> float:
+    """Sets every group to `factor` of its peak; returns AdamW's rate, the one that is logged."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * factor
+    return optimizers[-1].param_groups[0]["lr"]

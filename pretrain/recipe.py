@@ -1,0 +1,131 @@
+"""The recipe: everything that decides what a run computes, as typed data. Phases are a list in it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from hf_tiny_transformer import TinyTransformerBertConfig, TinyTransformerEncoderConfig
+from hf_tiny_transformer.runs import UserError
+
+RECIPES = Path(__file__).parent / "recipes"
+DEFAULT_RECIPE = "sample"
+CONFIG_CLASSES = {"encoder": TinyTransformerEncoderConfig, "bert": TinyTransformerBertConfig}
+
+
+@dataclass
+class Stage:
+    """A stretch of the run with one shape of batch.
+
+    Args:
+        share: of all steps, in (0, 1]; the shares of a recipe add up to 1.
+        block_size: tokens in a row (T).
+        batch_size: rows in a step, over all processes and micro-batches (B).
+        mask_rate: of a row's tokens, in (0, 1); the count per row is fixed, so that shapes are static.
+    """
+
+    share: float
+    block_size: int
+    batch_size: int
+    mask_rate: float
+
+
+@dataclass
+class Recipe:
+    """Args:
+    family: which model is trained; `model` holds its config fields (vocab_size and token ids are filled in).
+    vocab_size: of the WordPiece tokenizer trained on the corpus.
+    objective: `mlm` (packed documents), or `mlm_nsp` (segment pairs, half of them random; Bert family only).
+    masking: what is hidden together: single tokens, whole words, or spans of words (geometric lengths, mean 3.8 words).
+    optimizer: `muon` on the layers' matrices with AdamW on all else, or `adamw` on everything.
+    learning_rate: AdamW's; matrix_learning_rate: Muon's, unused with `adamw`.
+    weight_decay: decoupled, on matrices of the layers only (not on norms, biases, embeddings).
+    warmup, decay: shares of the run that rise linearly from 0 and fall linearly to 0.
+    gradient_clip: maximum norm of the whole gradient.
+    micro_batch_size: rows that go through the model at once on one device.
+    validation_share: of the documents, held out for the validation loss (at most `validation_blocks` blocks are read).
+    examples: sentences with [MASK], filled in at the end of the run.
+    """
+
+    family: Literal["encoder", "bert"]
+    model: dict[str, Any]
+    stages: list[Stage]
+    vocab_size: int
+    lowercase: bool = True
+    objective: Literal["mlm", "mlm_nsp"] = "mlm"
+    masking: Literal["token", "whole_word", "span"] = "token"
+    optimizer: Literal["muon", "adamw"] = "muon"
+    learning_rate: float = 2e-3
+    matrix_learning_rate: float = 0.02
+    weight_decay: float = 0.01
+    warmup: float = 0.02
+    decay: float = 0.5
+    gradient_clip: float = 1.0
+    micro_batch_size: int = 32
+    validation_share: float = 0.01
+    validation_blocks: int = 256
+    examples: list[str] = field(default_factory=list)
+
+    def validate(self) -> None:
+        """Raises:
+        UserError: a value is out of its range, or fields contradict each other; the message names the field.
+        """
+        for name in ("vocab_size", "micro_batch_size", "validation_blocks"):
+            _require(getattr(self, name) >= 1, name, "must be at least 1")
+        for name in ("learning_rate", "matrix_learning_rate", "gradient_clip"):
+            _require(getattr(self, name) > 0, name, "must be positive")
+        _require(self.weight_decay >= 0, "weight_decay", "must not be negative")
+        for name in ("warmup", "decay"):
+            _require(0 <= getattr(self, name) <= 1, name, "is a share of the run: between 0 and 1")
+        _require(self.warmup + self.decay <= 1, "warmup", "and decay add up to more than the whole run")
+        _require(0 < self.validation_share < 0.5, "validation_share", "must lie between 0 and 0.5")
+        _require(
+            self.objective == "mlm" or self.family == "bert", "objective", "mlm_nsp needs token types: family bert"
+        )
+        _require(len(self.stages) > 0, "stages", "needs at least one stage")
+        for i, stage in enumerate(self.stages):
+            self._validate_stage(f"stages[{i}]", stage)
+        _require(abs(sum(s.share for s in self.stages) - 1) < 1e-6, "stages", "have shares that do not add up to 1")
+        for text in self.examples:
+            _require("[MASK]" in text, "examples", f"holds {text!r}, which has no [MASK]")
+        self._validate_model()
+
+    def _validate_stage(self, name: str, stage: Stage) -> None:
+        _require(0 < stage.share <= 1, f"{name}.share", "must lie in (0, 1]")
+        _require(stage.block_size >= 8, f"{name}.block_size", "must be at least 8 tokens")
+        _require(stage.batch_size >= 1, f"{name}.batch_size", "must be at least 1")
+        _require(0 < stage.mask_rate < 1, f"{name}.mask_rate", "must lie between 0 and 1")
+        _require(round(stage.mask_rate * stage.block_size) >= 1, f"{name}.mask_rate", "masks no token of a row")
+        limit = self.model.get("max_position_embeddings", CONFIG_CLASSES[self.family].max_position_embeddings)
+        _require(stage.block_size <= limit, f"{name}.block_size", f"exceeds max_position_embeddings ({limit})")
+
+    def _validate_model(self) -> None:
+        config_class = CONFIG_CLASSES[self.family]
+        known = {f.name for f in fields(config_class)} & set(config_class.__annotations__)
+        for name in self.model:
+            _require(name in known, f"model.{name}", f"is no field of family {self.family}; known: {sorted(known)}")
+        try:
+            config_class(**self.model)
+        except Exception as error:  # strict dataclasses wrap each validator's error in a type of their own
+            raise UserError(f"recipe field model: {error.__cause__ or error}") from None
+
+
+def find_recipe(name_or_file: str) -> Path:
+    """The path of a published recipe, or of the user's own YAML file.
+
+    Raises:
+        UserError: neither exists.
+    """
+    published = RECIPES / f"{name_or_file}.yaml"
+    if published.is_file():
+        return published
+    if Path(name_or_file).is_file():
+        return Path(name_or_file)
+    names = ", ".join(sorted(path.stem for path in RECIPES.glob("*.yaml")))
+    raise UserError(f"--recipe {name_or_file}: neither a published recipe ({names}) nor a file")
+
+
+def _require(condition: bool, name: str, what: str) -> None:
+    if not condition:
+        raise UserError(f"recipe field {name} {what}")

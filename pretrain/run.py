@@ -1,0 +1,222 @@
+"""One run, top to bottom: prepare the data, build the loop, train, save, publish."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import yaml
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from transformers import AutoModelForMaskedLM, AutoModelForPreTraining, PreTrainedModel
+
+from hf_tiny_transformer.runs import UserError, atomic_write_json, atomic_write_text, require_free_output
+
+from .batches import BatchSource
+from .checkpoint import Progress, latest_checkpoint, load_checkpoint, save_checkpoint
+from .loop import TrainingLoop
+from .memory import keep_freed_memory
+from .metrics import Reporter
+from .optimizer import build_optimizers
+from .packing import open_packed
+from .prepare import PreparedData, prepare_data
+from .publish import publish
+from .recipe import CONFIG_CLASSES, Recipe
+from .tokenizer import vocabulary_facts
+from .validation import MASK_RATE as VALIDATION_MASK_RATE
+from .validation import SEED as VALIDATION_SEED
+from .validation import validation_loss
+
+RECIPE_FILE = Path("training") / "recipe.yaml"
+DEFAULT_MINUTES = 7.0
+SAVES_PER_RUN = 4
+VALIDATIONS_PER_RUN = 10
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class RunSettings:
+    """What surrounds a recipe: where the text comes from, where the run goes, how long it may take."""
+
+    output: str
+    corpus: list[str]
+    text_field: str = "text"
+    seed: int = 1
+    minutes: float | None = None
+    max_steps: int | None = None
+    save_steps: int | None = None
+    resume: bool = False
+
+    def validate(self) -> None:
+        """Raises:
+        UserError: a number out of range, or two budgets at once.
+        """
+        if self.minutes is not None and self.max_steps is not None:
+            raise UserError("--minutes and --max-steps: give one of them")
+        for name in ("minutes", "max_steps", "save_steps"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise UserError(f"--{name.replace('_', '-')} {value}: must be positive")
+        if self.seed < 0:
+            raise UserError(f"--seed {self.seed}: must not be negative")
+
+
+def pretrain(settings: RunSettings, recipe: Recipe) -> None:
+    """Trains by `recipe` and leaves a model directory at `settings.output` (see README, "What a run leaves").
+
+    Raises:
+        UserError: bad input of any kind; nothing is left half-written.
+    """
+    settings.validate()
+    recipe.validate()
+    keep_freed_memory()
+    accelerator = Accelerator(mixed_precision="bf16" if torch.cuda.is_available() else "no")
+    output = Path(settings.output)
+    recorded = _read_record(output) if settings.resume else None
+    if recorded is None:
+        require_free_output(output)
+    speaks = accelerator.is_main_process
+    start = time.perf_counter()
+    data = prepare_data(settings.corpus, settings.text_field, recipe, accelerator, progress=False)
+
+    if recorded is None:
+        max_steps = settings.max_steps or _measured_steps(settings, recipe, data, accelerator)
+        recorded = _record(settings, data, max_steps)
+        if speaks:
+            _write_record(output, recorded, recipe)
+    else:
+        _require_same(recorded, output, data, recipe)
+    accelerator.wait_for_everyone()
+
+    loop = build_loop(recipe, data, accelerator, seed=recorded["seed"], max_steps=recorded["max_steps"])
+    logger.info("model: %s parameters, %d steps", f"{_parameters(loop.model):,}", loop.max_steps)
+    progress = _start(output, loop, data)
+    _train(output, loop, data, progress, save_steps=settings.save_steps)
+    if speaks:
+        timings = {"prepare": data.facts["prepare_seconds"], "train": round(progress.seconds, 1)}
+        timings["all"] = round(time.perf_counter() - start, 1)
+        publish(output, accelerator.unwrap_model(loop.model), data, recipe, recorded, progress, timings)
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+
+
+def build_model(recipe: Recipe, data: PreparedData) -> PreTrainedModel:
+    """A fresh model of the recipe's family, sized for the tokenizer."""
+    config_class = CONFIG_CLASSES[recipe.family]
+    tokens = {"vocab_size": len(data.tokenizer), "pad_token_id": data.tokenizer.pad_token_id}
+    if recipe.family == "encoder":
+        tokens |= {"cls_token_id": data.tokenizer.cls_token_id, "sep_token_id": data.tokenizer.sep_token_id}
+    auto_class = AutoModelForPreTraining if recipe.objective == "mlm_nsp" else AutoModelForMaskedLM
+    return auto_class.from_config(config_class(**recipe.model, **tokens))
+
+
+def build_loop(
+    recipe: Recipe, data: PreparedData, accelerator: Accelerator, *, seed: int, max_steps: int
+) -> TrainingLoop:
+    """Model, optimizers and batches, all from the seed; prepared for the devices at hand."""
+    set_seed(seed)
+    model = build_model(recipe, data)
+    optimizers = build_optimizers(model, recipe)
+    model, *optimizers = accelerator.prepare(model, *optimizers)
+    batches = _batch_source(recipe, data, data.train_tokens, "training", seed)
+    return TrainingLoop(accelerator, model, optimizers, batches, recipe, max_steps)
+
+
+def _batch_source(recipe: Recipe, data: PreparedData, file: Path, what: str, seed: int) -> BatchSource:
+    facts = vocabulary_facts(data.tokenizer)
+    block_size = max(stage.block_size for stage in recipe.stages)
+    packed = open_packed(file, len(data.tokenizer), facts.cls_id, block_size=block_size, what=what)
+    masking = recipe.masking if what == "training" else "token"
+    return BatchSource(packed, seed=seed, masking=masking, facts=facts, next_sentence=recipe.objective == "mlm_nsp")
+
+
+def _start(output: Path, loop: TrainingLoop, data: PreparedData) -> Progress:
+    """Loads the last checkpoint, or writes the one of step 0."""
+    model, progress = loop.accelerator.unwrap_model(loop.model), Progress()
+    checkpoint = latest_checkpoint(output)
+    if checkpoint is not None:
+        progress = load_checkpoint(checkpoint, model, loop.optimizers)
+        logger.info("resuming from %s", checkpoint)
+    elif loop.accelerator.is_main_process:
+        save_checkpoint(output, progress, model, loop.optimizers, data.tokenizer)
+    loop.accelerator.wait_for_everyone()
+    return progress
+
+
+def _train(output: Path, loop: TrainingLoop, data: PreparedData, progress: Progress, *, save_steps: int | None) -> None:
+    """Runs the loop to its end, with validation, checkpoints and reports on the way."""
+    accelerator, recipe, last = loop.accelerator, loop.recipe, loop.max_steps
+    save_every = save_steps or max(1, last // SAVES_PER_RUN)
+    validate_every = max(1, last // VALIDATIONS_PER_RUN)
+    source = _batch_source(recipe, data, data.validation_tokens, "validation", VALIDATION_SEED)
+    validation = list(
+        source.validation_batches(
+            recipe.stages[-1].block_size,
+            mask_rate=VALIDATION_MASK_RATE,
+            blocks=recipe.validation_blocks,
+            size=recipe.micro_batch_size,
+        )
+    )
+    metrics = output / "training" / "metrics.jsonl"
+    reporter = Reporter(metrics, max_steps=last, progress=progress, speaks=accelerator.is_main_process)
+
+    def after_step(progress: Progress, figures: dict) -> None:
+        if progress.step % validate_every == 0 or progress.step == last:
+            figures = figures | {"validation_loss": validation_loss(loop.model, validation, accelerator)}
+        reporter.after_step(progress, figures)
+        if (progress.step % save_every == 0 or progress.step == last) and accelerator.is_main_process:
+            model = accelerator.unwrap_model(loop.model)
+            save_checkpoint(output, progress, model, loop.optimizers, data.tokenizer)
+
+    loop.run(progress, after_step)
+    reporter.close()
+
+
+def _measured_steps(settings: RunSettings, recipe: Recipe, data: PreparedData, accelerator: Accelerator) -> int:
+    """How many steps fit into the minutes, found once: from then on the schedule is a function of the step."""
+    minutes = settings.minutes or DEFAULT_MINUTES
+    seconds = build_loop(recipe, data, accelerator, seed=settings.seed, max_steps=10**6).measure_step_seconds()
+    steps = max(1, int(minutes * 60 / seconds))
+    logger.info("%.3f s a step: %s steps in %g minutes", seconds, f"{steps:,}", minutes)
+    return steps
+
+
+def _record(settings: RunSettings, data: PreparedData, max_steps: int) -> dict:
+    kept = {name: value for name, value in asdict(settings).items() if name not in ("output", "resume", "max_steps")}
+    return kept | {"max_steps": max_steps, "corpus_fingerprint": data.facts["fingerprint"]}
+
+
+def _write_record(output: Path, recorded: dict, recipe: Recipe) -> None:
+    text = yaml.safe_dump(asdict(recipe), sort_keys=False, allow_unicode=True)
+    atomic_write_text(output / RECIPE_FILE, text)
+    atomic_write_json(output / "training" / "run.json", recorded)
+
+
+def _read_record(output: Path) -> dict | None:
+    """The run that lies there, or None if `output` is still empty: --resume may stand in a script from the start."""
+    path = output / "training" / "run.json"
+    if not path.is_file():
+        return None
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _require_same(recorded: dict, output: Path, data: PreparedData, recipe: Recipe) -> None:
+    """A run goes on with the text and the recipe it began with."""
+    if recorded["corpus_fingerprint"] != data.facts["fingerprint"]:
+        raise UserError(f"--corpus: not the text that {output} was trained on; give the same sources to resume")
+    began_with = yaml.safe_load((output / RECIPE_FILE).read_text(encoding="utf-8"))
+    changed = [name for name, value in asdict(recipe).items() if began_with.get(name) != value]
+    if changed:
+        raise UserError(
+            f"{output / RECIPE_FILE}: this run began with another {', '.join(changed)}; "
+            "resume without these flags, or start a new run"
+        )
+
+
+def _parameters(model: torch.nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())

@@ -1,0 +1,153 @@
+"""Protects that a batch is a pure function of (seed, step), whoever computes it, and that documents stay apart."""
+
+from itertools import chain, pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from pretrain.batches import BatchSource
+from pretrain.masking import IGNORED
+from pretrain.packing import open_packed, positions_within_documents, write_packed
+from pretrain.recipe import Recipe, Stage
+from pretrain.schedule import learning_rate_factor, plan_stages
+from pretrain.tokenizer import train_tokenizer, vocabulary_facts
+
+
+@pytest.fixture(scope="module")
+def tokenizer(documents):
+    return train_tokenizer(documents, vocab_size=120, lowercase=True, max_length=64, token_types=True, progress=False)
+
+
+@pytest.fixture(scope="module")
+def packed(documents, tokenizer, tmp_path_factory):
+    path = tmp_path_factory.mktemp("packed") / "train.bin"
+    write_packed(documents, tokenizer, path)
+    return open_packed(path, len(tokenizer), tokenizer.cls_token_id, block_size=32, what="training")
+
+
+@pytest.fixture(scope="module")
+def facts(tokenizer):
+    return vocabulary_facts(tokenizer)
+
+
+def source(packed, facts, **changes):
+    return BatchSource(packed, **{"seed": 1, "masking": "whole_word", "facts": facts, **changes})
+
+
+def plans(*stages):
+    recipe = Recipe(family="encoder", model={}, stages=list(stages), vocab_size=120)
+    return plan_stages(recipe, 100)
+
+
+def merged(micro_batches):
+    """Rows sorted, so that batches split differently compare."""
+    rows = chain.from_iterable(batch["input_ids"].tolist() for batch in micro_batches)
+    return sorted(rows)
+
+
+def test_a_batch_depends_on_seed_and_step_only(packed, facts):
+    (plan,) = plans(Stage(1.0, 32, 8, 0.25))
+    used, fresh = source(packed, facts), source(packed, facts)
+    for step in range(40):  # the used one has a history, the fresh one has none
+        list(used.micro_batches(plan, step, rank=0, world=1, size=8))
+    for step in (3, 39):
+        (a,), (b,) = (list(s.micro_batches(plan, step, rank=0, world=1, size=8)) for s in (used, fresh))
+        assert all(torch.equal(a[name], b[name]) for name in a)
+    (other,) = source(packed, facts, seed=2).micro_batches(plan, 3, rank=0, world=1, size=8)
+    (mine,) = fresh.micro_batches(plan, 3, rank=0, world=1, size=8)
+    assert not torch.equal(other["input_ids"], mine["input_ids"])
+
+
+def test_processes_and_micro_batches_only_divide_the_work(packed, facts):
+    (plan,) = plans(Stage(1.0, 32, 12, 0.25))
+    whole = merged(source(packed, facts).micro_batches(plan, 5, rank=0, world=1, size=12))
+    in_pieces = merged(source(packed, facts).micro_batches(plan, 5, rank=0, world=1, size=5))
+    on_three = merged(
+        chain.from_iterable(source(packed, facts).micro_batches(plan, 5, rank=r, world=3, size=4) for r in range(3))
+    )
+    assert whole == in_pieces == on_three
+
+
+def test_an_epoch_reads_every_block_once(packed, facts):
+    (plan,) = plans(Stage(1.0, 32, 1, 0.25))
+    batches = source(packed, facts)
+    size = batches.rows_per_epoch(32)
+    read = [batches.rows_of_step(plan, step)[0] for step in range(2 * size)]
+    assert sorted(row for epoch, row in read if epoch == 0) == list(range(size))
+    assert sorted(row for epoch, row in read if epoch == 1) == list(range(size))
+    assert [row for _, row in read[:size]] != [row for _, row in read[size:]]
+
+
+def test_labels_are_the_hidden_tokens_and_everything_else_is_untouched(packed, facts):
+    (plan,) = plans(Stage(1.0, 32, 8, 0.25))
+    batches = source(packed, facts)
+    (batch,) = batches.micro_batches(plan, 0, rank=0, world=1, size=8)
+    original = packed.blocks(np.array([row for _, row in batches.rows_of_step(plan, 0)]), 32)
+    flat = original.reshape(-1)
+    positions, labels = batch["target_positions"].numpy(), batch["labels"].numpy()
+    assert len(positions) == 8 * round(0.25 * 32)
+    assert (labels == flat[positions]).all()
+    untouched = np.ones(flat.size, dtype=bool)
+    untouched[positions] = False
+    assert (batch["input_ids"].numpy().reshape(-1)[untouched] == flat[untouched]).all()
+    assert not facts.is_special[flat[positions]].any()
+
+
+def test_positions_restart_at_every_document():
+    blocks = np.array([[7, 8, 3, 2, 9, 3, 2, 5]])  # 2 is [CLS], 3 is [SEP]; the row begins inside a document
+    assert positions_within_documents(blocks, 2).tolist() == [[0, 1, 2, 0, 1, 2, 0, 1]]
+
+
+def test_text_that_looks_like_a_special_token_stays_text(tokenizer, tmp_path):
+    write_packed(["the [MASK] film [SEP] ends"], tokenizer, tmp_path / "x.bin")
+    ids = np.fromfile(tmp_path / "x.bin", dtype=np.uint16)
+    assert tokenizer.mask_token_id not in ids
+    assert (ids == tokenizer.sep_token_id).sum() == 1
+    assert tokenizer("the [MASK] film")["input_ids"].count(tokenizer.mask_token_id) == 1, "but users may still write it"
+
+
+def test_segment_pairs_are_half_true_continuations(packed, facts, tokenizer):
+    (plan,) = plans(Stage(1.0, 32, 64, 0.2))
+    batches = source(packed, facts, next_sentence=True)
+    stream = packed.tokens.tolist()
+    text = " ".join(map(str, stream))
+    labels = []
+    for step in range(4):
+        (batch,) = batches.micro_batches(plan, step, rank=0, world=1, size=64)
+        ids = batch["input_ids"].clone().reshape(-1)
+        known = batch["labels"] != IGNORED
+        ids[batch["target_positions"][known]] = batch["labels"][known]
+        for row, types, attention, label in zip(
+            ids.reshape(64, 32).tolist(),
+            batch["token_type_ids"].tolist(),
+            batch["attention_mask"].tolist(),
+            batch["next_sentence_label"].tolist(),
+            strict=True,
+        ):
+            length = sum(attention)
+            assert row[0] == tokenizer.cls_token_id
+            assert row[length - 1] == tokenizer.sep_token_id
+            border = row.index(tokenizer.sep_token_id)
+            assert types[:length] == [0] * (border + 1) + [1] * (length - border - 1)
+            a, b = row[1:border], row[border + 1 : length - 1]
+            follows = f" {' '.join(map(str, a + b))} " in f" {text} "
+            if label == 0:
+                assert follows
+            labels.append(label)
+    assert 0.4 < np.mean(labels) < 0.6
+
+
+def test_stages_cut_the_run_and_change_the_shape(packed, facts):
+    short, long = plans(Stage(0.7, 16, 8, 0.3), Stage(0.3, 32, 4, 0.15))
+    assert (short.first, short.last, long.first, long.last) == (0, 70, 70, 100)
+    (batch,) = source(packed, facts).micro_batches(long, 70, rank=0, world=1, size=4)
+    assert batch["input_ids"].shape == (4, 32)
+
+
+def test_learning_rate_rises_stays_and_falls_to_zero():
+    factors = [learning_rate_factor(step, 1000, warmup=0.1, decay=0.4) for step in range(1000)]
+    assert factors[0] < 0.01
+    assert factors[100:599] == [1.0] * 499
+    assert 0 < factors[-1] < 0.002
+    assert all(b <= a for a, b in pairwise(factors[599:]))

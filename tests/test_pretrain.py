@@ -1,0 +1,231 @@
+"""Protects pretraining end to end: what a run leaves, exact resume, twice the same, and nothing lost on bad input."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForPreTraining, AutoTokenizer, pipeline
+
+import hf_tiny_transformer  # noqa: F401  (registers the families)
+from hf_tiny_transformer.runs import run_cli
+from pretrain.cli import main
+from pretrain.metrics import read_metrics
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = [
+    "--vocab_size=120",
+    "--model.hidden_size=32",
+    "--model.num_attention_heads=2",
+    "--model.intermediate_size=48",
+    '--stages=[{"share": 0.5, "block_size": 16, "batch_size": 8, "mask_rate": 0.3},'
+    ' {"share": 0.5, "block_size": 32, "batch_size": 4, "mask_rate": 0.2}]',
+    "--micro_batch_size=4",
+    "--validation_share=0.1",
+    "--validation_blocks=8",
+    '--examples=["the music is [MASK] ."]',
+]
+
+
+def command(corpus, output, *flags):
+    return ["--corpus", str(corpus), "--output", str(output), *TINY, *flags]
+
+
+def pretrain(corpus, output, *flags):
+    assert run_cli(lambda: main(command(corpus, output, *flags))) == 0
+    return Path(output)
+
+
+def weights(directory):
+    return load_file(Path(directory) / "model.safetensors")
+
+
+def assert_same_weights(first, second):
+    first, second = weights(first), weights(second)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.fixture(scope="module")
+def run(corpus_file, tmp_path_factory):
+    """One whole run of 12 steps with a checkpoint at every fourth."""
+    return pretrain(corpus_file, tmp_path_factory.mktemp("runs") / "run", "--max-steps=12", "--save-steps=4")
+
+
+def test_a_run_leaves_what_the_readme_says(run):
+    for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "README.md"):
+        assert (run / name).is_file(), name
+    for name in ("recipe.yaml", "run.json", "metrics.jsonl", "summary.json", "loss.png"):
+        assert (run / "training" / name).is_file(), name
+    assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["step-0", "step-12", "step-4", "step-8"]
+    lines = read_metrics(run / "training" / "metrics.jsonl")
+    fields = {"step", "tokens", "loss", "learning_rate", "grad_norm", "tokens_per_second", "seconds"}
+    assert all(fields <= line.keys() for line in lines)
+    assert [line["step"] for line in lines] == list(range(1, 13))
+    assert lines[-1]["tokens"] == 12 * 128
+    assert not list(run.parent.glob(".*")), "nothing half-written stays behind"
+
+
+@pytest.mark.parametrize("place", [".", "checkpoints/step-0", "checkpoints/step-8"])
+def test_every_checkpoint_opens_as_it_lies(run, place):
+    tokenizer = AutoTokenizer.from_pretrained(run / place)
+    model, loading = AutoModelForMaskedLM.from_pretrained(run / place, output_loading_info=True)
+    assert not loading["missing_keys"]
+    assert not loading["unexpected_keys"]
+    AutoModel.from_pretrained(run / place)
+    guesses = pipeline("fill-mask", model=model, tokenizer=tokenizer)("the music is [MASK] .")
+    assert len(guesses) == 5
+
+
+def test_training_learns_and_its_figures_agree_with_the_model(run, corpus_file, tmp_path):
+    """The validation loss in the card is what the saved model has."""
+    from accelerate import Accelerator
+
+    from pretrain.cli import parse
+    from pretrain.prepare import prepare_data
+    from pretrain.run import _batch_source
+    from pretrain.validation import MASK_RATE, SEED, validation_loss
+
+    long = pretrain(corpus_file, tmp_path / "long", "--max-steps=240")
+    losses = [m["validation_loss"] for m in read_metrics(long / "training/metrics.jsonl") if "validation_loss" in m]
+    assert losses[-1] < losses[0] - 0.5
+    accelerator = Accelerator()
+    _, recipe = parse(command(corpus_file, long))
+    data = prepare_data([str(corpus_file)], "text", recipe, accelerator, progress=False)
+    source = _batch_source(recipe, data, data.validation_tokens, "validation", SEED)
+    batches = list(source.validation_batches(32, mask_rate=MASK_RATE, blocks=8, size=4))
+    again = validation_loss(AutoModelForMaskedLM.from_pretrained(long), batches, accelerator)
+    assert again == pytest.approx(losses[-1], abs=1e-6)
+    assert f"{losses[-1]:.3f}" in (long / "README.md").read_text()
+    assert json.loads((long / "training/summary.json").read_text())["validation_loss"] == losses[-1]
+
+
+def test_the_same_command_twice_gives_the_same_bytes(run, corpus_file, tmp_path):
+    again = pretrain(corpus_file, tmp_path / "again", "--max-steps=12", "--save-steps=4")
+    assert_same_weights(run, again)
+    other = pretrain(corpus_file, tmp_path / "other", "--max-steps=12", "--seed=2")
+    with pytest.raises(AssertionError):
+        assert_same_weights(run, other)
+
+
+def test_resume_ends_with_the_same_bytes_and_the_same_metrics(run, corpus_file, tmp_path):
+    """As after a crash at step 9: the checkpoints of steps 0, 4 and 8 are there, metrics run to step 9."""
+    half = tmp_path / "half"
+    shutil.copytree(run, half)
+    for name in ("config.json", "model.safetensors", "README.md"):
+        (half / name).unlink()
+    shutil.rmtree(half / "checkpoints" / "step-12")
+    metrics = half / "training" / "metrics.jsonl"
+    lines = metrics.read_text().splitlines()
+    metrics.write_text("\n".join(lines[:9]) + "\n" + lines[9][:20])  # the crash cut a line short
+    pretrain(corpus_file, half, "--max-steps=12", "--save-steps=4", "--resume")
+    assert_same_weights(run, half)
+    losses = [[line["loss"] for line in read_metrics(d / "training/metrics.jsonl")] for d in (run, half)]
+    assert losses[0] == losses[1]
+
+
+def test_micro_batches_do_not_change_what_is_learned(corpus_file, tmp_path):
+    """AdamW: Muon orthogonalises in bfloat16, which turns rounding into visible differences."""
+    curves = []
+    for size in (8, 4, 3):
+        output = pretrain(
+            corpus_file, tmp_path / str(size), "--max-steps=12", "--optimizer=adamw", f"--micro_batch_size={size}"
+        )
+        curves.append([line["loss"] for line in read_metrics(output / "training/metrics.jsonl")])
+    assert curves[1] == pytest.approx(curves[0], abs=1e-5)
+    assert curves[2] == pytest.approx(curves[0], abs=1e-5)
+
+
+def test_killed_at_any_instant_and_resumed_is_as_if_nothing_had_happened(corpus_file, tmp_path):
+    flags = ("--max-steps=150", "--save-steps=10")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+    def start(output, *more):
+        arguments = [sys.executable, "-m", "pretrain", *command(corpus_file, output, *flags, *more)]
+        return subprocess.Popen(arguments, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    whole = start(tmp_path / "whole")
+    killed = start(tmp_path / "killed")
+    deadline = time.time() + 120
+    while not (tmp_path / "killed" / "checkpoints" / "step-30").is_dir():
+        assert killed.poll() is None, killed.stdout.read()
+        assert time.time() < deadline
+        time.sleep(0.01)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert not (tmp_path / "killed" / "config.json").exists()
+    resumed = start(tmp_path / "killed", "--resume")
+    output, _ = resumed.communicate(timeout=180)
+    assert resumed.returncode == 0, output
+    assert "resuming from" in output
+    assert whole.wait(timeout=180) == 0
+    assert_same_weights(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_minutes_fix_the_steps_once(corpus_file, tmp_path):
+    output = pretrain(corpus_file, tmp_path / "timed", "--minutes=0.01")
+    steps = json.loads((output / "training/run.json").read_text())["max_steps"]
+    assert (output / "checkpoints" / f"step-{steps}").is_dir()
+
+
+def test_next_sentence_pretraining(corpus_file, tmp_path):
+    changes = [flag for flag in TINY if not flag.startswith("--examples")]
+    output = tmp_path / "nsp"
+    flags = ["--recipe=bert-nsp", "--corpus", str(corpus_file), "--output", str(output), "--max-steps=6", *changes]
+    assert run_cli(lambda: main(flags)) == 0
+    model, loading = AutoModelForPreTraining.from_pretrained(output, output_loading_info=True)
+    assert type(model).__name__ == "TinyTransformerBertForPreTraining"
+    assert not loading["missing_keys"]
+
+
+def refused(capsys, arguments):
+    capsys.readouterr()
+    assert run_cli(lambda: main(arguments)) == 2
+    message = capsys.readouterr().err
+    assert message.count("error: ") == 1
+    assert "Traceback" not in message
+    return message
+
+
+def test_another_runs_directory_is_left_alone(run, corpus_file, capsys):
+    before = weights(run)
+    message = refused(capsys, command(corpus_file, run, "--max-steps=3"))
+    assert str(run) in message
+    assert all(torch.equal(before[name], tensor) for name, tensor in weights(run).items())
+
+
+def test_resume_wants_the_same_recipe_and_corpus(run, corpus_file, tmp_path, capsys):
+    message = refused(capsys, command(corpus_file, run, "--max-steps=12", "--resume", "--learning_rate=0.5"))
+    assert "learning_rate" in message
+    other = tmp_path / "other.txt"
+    other.write_text("\n\n".join(f"Quite another text, number {i}, of some length." for i in range(300)))
+    assert "--corpus" in refused(capsys, command(other, run, "--resume"))
+
+
+def test_a_damaged_checkpoint_is_named(run, corpus_file, tmp_path, capsys):
+    broken = tmp_path / "broken"
+    shutil.copytree(run, broken)
+    file = broken / "checkpoints" / "step-12" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:1000])
+    assert "step-12" in refused(capsys, command(corpus_file, broken, "--resume"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--corpus", "nowhere.txt"], "nowhere.txt"),
+        (["--vocab_size", "90000"], "vocab_size"),
+        (["--learning_rate", "-1"], "learning_rate"),
+        (["--lerning_rate", "1"], "lerning_rate"),
+    ],
+)
+def test_bad_input_leaves_no_output_behind(flags, words, corpus_file, tmp_path, capsys):
+    assert words in refused(capsys, command(corpus_file, tmp_path / "out", *flags))
+    assert not (tmp_path / "out").exists()

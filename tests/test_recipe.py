@@ -1,0 +1,108 @@
+"""Protects the command line of pretraining: every field can be set, nothing misspelt or ill-typed gets through."""
+
+import pytest
+import yaml
+
+from hf_tiny_transformer.runs import UserError, run_cli
+from pretrain.cli import parse
+from pretrain.recipe import RECIPES, find_recipe
+
+
+def test_every_published_recipe_is_valid():
+    names = [path.stem for path in RECIPES.glob("*.yaml")]
+    assert "sample" in names
+    for name in names:
+        _, recipe = parse(["--recipe", name, "--output", "x"])
+        recipe.validate()
+
+
+def test_flags_override_the_recipe_wherever_they_stand():
+    settings, recipe = parse(
+        [
+            "--learning_rate",
+            "0.5",
+            "--output",
+            "out",
+            "--recipe",
+            "sample",
+            "--seed",
+            "7",
+            "--max-steps",
+            "9",
+            "--model.hidden_size",
+            "64",
+            "--stages",
+            '[{"share":1,"block_size":16,"batch_size":4,"mask_rate":0.2}]',
+            "--corpus",
+            "a.txt",
+            "b.txt",
+            "--text-field",
+            "body",
+        ]
+    )
+    assert (settings.seed, settings.max_steps, settings.corpus) == (7, 9, ["a.txt", "b.txt"])
+    assert settings.text_field == "body"
+    assert (recipe.learning_rate, recipe.model["hidden_size"], recipe.stages[0].block_size) == (0.5, 64, 16)
+    assert recipe.model["num_hidden_layers"] == parse(["--output", "x"])[1].model["num_hidden_layers"]
+
+
+def test_a_recipe_of_ones_own(tmp_path):
+    content = yaml.safe_load(find_recipe("sample").read_text())
+    content["vocab_size"] = 999
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(content))
+    assert parse(["--recipe", str(tmp_path / "mine.yaml"), "--output", "x"])[1].vocab_size == 999
+
+
+BAD_FLAGS = {
+    "--learning_rat 0.1": "learning_rat",
+    "--learning_rate fast": "learning_rate",
+    "--learning_rate -1": "learning_rate must be positive",
+    "--stages.batch_size -4": "batch_size must be at least 1",
+    "--stages.mask_rate 1.5": "mask_rate must lie between 0 and 1",
+    "--stages.block_size 4096": "exceeds max_position_embeddings",
+    "--stages []": "stages needs at least one",
+    "--masking letters": "masking",
+    "--optimizer sgd": "optimizer",
+    "--family gpt": "family",
+    "--vocab_size many": "vocab_size",
+    "--vocab_size 0": "vocab_size must be at least 1",
+    "--warmup 0.9": "warmup and decay",
+    "--model.hidden_sise 64": "model.hidden_sise is no field of family encoder",
+    "--model.hidden_size 65": "hidden_size .65. must be a multiple",
+    "--model.hidden_size wide": "hidden_size",
+    "--objective mlm_nsp": "objective mlm_nsp needs token types",
+    "--examples [nothing_masked]": r"no \[MASK\]",
+    "--max-steps -3": "max-steps -3: must be positive",
+    "--max-steps 3 --minutes 1": "give one of them",
+    "--minutes soon": "minutes",
+    "--seed -1": "seed -1",
+    "--recipe nowhere": "neither a published recipe",
+}
+
+
+@pytest.mark.parametrize("flags", BAD_FLAGS)
+def test_wrong_flags_are_one_line_and_exit_2(flags, tmp_path, capsys):
+    def main():
+        settings, recipe = parse(["--output", str(tmp_path / "out"), *flags.split()])
+        settings.validate()
+        recipe.validate()
+
+    assert run_cli(main) == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert message.startswith("error: ")
+    with pytest.raises(UserError, match=BAD_FLAGS[flags]):
+        main()
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_misspelt_field_in_a_recipe_file(tmp_path):
+    content = yaml.safe_load(find_recipe("sample").read_text()) | {"maks_rate": 0.3}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(UserError, match=r"maks_rate.*mine\.yaml"):
+        parse(["--recipe", str(tmp_path / "mine.yaml"), "--output", "x"])
+
+
+def test_output_is_required():
+    with pytest.raises(UserError, match="output"):
+        parse([])
