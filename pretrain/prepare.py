@@ -10,15 +10,17 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from accelerate import Accelerator
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from hf_tiny_transformer.runs import atomic_directory, atomic_write_json
 
 from .corpus import Corpus, open_corpus
-from .packing import write_packed
+from .embeddings import cooccurrence_embeddings
+from .packing import open_packed, write_packed
 from .recipe import CONFIG_CLASSES, Recipe
-from .tokenizer import train_tokenizer
+from .tokenizer import train_tokenizer, vocabulary_facts
 
 FORMAT = 1  # of what lies in the cache: raise it when tokenising or packing changes
 
@@ -86,6 +88,20 @@ def prepare_data(
         time.perf_counter() - start,
     )
     return PreparedData(directory, tokenizer, stored | {"prepare_seconds": round(time.perf_counter() - start, 1)})
+
+
+def initial_embeddings(data: PreparedData, dimensions: int, accelerator: Accelerator) -> np.ndarray:
+    """`cooccurrence_embeddings` of the training tokens, (vocabulary, dimensions), kept beside them."""
+    path = data.directory / f"embeddings-{dimensions}.npy"
+    with accelerator.main_process_first():
+        if not path.is_file():
+            logger.info("corpus: factorising co-occurrence counts")
+            facts = vocabulary_facts(data.tokenizer)
+            tokens = open_packed(data.train_tokens, len(data.tokenizer), facts.cls_id, block_size=1, what="training")
+            staging = path.with_name(f".{os.getpid()}-{path.name}")
+            np.save(staging, cooccurrence_embeddings(tokens, facts, dimensions))
+            os.replace(staging, path)
+    return np.load(path)
 
 
 def _build(directory: Path, corpus: Corpus, recipe: Recipe, *, progress: bool) -> None:

@@ -36,6 +36,7 @@ class Recipe:
     """Args:
     family: which model is trained; `model` holds its config fields (vocab_size and token ids are filled in).
     vocab_size: of the WordPiece tokenizer trained on the corpus.
+    embedding_init: start the token embeddings from the corpus' co-occurrence counts (`embeddings.py`), or at random.
     objective: `mlm` (packed documents), or `mlm_nsp` (segment pairs, half of them random; Bert family only).
     masking: what is hidden together: single tokens, whole words, or spans of words (geometric lengths, mean 3.8 words).
     optimizer: `muon` on the layers' matrices with AdamW on all else, or `adamw` on everything.
@@ -53,6 +54,7 @@ class Recipe:
     stages: list[Stage]
     vocab_size: int
     lowercase: bool = True
+    embedding_init: Literal["cooccurrence", "random"] = "cooccurrence"
     objective: Literal["mlm", "mlm_nsp"] = "mlm"
     masking: Literal["token", "whole_word", "span"] = "token"
     optimizer: Literal["muon", "adamw"] = "muon"

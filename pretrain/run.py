@@ -23,7 +23,7 @@ from .memory import keep_freed_memory
 from .metrics import Reporter
 from .optimizer import build_optimizers
 from .packing import open_packed
-from .prepare import PreparedData, prepare_data
+from .prepare import PreparedData, initial_embeddings, prepare_data
 from .publish import publish
 from .recipe import CONFIG_CLASSES, Recipe
 from .tokenizer import vocabulary_facts
@@ -105,14 +105,20 @@ def pretrain(settings: RunSettings, recipe: Recipe) -> None:
     accelerator.end_training()
 
 
-def build_model(recipe: Recipe, data: PreparedData) -> PreTrainedModel:
-    """A fresh model of the recipe's family, sized for the tokenizer."""
+def build_model(recipe: Recipe, data: PreparedData, accelerator: Accelerator) -> PreTrainedModel:
+    """A fresh model of the recipe's family, sized for the tokenizer; tokens that the counts know start from them."""
     config_class = CONFIG_CLASSES[recipe.family]
     tokens = {"vocab_size": len(data.tokenizer), "pad_token_id": data.tokenizer.pad_token_id}
     if recipe.family == "encoder":
         tokens |= {"cls_token_id": data.tokenizer.cls_token_id, "sep_token_id": data.tokenizer.sep_token_id}
     auto_class = AutoModelForPreTraining if recipe.objective == "mlm_nsp" else AutoModelForMaskedLM
-    return auto_class.from_config(config_class(**recipe.model, **tokens))
+    model = auto_class.from_config(config_class(**recipe.model, **tokens))
+    if recipe.embedding_init == "cooccurrence":
+        vectors = torch.from_numpy(initial_embeddings(data, model.config.hidden_size, accelerator))
+        known = vectors.abs().sum(dim=1) > 0
+        with torch.no_grad():
+            model.get_input_embeddings().weight[known] = vectors[known]
+    return model
 
 
 def build_loop(
@@ -120,7 +126,7 @@ def build_loop(
 ) -> TrainingLoop:
     """Model, optimizers and batches, all from the seed; prepared for the devices at hand."""
     set_seed(seed)
-    model = build_model(recipe, data)
+    model = build_model(recipe, data, accelerator)
     optimizers = build_optimizers(model, recipe)
     model, *optimizers = accelerator.prepare(model, *optimizers)
     batches = _batch_source(recipe, data, data.train_tokens, "training", seed)

@@ -1,0 +1,70 @@
+"""Token embeddings to start from: the corpus' own co-occurrence counts, factorised.
+
+What masked-language-model training first learns, and slowly, is which tokens keep which company. Counting finds that in
+seconds: the factorised matrix of positive pointwise mutual information is what word2vec approximates (Levy and
+Goldberg 2014, "Neural word embedding as implicit matrix factorization"; the settings follow Levy, Goldberg and Dagan
+2015, "Improving distributional similarity", section 3).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.sparse
+from sklearn.utils.extmath import randomized_svd
+
+from .packing import PackedTokens
+from .tokenizer import VocabularyFacts
+
+WINDOW = 10  # tokens to each side; a pair at distance d counts (WINDOW + 1 - d) / WINDOW
+CONTEXTS = 4096  # the most frequent tokens stand as columns: bounds memory to vocabulary * CONTEXTS floats
+CONTEXT_SMOOTHING = 0.75  # exponent on context frequencies, against a bias towards rare ones
+MOST_TOKENS = 20_000_000  # counted from the front: bounds time on large corpora
+NORM_PER_SQRT_DIMENSION = 0.1  # so that logits of the tied output layer start with a spread of about 1
+
+
+def cooccurrence_embeddings(data: PackedTokens, facts: VocabularyFacts, dimensions: int) -> np.ndarray:
+    """(vocabulary, dimensions) float32, every row of norm 0.1 * sqrt(dimensions); rows of tokens that never occur, and
+    of special tokens, are zero."""
+    counts = _count(np.asarray(data.tokens[:MOST_TOKENS]), data.cls_id, facts)
+    associations = _positive_pmi(counts)
+    dimensions_found = min(dimensions, min(associations.shape) - 1)
+    left, strengths, _ = randomized_svd(associations, dimensions_found, n_iter=3, random_state=0)
+    vectors = np.zeros((len(facts.is_special), dimensions), dtype=np.float32)
+    vectors[:, :dimensions_found] = left * np.sqrt(strengths)
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors = np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 1e-6)
+    return vectors * np.float32(NORM_PER_SQRT_DIMENSION * np.sqrt(dimensions))
+
+
+def _count(tokens: np.ndarray, cls_id: int, facts: VocabularyFacts) -> np.ndarray:
+    """(vocabulary, contexts) float32: how often each token stands near each frequent one, in the same document."""
+    vocabulary = len(facts.is_special)
+    frequency = np.bincount(tokens, minlength=vocabulary)
+    frequency[facts.is_special] = 0
+    contexts = np.argsort(-frequency, kind="stable")[:CONTEXTS]
+    column = np.full(vocabulary, -1)
+    column[contexts] = np.arange(len(contexts))
+    rows, columns = tokens.astype(np.int64) * len(contexts), column[tokens]
+    document = np.cumsum(tokens == cls_id)
+    counts = np.zeros(vocabulary * len(contexts), dtype=np.float32)
+    for distance in range(1, WINDOW + 1):
+        together = document[distance:] == document[:-distance]
+        for row, other in ((rows[:-distance], columns[distance:]), (rows[distance:], columns[:-distance])):
+            counted = together & (other >= 0)
+            found = np.bincount(row[counted] + other[counted], minlength=len(counts))
+            counts += found * np.float32((WINDOW + 1 - distance) / WINDOW)
+    counts = counts.reshape(vocabulary, len(contexts))
+    counts[facts.is_special] = 0
+    return counts
+
+
+def _positive_pmi(counts: np.ndarray) -> scipy.sparse.csr_matrix:
+    """max(0, log(p(token, context) / (p(token) p(context)))), the context's probability smoothed."""
+    sparse = scipy.sparse.coo_matrix(counts)
+    row_sums = counts.sum(axis=1)
+    context = counts.sum(axis=0).astype(np.float64) ** CONTEXT_SMOOTHING
+    context /= context.sum()
+    values = np.log(sparse.data / (row_sums[sparse.row] * context[sparse.col]))
+    kept = values > 0
+    entries = (values[kept].astype(np.float32), (sparse.row[kept], sparse.col[kept]))
+    return scipy.sparse.csr_matrix(entries, shape=counts.shape)
