@@ -27,6 +27,7 @@ class FinetuneSettings:
         warmup_ratio: share of the steps in which the learning rate rises, before it falls linearly to zero
         weight_decay: AdamW's, on matrices only (not on norms and biases)
         dropout: sets every dropout field of the model's config; null keeps the checkpoint's own
+        token_masking: share of the training texts' tokens that [MASK] replaces, drawn anew in every epoch
         label_smoothing: share of the target spread evenly over all labels
         layer_decay: factor on the learning rate per layer, from the head down to the embeddings; 1.0 is off
         max_length: tokens per text, longer ones are cut; null takes 128, or fewer where the model has fewer positions
@@ -49,6 +50,7 @@ class FinetuneSettings:
     warmup_ratio: float = 0.1
     weight_decay: float = 0.01
     dropout: float | None = None
+    token_masking: float = 0.0
     label_smoothing: float = 0.0
     layer_decay: float = 1.0
     max_length: int | None = None
@@ -77,6 +79,7 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "warmup_ratio": (lambda value: 0 <= value < 1, "at least 0 and less than 1"),
     "weight_decay": (lambda value: 0 <= value < math.inf, "at least 0"),
     "dropout": (lambda value: 0 <= value < 1, "at least 0 and less than 1"),
+    "token_masking": (lambda value: 0 <= value < 1, "at least 0 and less than 1"),
     "label_smoothing": (lambda value: 0 <= value < 1, "at least 0 and less than 1"),
     "layer_decay": (lambda value: 0 < value <= 1, "greater than 0 and at most 1"),
     "max_length": (lambda value: value >= 4, "at least 4: two special tokens and some text"),

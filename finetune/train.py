@@ -14,6 +14,7 @@ from transformers import (
     DataCollatorWithPadding,
     EvalPrediction,
     PreTrainedModel,
+    PreTrainedTokenizerBase,
     PrinterCallback,
     ProgressCallback,
     Trainer,
@@ -95,7 +96,7 @@ def train_seed(
             model=model,
             args=_training_arguments(settings, seed, scratch),
             data_collator=DataCollatorWithPadding(checkpoint.tokenizer),
-            train_dataset=data.train,
+            train_dataset=MaskedTexts(data.train, checkpoint.tokenizer, settings.token_masking),
             eval_dataset=data.validation,
             compute_metrics=lambda prediction: {"score": score(prediction.label_ids, _labels(prediction))},
             preprocess_logits_for_metrics=_only_logits,
@@ -116,6 +117,28 @@ def train_seed(
         epochs=recorder.epochs,
     )
     return TrainedSeed(result, model, probabilities)
+
+
+class MaskedTexts(torch.utils.data.Dataset):
+    """Training texts in which a share of the ordinary tokens is replaced by [MASK], drawn anew at each reading: the
+    model may not lean on single words, and it knows the mask from its pretraining. A tokenizer without a mask token
+    leaves the texts as they are."""
+
+    def __init__(self, rows: list[EncodedText], tokenizer: PreTrainedTokenizerBase, share: float):
+        self.rows, self.mask_id = rows, tokenizer.mask_token_id
+        self.share = share if self.mask_id is not None else 0.0
+        self.special = torch.tensor(tokenizer.all_special_ids)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> EncodedText:
+        row = self.rows[index]
+        if self.share == 0:
+            return row
+        ids = torch.tensor(row["input_ids"])
+        hidden = (torch.rand(len(ids)) < self.share) & ~torch.isin(ids, self.special)
+        return {**row, "input_ids": ids.masked_fill(hidden, self.mask_id).tolist()}
 
 
 def _training_arguments(settings: FinetuneSettings, seed: int, directory: str) -> TrainingArguments:

@@ -34,7 +34,7 @@ from finetune.checkpoint import build_model, open_checkpoint
 from finetune.cli import main, parse_settings
 from finetune.optimizer import parameter_depths, parameter_groups
 from finetune.tasks import find_task, load_task
-from finetune.train import encode_splits, train_seed
+from finetune.train import MaskedTexts, encode_splits, train_seed
 
 REPOSITORY = Path(__file__).parents[1]
 GOOD = [f"good{i}" for i in range(8)]
@@ -320,6 +320,20 @@ def test_from_scratch_takes_the_shape_but_not_the_weights(toy):
     assert not torch.equal(fresh[name], other_seed[name])
 
 
+def test_token_masking_hides_its_share_and_no_special_token():
+    tokenizer = toy_tokenizer()
+    ids = [2, *range(5, 45), 3]
+    rows = MaskedTexts([{"input_ids": ids, "labels": 1}], tokenizer, 0.25)
+    torch.manual_seed(0)
+    drawn = np.array([rows[0]["input_ids"] for _ in range(500)])
+    hidden = drawn == tokenizer.mask_token_id
+    assert abs(hidden[:, 1:-1].mean() - 0.25) < 0.01
+    assert not hidden[:, [0, -1]].any()
+    assert (drawn[~hidden] == np.tile(ids, (500, 1))[~hidden]).all()
+    assert rows.rows[0]["input_ids"] == ids, "the text itself must not change"
+    assert MaskedTexts([{"input_ids": ids, "labels": 1}], tokenizer, 0.0)[0]["input_ids"] == ids
+
+
 def test_dropout_sets_every_field_the_config_has_and_no_other(toy):
     names = find_task("sst2").label_names
     kept = open_checkpoint(str(toy / "model"), names, dropout=None, max_length=None).config
@@ -396,5 +410,5 @@ def test_a_run_does_not_replace_another(toy, tmp_path, capsys):
     before = {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()}
     with pytest.raises(AssertionError):
         run_in_process(toy, tmp_path / "out", "--seeds", "1", "--epochs", "1")
-    assert "already holds another run" in capsys.readouterr().err
+    assert "already holds something" in capsys.readouterr().err
     assert {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()} == before

@@ -197,7 +197,7 @@ def test_output_with_another_run_is_refused_before_anything_is_read(work, capsys
     (work / "out").mkdir()
     (work / "out" / "results.json").write_text("{}")
     shutil.rmtree(work / "model")
-    assert_refused(work, capsys, arguments(work), ["--output", "already holds another run"])
+    assert_refused(work, capsys, arguments(work), ["--output", "already holds something"])
 
 
 @pytest.mark.parametrize("flag", ["output", "report"])
