@@ -15,7 +15,7 @@ from torch import nn
 
 from .batches import BatchSource
 from .checkpoint import Progress
-from .objective import count_targets, loss_share
+from .objective import count_targets, loss_share, predict
 from .optimizer import set_learning_rate
 from .recipe import Recipe
 from .schedule import StagePlan, learning_rate_factor, plan_stages
@@ -56,7 +56,8 @@ class TrainingLoop:
         for number, batch in enumerate(micro_batches):
             is_last = number == len(micro_batches) - 1
             with nullcontext() if is_last else self.accelerator.no_sync(self.model):
-                loss = loss_share(self.model, {name: tensor.to(device) for name, tensor in batch.items()}, totals)
+                batch = {name: tensor.to(device) for name, tensor in batch.items()}
+                loss = loss_share(predict(self.model, batch), batch, totals)
                 self.accelerator.backward(loss * world)  # DDP averages gradients over processes; shares want the sum
                 total_loss += loss.detach()
         grad_norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.gradient_clip)

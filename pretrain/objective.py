@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
+from transformers.utils import ModelOutput
 
 from .masking import IGNORED
 
@@ -16,14 +17,18 @@ def count_targets(batch: dict[str, torch.Tensor]) -> torch.Tensor:
     return torch.tensor([(batch["labels"] != IGNORED).sum().item(), len(batch["input_ids"])], dtype=torch.float)
 
 
-def loss_share(model: nn.Module, batch: dict[str, torch.Tensor], totals: torch.Tensor) -> torch.Tensor:
+def predict(model: nn.Module, batch: dict[str, torch.Tensor]) -> ModelOutput:
+    """The model's outputs for a micro-batch, its targets left out."""
+    return model(**{name: tensor for name, tensor in batch.items() if name not in TARGETS})
+
+
+def loss_share(outputs: ModelOutput, batch: dict[str, torch.Tensor], totals: torch.Tensor) -> torch.Tensor:
     """Masked-token loss summed over this micro-batch and divided by the step's count of targets, so that neither the
     number of micro-batches and processes nor their unevenness matters; the same for next-sentence loss and rows.
 
     Args:
         totals: (2,) `count_targets` summed over the whole step, all processes included.
     """
-    outputs = model(**{name: tensor for name, tensor in batch.items() if name not in TARGETS})
     logits = outputs["prediction_logits"] if "next_sentence_label" in batch else outputs["logits"]
     loss = cross_entropy(logits.float(), batch["labels"], ignore_index=IGNORED, reduction="sum") / totals[0]
     if "next_sentence_label" in batch:

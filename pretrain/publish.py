@@ -50,7 +50,7 @@ def publish(
         "steps": progress.step,
         "tokens": progress.tokens,
         "parameters": sum(p.numel() for p in model.parameters()),
-        "validation_loss": next((m["validation_loss"] for m in reversed(metrics) if "validation_loss" in m), None),
+        **{name: value for name, value in metrics[-1].items() if name.startswith("validation_")},
         "timings": timings,
         "examples": examples,
     }

@@ -29,7 +29,7 @@ from .recipe import CONFIG_CLASSES, Recipe
 from .tokenizer import vocabulary_facts
 from .validation import MASK_RATE as VALIDATION_MASK_RATE
 from .validation import SEED as VALIDATION_SEED
-from .validation import validation_loss
+from .validation import validate
 
 RECIPE_FILE = Path("training") / "recipe.yaml"
 DEFAULT_MINUTES = 7.0
@@ -173,7 +173,7 @@ def _train(output: Path, loop: TrainingLoop, data: PreparedData, progress: Progr
 
     def after_step(progress: Progress, figures: dict) -> None:
         if progress.step % validate_every == 0 or progress.step == last:
-            figures = figures | {"validation_loss": validation_loss(loop.model, validation, accelerator)}
+            figures = figures | validate(loop.model, validation, accelerator)
         reporter.after_step(progress, figures)
         if (progress.step % save_every == 0 or progress.step == last) and accelerator.is_main_process:
             model = accelerator.unwrap_model(loop.model)

@@ -1,4 +1,4 @@
-"""The validation loss: held-out blocks, one mask rate, one seed, whatever the recipe trains with."""
+"""Figures on held-out blocks: one mask rate, one seed, whatever the recipe trains with."""
 
 from __future__ import annotations
 
@@ -6,23 +6,31 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from .objective import count_targets, loss_share
+from .objective import count_targets, loss_share, predict
 
 MASK_RATE = 0.15  # BERT's, so that figures compare across recipes
 SEED = 0
 
 
 @torch.no_grad()
-def validation_loss(model: nn.Module, batches: list[dict[str, torch.Tensor]], accelerator: Accelerator) -> float:
-    """Mean loss in nats per hidden token (plus the next-sentence loss where that is trained).
+def validate(model: nn.Module, batches: list[dict[str, torch.Tensor]], accelerator: Accelerator) -> dict[str, float]:
+    """`validation_loss`: mean loss in nats per hidden token (plus the next-sentence loss where that is trained);
+    then also `validation_next_sentence_accuracy`.
 
-    Every process takes its share of the batches; all return the same figure.
+    Every process takes its share of the batches; all return the same figures.
     """
     model.eval()
     totals = sum(map(count_targets, batches)).to(accelerator.device)
-    loss = torch.zeros((), device=accelerator.device)
+    figures = torch.zeros(2, device=accelerator.device)
     for batch in batches[accelerator.process_index :: accelerator.num_processes]:
         batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
-        loss += loss_share(accelerator.unwrap_model(model), batch, totals)
+        outputs = predict(accelerator.unwrap_model(model), batch)
+        figures[0] += loss_share(outputs, batch, totals)
+        if "next_sentence_label" in batch:
+            right = outputs["seq_relationship_logits"].argmax(dim=-1) == batch["next_sentence_label"]
+            figures[1] += right.sum() / totals[1]
     model.train()
-    return accelerator.reduce(loss, reduction="sum").item()
+    loss, accuracy = accelerator.reduce(figures, reduction="sum").tolist()
+    if "next_sentence_label" in batches[0]:
+        return {"validation_loss": loss, "validation_next_sentence_accuracy": accuracy}
+    return {"validation_loss": loss}

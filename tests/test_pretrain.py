@@ -91,7 +91,7 @@ def test_training_learns_and_its_figures_agree_with_the_model(run, corpus_file, 
     from pretrain.cli import parse
     from pretrain.prepare import prepare_data
     from pretrain.run import _batch_source
-    from pretrain.validation import MASK_RATE, SEED, validation_loss
+    from pretrain.validation import MASK_RATE, SEED, validate
 
     long = pretrain(corpus_file, tmp_path / "long", "--max-steps=240")
     losses = [m["validation_loss"] for m in read_metrics(long / "training/metrics.jsonl") if "validation_loss" in m]
@@ -101,7 +101,7 @@ def test_training_learns_and_its_figures_agree_with_the_model(run, corpus_file, 
     data = prepare_data([str(corpus_file)], "text", recipe, accelerator, progress=False)
     source = _batch_source(recipe, data, data.validation_tokens, "validation", SEED)
     batches = list(source.validation_batches(32, mask_rate=MASK_RATE, blocks=8, size=4))
-    again = validation_loss(AutoModelForMaskedLM.from_pretrained(long), batches, accelerator)
+    again = validate(AutoModelForMaskedLM.from_pretrained(long), batches, accelerator)["validation_loss"]
     assert again == pytest.approx(losses[-1], abs=1e-6)
     assert f"{losses[-1]:.3f}" in (long / "README.md").read_text()
     assert json.loads((long / "training/summary.json").read_text())["validation_loss"] == losses[-1]
@@ -183,6 +183,28 @@ def test_next_sentence_pretraining(corpus_file, tmp_path):
     model, loading = AutoModelForPreTraining.from_pretrained(output, output_loading_info=True)
     assert type(model).__name__ == "TinyTransformerBertForPreTraining"
     assert not loading["missing_keys"]
+    assert 0 <= json.loads((output / "training/summary.json").read_text())["validation_next_sentence_accuracy"] <= 1
+
+
+def test_two_processes_equal_one(corpus_file, tmp_path):
+    """The same global batch, divided: losses agree to rounding, and either can go on where the other stopped."""
+    flags = ["--optimizer=adamw", "--micro_batch_size=2", "--save-steps=10"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+
+    def on_two(output, *more):
+        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "pretrain"]
+        arguments = [*launch, *command(corpus_file, output, *flags, *more)]
+        done = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=180)
+        assert done.returncode == 0, done.stderr
+
+    one = pretrain(corpus_file, tmp_path / "one", "--max-steps=20", *flags)
+    on_two(tmp_path / "two", "--max-steps=20")
+    losses = [[m["loss"] for m in read_metrics(d / "training/metrics.jsonl")] for d in (one, tmp_path / "two")]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    shutil.rmtree(one / "checkpoints" / "step-20")
+    on_two(one, "--resume")
+    resumed = [m["loss"] for m in read_metrics(one / "training/metrics.jsonl")]
+    assert resumed == pytest.approx(losses[0], abs=1e-5)
 
 
 def refused(capsys, arguments):
