@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 RUN := runs/sample
-MINUTES ?= 7
+MINUTES ?= 5
 
 export TOKENIZERS_PARALLELISM := true
 
@@ -22,6 +22,7 @@ $(READY): pyproject.toml constraints.txt
 pretrain: $(READY)  ## the main job: raw text in, a fine-tuned model and its figures out (runs/sample)
 	$(BIN)/python -m pretrain --recipe sample --corpus sample --minutes $(MINUTES) --output $(RUN)/pretrained
 	$(BIN)/python -m finetune --model $(RUN)/pretrained --task sample-sentiment --seeds 3 --compare \
+		--learning_rate 5e-4 --epochs 4 --token_masking 0.15 --dropout 0.1 \
 		--report $(RUN)/report.md --output $(RUN)/finetuned
 
 test: $(READY)  ## the tests

@@ -18,7 +18,7 @@ from .settings import FinetuneSettings
 from .train import EncodedSplits, train_seed
 
 TFIDF_CS = (0.25, 1.0, 4.0, 16.0, 64.0)
-SCRATCH_RATE_FACTORS = (1.0, 3.0, 9.0)  # of the fine-tuned model's rate: fresh weights want larger steps
+SCRATCH_RATE_FACTORS = (1.0, 3.0)  # of the fine-tuned model's rate: fresh weights want larger steps
 
 Score = Callable[[np.ndarray, np.ndarray], float]
 

@@ -16,7 +16,7 @@ import datasets
 import numpy as np
 import transformers
 
-from hf_tiny_transformer.runs import UserError, atomic_write_text, require_free_output
+from hf_tiny_transformer.runs import UserError, atomic_write_text, keep_freed_memory, require_free_output
 
 from .baselines import Score, from_scratch, majority_class, tfidf
 from .checkpoint import Checkpoint, build_model, open_checkpoint
@@ -34,6 +34,7 @@ def run_experiment(settings: FinetuneSettings, command: str) -> dict:
         UserError: any input is wrong. All of it is checked before the first training step, and nothing is written.
     """
     _quieten()
+    keep_freed_memory()
     clock = _Clock()
     output, report = _free_paths(settings)
     task = find_task(settings.task)

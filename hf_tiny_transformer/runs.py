@@ -1,7 +1,9 @@
-"""What both applications (pretrain, finetune) need and nothing more: clear errors, atomic writes, run directories."""
+"""What both applications (pretrain, finetune) need and nothing more: clear errors, atomic writes, run directories,
+and one setting of the C library that training on CPU is a third faster with."""
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import shutil
@@ -14,6 +16,7 @@ from typing import Any
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # from glibc's malloc.h
 
 
 class UserError(Exception):
@@ -100,6 +103,20 @@ def require_free_output(path: str | os.PathLike) -> Path:
             "perhaps another run; name a new directory or remove this one (python -m pretrain continues with --resume)"
         )
     return path
+
+
+def keep_freed_memory() -> None:
+    """Tells glibc to keep freed memory instead of giving each large tensor back to the kernel, which would hand it out
+    again page by page, zeroed. Elsewhere (macOS, musl) nothing happens."""
+    if not sys.platform.startswith("linux"):
+        return
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):
+        return
+    mallopt(_M_MMAP_MAX, 0)
+    mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+    mallopt(_M_TOP_PAD, 64 * 2**20)
 
 
 def _flush_to_disk(file: Path) -> None:

@@ -14,12 +14,17 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from transformers import AutoModelForMaskedLM, AutoModelForPreTraining, PreTrainedModel
 
-from hf_tiny_transformer.runs import UserError, atomic_write_json, atomic_write_text, require_free_output
+from hf_tiny_transformer.runs import (
+    UserError,
+    atomic_write_json,
+    atomic_write_text,
+    keep_freed_memory,
+    require_free_output,
+)
 
 from .batches import BatchSource
 from .checkpoint import Progress, latest_checkpoint, load_checkpoint, save_checkpoint
 from .loop import TrainingLoop
-from .memory import keep_freed_memory
 from .metrics import Reporter
 from .optimizer import build_optimizers
 from .packing import open_packed
@@ -32,7 +37,7 @@ from .validation import SEED as VALIDATION_SEED
 from .validation import validate
 
 RECIPE_FILE = Path("training") / "recipe.yaml"
-DEFAULT_MINUTES = 7.0
+DEFAULT_MINUTES = 5.0
 SAVES_PER_RUN = 4
 VALIDATIONS_PER_RUN = 10
 
