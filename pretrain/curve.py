@@ -10,7 +10,7 @@ matplotlib.use("Agg")  # no display is needed, and none is opened
 import matplotlib.pyplot as plt
 import numpy as np
 
-SMOOTHING = 0.8  # of the running mean, per line of metrics
+SMOOTHING_SHARE = 0.02  # of the run: the length of the running mean
 
 
 def draw_curve(metrics: list[dict], path: Path) -> None:
@@ -24,12 +24,13 @@ def draw_curve(metrics: list[dict], path: Path) -> None:
     figure, (top, bottom) = plt.subplots(
         2, 1, figsize=(8, 5), sharex=True, height_ratios=(4, 1), constrained_layout=True
     )
-    top.plot(tokens, loss, color="tab:blue", alpha=0.3, linewidth=1, label="training loss")
+    top.plot(tokens, loss, color="tab:blue", alpha=0.25, linewidth=0.8, label="training loss")
     top.plot(tokens, _smooth(loss), color="tab:blue", linewidth=2, label="training loss, smoothed")
     if validated:
         x, y = zip(*validated, strict=True)
         top.plot(x, y, color="tab:orange", marker="o", markersize=4, linewidth=1.5, label="validation loss")
-        top.annotate(f"{y[-1]:.2f}", (x[-1], y[-1]), textcoords="offset points", xytext=(4, -12), ha="right")
+        top.annotate(f"{y[-1]:.2f}", (x[-1], y[-1]), textcoords="offset points", xytext=(0, 8), ha="center")
+        top.margins(y=0.08)
     top.set_ylabel("loss, nats per hidden token")
     top.grid(alpha=0.3)
     top.legend(frameon=False)
@@ -44,9 +45,10 @@ def draw_curve(metrics: list[dict], path: Path) -> None:
 
 def _smooth(values: np.ndarray) -> np.ndarray:
     """Running mean whose first values are not pulled towards zero."""
+    keep = 1 - 1 / max(1.0, SMOOTHING_SHARE * len(values))
     mean, weight, smoothed = 0.0, 0.0, []
     for value in values:
-        mean = SMOOTHING * mean + (1 - SMOOTHING) * value
-        weight = SMOOTHING * weight + (1 - SMOOTHING)
+        mean = keep * mean + (1 - keep) * value
+        weight = keep * weight + (1 - keep)
         smoothed.append(mean / weight)
     return np.array(smoothed)

@@ -11,63 +11,66 @@ from tqdm import tqdm
 
 from .checkpoint import Progress
 
-LINES_PER_RUN = 40  # of metrics and, where stderr is no terminal, of log
+METRICS_PER_RUN = 1000  # lines of metrics.jsonl, at most; plus one for each validation
+LOG_LINES_PER_RUN = 40  # where stderr is no terminal
 
 logger = logging.getLogger(__name__)
 
 
 class Reporter:
-    """Progress bar, log lines and metrics.jsonl. Only the main process has one that speaks."""
+    """Takes every step's figures; the main process's own writes and shows them.
+
+    A line of metrics.jsonl holds the figures of its one step (not means over steps, so that a resumed run writes the
+    same lines) and the rate since the line before.
+    """
 
     def __init__(self, path: Path, *, max_steps: int, progress: Progress, speaks: bool):
         self.path, self.max_steps, self.speaks = path, max_steps, speaks
-        self.every = max(1, max_steps // LINES_PER_RUN)
         self.last = (progress.tokens, progress.seconds)
         if speaks:
             _drop_lines_after(path, progress.step)
         show_bar = speaks and sys.stderr.isatty()
         self.bar = tqdm(total=max_steps, initial=progress.step, unit="step", disable=not show_bar, dynamic_ncols=True)
+        self.validation = ""
 
-    def after_step(self, progress: Progress, figures: dict, validation_loss: float | None = None) -> None:
-        """Takes a step's figures; writes a line at every fortieth of the run, at the end and with each validation."""
+    def after_step(self, progress: Progress, figures: dict[str, float]) -> None:
+        """`figures`: loss, learning_rate, grad_norm, and validation figures where there are some."""
         self.bar.update(1)
-        due = progress.step % self.every == 0 or progress.step == self.max_steps or validation_loss is not None
-        if not (self.speaks and due):
+        validated = "validation_loss" in figures
+        if not self.speaks or not (validated or self._due(progress.step, METRICS_PER_RUN)):
             return
         tokens, seconds = progress.tokens - self.last[0], progress.seconds - self.last[1]
         self.last = (progress.tokens, progress.seconds)
         line = {
             "step": progress.step,
             "tokens": progress.tokens,
-            **{name: float(value) for name, value in figures.items()},
+            **figures,
             "tokens_per_second": round(tokens / max(seconds, 1e-9)),
             "seconds": round(progress.seconds, 2),
         }
-        if validation_loss is not None:
-            line["validation_loss"] = validation_loss
         with self.path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(line) + "\n")
-        self._show(line)
+        if validated:
+            self.validation = f", validation {figures['validation_loss']:.3f}"
+        if validated or self._due(progress.step, LOG_LINES_PER_RUN):
+            self._show(line)
 
     def close(self) -> None:
         """Ends the bar."""
         self.bar.close()
 
+    def _due(self, step: int, lines_per_run: int) -> bool:
+        return step % max(1, self.max_steps // lines_per_run) == 0 or step == self.max_steps
+
     def _show(self, line: dict) -> None:
-        validation = f", validation {line['validation_loss']:.3f}" if "validation_loss" in line else ""
+        rate = f"{line['tokens'] / max(line['seconds'], 1e-9):,.0f} tokens/s"
         if not self.bar.disable:
-            self.bar.set_postfix_str(f"loss {line['loss']:.3f}{validation}, {line['tokens_per_second']:,} tokens/s")
+            self.bar.set_postfix_str(f"loss {line['loss']:.3f}{self.validation}, {rate}")
             return
-        left = (self.max_steps - line["step"]) * line["seconds"] / max(line["step"], 1)
-        logger.info(
-            "step %d/%d: loss %.3f%s, %s tokens/s, %d:%02d left",
-            line["step"],
-            self.max_steps,
-            line["loss"],
-            validation,
-            f"{line['tokens_per_second']:,}",
-            *divmod(round(left), 60),
-        )
+        left = round((self.max_steps - line["step"]) * line["seconds"] / line["step"])
+        validation = self.validation if "validation_loss" in line else ""
+        text = f"step {line['step']}/{self.max_steps}: loss {line['loss']:.3f}{validation}, {rate}"
+        logger.info("%s, %d:%02d left", text, *divmod(left, 60))
 
 
 def read_metrics(path: Path) -> list[dict]:

@@ -6,12 +6,14 @@ import hashlib
 import json
 import logging
 import os
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from accelerate import Accelerator
+from tqdm import tqdm
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from hf_tiny_transformer.runs import atomic_directory, atomic_write_json
@@ -53,9 +55,7 @@ def cache_root() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hf_tiny_transformer"
 
 
-def prepare_data(
-    sources: list[str], text_field: str, recipe: Recipe, accelerator: Accelerator, *, progress: bool
-) -> PreparedData:
+def prepare_data(sources: list[str], text_field: str, recipe: Recipe, accelerator: Accelerator) -> PreparedData:
     """Reads the corpus; trains the tokenizer and packs unless the same text was prepared with the same settings before.
 
     Every process surveys the corpus (so that each knows where to look), one prepares it, all wait for that one.
@@ -78,7 +78,7 @@ def prepare_data(
     directory = cache_root() / key
     with accelerator.main_process_first():
         if not directory.is_dir():
-            _build(directory, corpus, recipe, progress=progress)
+            _build(directory, corpus, recipe)
     tokenizer = AutoTokenizer.from_pretrained(directory)
     stored = json.loads((directory / "facts.json").read_text(encoding="utf-8"))
     logger.info(
@@ -104,7 +104,8 @@ def initial_embeddings(data: PreparedData, dimensions: int, accelerator: Acceler
     return np.load(path)
 
 
-def _build(directory: Path, corpus: Corpus, recipe: Recipe, *, progress: bool) -> None:
+def _build(directory: Path, corpus: Corpus, recipe: Recipe) -> None:
+    show_progress = sys.stderr.isatty()
     with atomic_directory(directory) as staging:
         logger.info("corpus: training a tokenizer of %s pieces", f"{recipe.vocab_size:,}")
         tokenizer = train_tokenizer(
@@ -113,12 +114,15 @@ def _build(directory: Path, corpus: Corpus, recipe: Recipe, *, progress: bool) -
             lowercase=recipe.lowercase,
             max_length=_max_length(recipe),
             token_types=recipe.family == "bert",
-            progress=progress,
+            progress=show_progress,
         )
         tokenizer.save_pretrained(staging)
         logger.info("corpus: tokenising and packing")
+        documents = tqdm(
+            corpus.train(), total=corpus.facts.documents, unit="documents", disable=not show_progress, leave=False
+        )
         counts = {
-            "train_tokens": write_packed(corpus.train(), tokenizer, staging / "train.bin"),
+            "train_tokens": write_packed(documents, tokenizer, staging / "train.bin"),
             "validation_tokens": write_packed(corpus.validation(), tokenizer, staging / "validation.bin"),
         }
         atomic_write_json(staging / "facts.json", vars(corpus.facts) | counts)

@@ -85,6 +85,7 @@ def _save_model(output: Path, model: PreTrainedModel, data: PreparedData) -> Non
         model.save_pretrained(staging)
         data.tokenizer.save_pretrained(staging)
         for file in sorted(Path(staging).iterdir(), key=lambda file: file.name == "config.json"):
+            file.chmod(0o644)  # safetensors writes 0600, which a model server could not read
             os.replace(file, output / file.name)
 
 

@@ -87,21 +87,20 @@ def pretrain(settings: RunSettings, recipe: Recipe) -> None:
         require_free_output(output)
     speaks = accelerator.is_main_process
     start = time.perf_counter()
-    data = prepare_data(settings.corpus, settings.text_field, recipe, accelerator, progress=False)
+    data = prepare_data(settings.corpus, settings.text_field, recipe, accelerator)
 
-    if recorded is None:
-        max_steps = settings.max_steps or _measured_steps(settings, recipe, data, accelerator)
-        recorded = _record(settings, data, max_steps)
-        if speaks:
-            _write_record(output, recorded, recipe)
+    if recorded is not None:
+        _require_same(recorded, output, settings, data, recipe)
     else:
-        _require_same(recorded, output, data, recipe)
-    accelerator.wait_for_everyone()
-
+        recorded = _record(settings, data, settings.max_steps or _measured_steps(settings, recipe, data, accelerator))
     loop = build_loop(recipe, data, accelerator, seed=recorded["seed"], max_steps=recorded["max_steps"])
+    validation = _validation_batches(recipe, data)
     logger.info("model: %s parameters, %d steps", f"{_parameters(loop.model):,}", loop.max_steps)
+    if speaks:  # only now: whatever is wrong with the input has shown itself
+        _write_record(output, recorded, recipe)
+    accelerator.wait_for_everyone()
     progress = _start(output, loop, data)
-    _train(output, loop, data, progress, save_steps=settings.save_steps)
+    _train(output, loop, data, validation, progress, save_steps=settings.save_steps)
     if speaks:
         timings = {"prepare": data.facts["prepare_seconds"], "train": round(progress.seconds, 1)}
         timings["all"] = round(time.perf_counter() - start, 1)
@@ -159,20 +158,30 @@ def _start(output: Path, loop: TrainingLoop, data: PreparedData) -> Progress:
     return progress
 
 
-def _train(output: Path, loop: TrainingLoop, data: PreparedData, progress: Progress, *, save_steps: int | None) -> None:
-    """Runs the loop to its end, with validation, checkpoints and reports on the way."""
-    accelerator, recipe, last = loop.accelerator, loop.recipe, loop.max_steps
-    save_every = save_steps or max(1, last // SAVES_PER_RUN)
-    validate_every = max(1, last // VALIDATIONS_PER_RUN)
+def _validation_batches(recipe: Recipe, data: PreparedData) -> list[dict[str, torch.Tensor]]:
+    """The same batches each time; few enough to keep."""
     source = _batch_source(recipe, data, data.validation_tokens, "validation", VALIDATION_SEED)
-    validation = list(
+    block_size, size = recipe.stages[-1].block_size, recipe.micro_batch_size
+    return list(
         source.validation_batches(
-            recipe.stages[-1].block_size,
-            mask_rate=VALIDATION_MASK_RATE,
-            blocks=recipe.validation_blocks,
-            size=recipe.micro_batch_size,
+            block_size, mask_rate=VALIDATION_MASK_RATE, blocks=recipe.validation_blocks, size=size
         )
     )
+
+
+def _train(
+    output: Path,
+    loop: TrainingLoop,
+    data: PreparedData,
+    validation: list[dict[str, torch.Tensor]],
+    progress: Progress,
+    *,
+    save_steps: int | None,
+) -> None:
+    """Runs the loop to its end, with validation, checkpoints and reports on the way."""
+    accelerator, last = loop.accelerator, loop.max_steps
+    save_every = save_steps or max(1, last // SAVES_PER_RUN)
+    validate_every = max(1, last // VALIDATIONS_PER_RUN)
     metrics = output / "training" / "metrics.jsonl"
     reporter = Reporter(metrics, max_steps=last, progress=progress, speaks=accelerator.is_main_process)
 
@@ -216,8 +225,15 @@ def _read_record(output: Path) -> dict | None:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _require_same(recorded: dict, output: Path, data: PreparedData, recipe: Recipe) -> None:
-    """A run goes on with the text and the recipe it began with."""
+def _require_same(recorded: dict, output: Path, settings: RunSettings, data: PreparedData, recipe: Recipe) -> None:
+    """A run goes on with the text, the recipe, the seed and the length it began with."""
+    if settings.seed not in (recorded["seed"], RunSettings.seed):
+        raise UserError(f"--seed {settings.seed}: {output} began with {recorded['seed']}; leave it out to resume")
+    if settings.max_steps not in (recorded["max_steps"], None):
+        raise UserError(
+            f"--max-steps {settings.max_steps}: {output} was planned for {recorded['max_steps']} steps, its learning "
+            "rates too; leave it out to resume"
+        )
     if recorded["corpus_fingerprint"] != data.facts["fingerprint"]:
         raise UserError(f"--corpus: not the text that {output} was trained on; give the same sources to resume")
     began_with = yaml.safe_load((output / RECIPE_FILE).read_text(encoding="utf-8"))

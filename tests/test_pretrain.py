@@ -98,7 +98,7 @@ def test_training_learns_and_its_figures_agree_with_the_model(run, corpus_file, 
     assert losses[-1] < losses[0] - 0.5
     accelerator = Accelerator()
     _, recipe = parse(command(corpus_file, long))
-    data = prepare_data([str(corpus_file)], "text", recipe, accelerator, progress=False)
+    data = prepare_data([str(corpus_file)], "text", recipe, accelerator)
     source = _batch_source(recipe, data, data.validation_tokens, "validation", SEED)
     batches = list(source.validation_batches(32, mask_rate=MASK_RATE, blocks=8, size=4))
     again = validate(AutoModelForMaskedLM.from_pretrained(long), batches, accelerator)["validation_loss"]
@@ -226,6 +226,8 @@ def test_another_runs_directory_is_left_alone(run, corpus_file, capsys):
 def test_resume_wants_the_same_recipe_and_corpus(run, corpus_file, tmp_path, capsys):
     message = refused(capsys, command(corpus_file, run, "--max-steps=12", "--resume", "--learning_rate=0.5"))
     assert "learning_rate" in message
+    assert "--max-steps 13" in refused(capsys, command(corpus_file, run, "--max-steps=13", "--resume"))
+    assert "--seed 5" in refused(capsys, command(corpus_file, run, "--seed=5", "--resume"))
     other = tmp_path / "other.txt"
     other.write_text("\n\n".join(f"Quite another text, number {i}, of some length." for i in range(300)))
     assert "--corpus" in refused(capsys, command(other, run, "--resume"))
@@ -245,6 +247,7 @@ def test_a_damaged_checkpoint_is_named(run, corpus_file, tmp_path, capsys):
         (["--corpus", "nowhere.txt"], "nowhere.txt"),
         (["--vocab_size", "90000"], "vocab_size"),
         (["--learning_rate", "-1"], "learning_rate"),
+        (["--stages.block_size=512", "--validation_share=0.01"], "less than one block of 512"),
         (["--lerning_rate", "1"], "lerning_rate"),
     ],
 )
