@@ -35,7 +35,10 @@ def parse(argv: list[str]) -> tuple[RunSettings, Recipe]:
     """
     recipe_name, rest = _take_recipe([_with_underscores(argument) for argument in argv])
     parser = jsonargparse.ArgumentParser(
-        prog="python -m pretrain", description=__doc__, exit_on_error=False, allow_abbrev=False
+        prog="python -m pretrain",
+        description="Pretrain by a recipe. Every field of it is a flag.",
+        exit_on_error=False,
+        allow_abbrev=False,
     )
     parser.add_argument(
         RECIPE_FLAG, action="config", help="a published recipe or a YAML file; flags override its fields"

@@ -33,20 +33,28 @@ class Stage:
 
 @dataclass
 class Recipe:
-    """Args:
-    family: which model is trained; `model` holds its config fields (vocab_size and token ids are filled in).
-    vocab_size: of the WordPiece tokenizer trained on the corpus.
-    embedding_init: start the token embeddings from the corpus' co-occurrence counts (`embeddings.py`), or at random.
-    objective: `mlm` (packed documents), or `mlm_nsp` (segment pairs, half of them random; Bert family only).
-    masking: what is hidden together: single tokens, whole words, or spans of words (geometric lengths, mean 3.8 words).
-    optimizer: `muon` on the layers' matrices with AdamW on all else, or `adamw` on everything.
-    learning_rate: AdamW's; matrix_learning_rate: Muon's, unused with `adamw`.
-    weight_decay: decoupled, on matrices of the layers only (not on norms, biases, embeddings).
-    warmup, decay: shares of the run that rise linearly from 0 and fall linearly to 0.
-    gradient_clip: maximum norm of the whole gradient.
-    micro_batch_size: rows that go through the model at once on one device.
-    validation_share: of the documents, held out for the validation loss (at most `validation_blocks` blocks are read).
-    examples: sentences with [MASK], filled in at the end of the run.
+    """What is trained, on which kind of input, and how.
+
+    Args:
+        family: which model is trained.
+        model: its config fields (vocab_size and token ids are filled in); --model.hidden_size 256 sets one.
+        stages: the phases of the run: a list of {share, block_size, batch_size, mask_rate}.
+        vocab_size: of the WordPiece tokenizer trained on the corpus.
+        lowercase: whether the tokenizer folds case (and strips accents).
+        embedding_init: start the token embeddings from the corpus' co-occurrence counts, or at random.
+        objective: mlm (packed documents), or mlm_nsp (segment pairs, half of them random; Bert family only).
+        masking: what is hidden together: tokens, words, or spans of words (geometric lengths, mean 3.8 words).
+        optimizer: muon on the layers' matrices with AdamW on all else, or adamw on everything.
+        learning_rate: AdamW's, at its peak.
+        matrix_learning_rate: Muon's, at its peak; unused with adamw.
+        weight_decay: decoupled, on the layers' matrices only (not on norms, biases, embeddings).
+        warmup: share of the run in which the learning rate rises linearly from 0.
+        decay: share of the run, its last, in which it falls linearly to 0.
+        gradient_clip: maximum norm of the whole gradient.
+        micro_batch_size: rows that go through the model at once on one device.
+        validation_share: of the documents, held out for the validation loss.
+        validation_blocks: how many blocks of them are read at most.
+        examples: sentences with [MASK], filled in at the end of the run.
     """
 
     family: Literal["encoder", "bert"]

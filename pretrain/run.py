@@ -46,7 +46,18 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class RunSettings:
-    """What surrounds a recipe: where the text comes from, where the run goes, how long it may take."""
+    """What surrounds a recipe: where the text comes from, where the run goes, how long it may take.
+
+    Args:
+        output: directory of the run.
+        corpus: sample, files, folders, globs, hub:NAME[:CONFIG].
+        text_field: the column or field that holds the text, in .jsonl, .csv, .parquet and Hub data.
+        seed: decides the weights at the start, the order of the blocks and the masks.
+        minutes: turned into a number of steps once, from a measured rate; 5 when nothing is said.
+        max_steps: the number of steps, instead of minutes.
+        save_steps: a checkpoint at every so many steps; four in a run when nothing is said. Step 0 is saved too.
+        resume: go on from the last checkpoint of the run in output, or begin if there is none.
+    """
 
     output: str
     corpus: list[str]
