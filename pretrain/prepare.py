@@ -24,7 +24,7 @@ from .packing import open_packed, write_packed
 from .recipe import CONFIG_CLASSES, Recipe
 from .tokenizer import train_tokenizer, vocabulary_facts
 
-FORMAT = 1  # of what lies in the cache: raise it when tokenising or packing changes
+FORMAT = 2  # of what lies in the cache: raise it when tokenising or packing changes
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +109,7 @@ def _build(directory: Path, corpus: Corpus, recipe: Recipe) -> None:
     with atomic_directory(directory) as staging:
         logger.info("corpus: training a tokenizer of %s pieces", f"{recipe.vocab_size:,}")
         tokenizer = train_tokenizer(
-            corpus.train(),
+            corpus.train,
             vocab_size=recipe.vocab_size,
             lowercase=recipe.lowercase,
             max_length=_max_length(recipe),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import string
+import unicodedata
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,33 +19,39 @@ CONTINUATION = "##"
 
 
 def train_tokenizer(
-    documents: Iterable[str], *, vocab_size: int, lowercase: bool, max_length: int, token_types: bool, progress: bool
+    read_documents: Callable[[], Iterable[str]],
+    *,
+    vocab_size: int,
+    lowercase: bool,
+    max_length: int,
+    token_types: bool,
+    progress: bool,
 ) -> PreTrainedTokenizerFast:
     """Trains BERT's kind of tokenizer: BERT's normalisation and word splitting, WordPiece, [CLS] text [SEP].
 
+    The same text gives the same tokenizer in every process.
+
     Args:
+        read_documents: begins a new reading of the corpus; it is read twice.
         max_length: what the model takes, stored for truncation.
         token_types: whether the model wants `token_type_ids`.
 
     Raises:
         UserError: the corpus does not hold `vocab_size` different pieces.
     """
-    tokenizer = Tokenizer(WordPiece(unk_token=UNK, continuing_subword_prefix=CONTINUATION))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    pieces = _train_pieces(read_documents, normalizer, vocab_size=vocab_size, progress=progress)
+    if len(pieces) < vocab_size:
+        raise UserError(
+            f"recipe field vocab_size is {vocab_size}, but the corpus allows only {len(pieces)} pieces; "
+            f"lower it (--vocab_size {len(pieces)} or less) or give more text"
+        )
+    vocabulary = {piece: number for number, piece in enumerate(pieces)}
+    tokenizer = Tokenizer(WordPiece(vocabulary, unk_token=UNK, continuing_subword_prefix=CONTINUATION))
+    tokenizer.add_special_tokens(SPECIAL_TOKENS)
+    tokenizer.normalizer = normalizer
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece(prefix=CONTINUATION)
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=vocab_size,
-        special_tokens=SPECIAL_TOKENS,
-        continuing_subword_prefix=CONTINUATION,
-        show_progress=progress,
-    )
-    tokenizer.train_from_iterator(documents, trainer)
-    if tokenizer.get_vocab_size() < vocab_size:
-        raise UserError(
-            f"recipe field vocab_size is {vocab_size}, but the corpus allows only {tokenizer.get_vocab_size()} pieces; "
-            f"lower it (--vocab_size {tokenizer.get_vocab_size()} or less) or give more text"
-        )
     special = [(token, tokenizer.token_to_id(token)) for token in (CLS, SEP)]
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{CLS}:0 $A:0 {SEP}:0", pair=f"{CLS}:0 $A:0 {SEP}:0 $B:1 {SEP}:1", special_tokens=special
@@ -58,6 +66,42 @@ def train_tokenizer(
         model_max_length=max_length,
         model_input_names=["input_ids", *(["token_type_ids"] if token_types else []), "attention_mask"],
     )
+
+
+def _train_pieces(
+    read_documents: Callable[[], Iterable[str]],
+    normalizer: normalizers.BertNormalizer,
+    *,
+    vocab_size: int,
+    progress: bool,
+) -> list[str]:
+    """The pieces of the vocabulary, in the order of their ids.
+
+    The trainer meets continuing letters in the order of a hash table, another in every process, and breaks ties between
+    merges by that order. Given to it as special tokens, in sorted order, they are known before.
+    """
+    words: set[str] = set()
+    for document in read_documents():
+        words.update(normalizer.normalize_str(document).split())
+    letters = sorted(
+        letter for letter in {letter for word in words for letter in word[1:]} if not _stands_alone(letter)
+    )
+    scratch = Tokenizer(WordPiece(unk_token=UNK, continuing_subword_prefix=CONTINUATION))
+    scratch.normalizer, scratch.pre_tokenizer = normalizer, pre_tokenizers.BertPreTokenizer()
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[*SPECIAL_TOKENS, *(CONTINUATION + letter for letter in letters)],
+        continuing_subword_prefix=CONTINUATION,
+        show_progress=progress,
+    )
+    scratch.train_from_iterator(read_documents(), trainer)
+    vocabulary = scratch.get_vocab()
+    return sorted(vocabulary, key=vocabulary.__getitem__)
+
+
+def _stands_alone(letter: str) -> bool:
+    """Punctuation is a word of its own to `BertPreTokenizer`, and never continues one."""
+    return letter in string.punctuation or unicodedata.category(letter).startswith("P")
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,9 @@ from pretrain.tokenizer import train_tokenizer, vocabulary_facts
 
 @pytest.fixture(scope="module")
 def tokenizer(documents):
-    return train_tokenizer(documents, vocab_size=120, lowercase=True, max_length=64, token_types=True, progress=False)
+    return train_tokenizer(
+        lambda: documents, vocab_size=120, lowercase=True, max_length=64, token_types=True, progress=False
+    )
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,8 @@
 import csv
 import gzip
 import json
+import subprocess
+import sys
 
 import pyarrow
 import pyarrow.parquet
@@ -123,12 +125,14 @@ def test_missing_sources_are_named(tmp_path):
 
 def test_a_vocabulary_larger_than_the_corpus_allows(documents):
     with pytest.raises(UserError, match=r"vocab_size is 50000, but the corpus allows only \d+ pieces"):
-        train_tokenizer(documents, vocab_size=50000, lowercase=True, max_length=64, token_types=False, progress=False)
+        train_tokenizer(
+            lambda: documents, vocab_size=50000, lowercase=True, max_length=64, token_types=False, progress=False
+        )
 
 
 def test_a_corpus_smaller_than_one_block(documents, tmp_path):
     tokenizer = train_tokenizer(
-        documents, vocab_size=120, lowercase=True, max_length=64, token_types=False, progress=False
+        lambda: documents, vocab_size=120, lowercase=True, max_length=64, token_types=False, progress=False
     )
     write_packed(documents[:1], tokenizer, tmp_path / "x.bin")
     with pytest.raises(UserError, match="less than one block of 4096"):
@@ -139,7 +143,7 @@ def test_tokenizer_saves_as_a_fast_one_and_reads_back(documents, tmp_path):
     from transformers import AutoTokenizer
 
     tokenizer = train_tokenizer(
-        documents, vocab_size=120, lowercase=True, max_length=64, token_types=True, progress=False
+        lambda: documents, vocab_size=120, lowercase=True, max_length=64, token_types=True, progress=False
     )
     tokenizer.save_pretrained(tmp_path)
     loaded = AutoTokenizer.from_pretrained(tmp_path)
@@ -148,3 +152,17 @@ def test_tokenizer_saves_as_a_fast_one_and_reads_back(documents, tmp_path):
     assert set(loaded("A film", "and more")["token_type_ids"]) == {0, 1}
     assert loaded.model_max_length == 64
     assert loaded.decode(loaded("the music is lovely")["input_ids"], skip_special_tokens=True) == "the music is lovely"
+
+
+def test_two_processes_train_the_same_tokenizer(corpus_file, tmp_path):
+    """The trainer's own numbering follows a hash table that is seeded anew in every process."""
+    program = (
+        "import sys; from pretrain.corpus import open_corpus; from pretrain.tokenizer import train_tokenizer\n"
+        "corpus = open_corpus([sys.argv[1]], text_field='text', validation_share=0.1)\n"
+        "tokenizer = train_tokenizer(corpus.train, vocab_size=120, lowercase=True, max_length=64, token_types=False,"
+        " progress=False)\n"
+        "tokenizer.save_pretrained(sys.argv[2])"
+    )
+    for name in ("a", "b"):
+        subprocess.run([sys.executable, "-c", program, str(corpus_file), str(tmp_path / name)], check=True)
+    assert (tmp_path / "a" / "tokenizer.json").read_bytes() == (tmp_path / "b" / "tokenizer.json").read_bytes()
