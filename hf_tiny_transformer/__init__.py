@@ -3,17 +3,21 @@
 from transformers import (
     AutoConfig,
     AutoModel,
+    AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoModelForMultipleChoice,
     AutoModelForNextSentencePrediction,
     AutoModelForPreTraining,
     AutoModelForQuestionAnswering,
+    AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
 )
 
 from .configuration_bert import TinyTransformerBertConfig
+from .configuration_decoder import TinyTransformerDecoderConfig
 from .configuration_encoder import TinyTransformerEncoderConfig
+from .configuration_seq2seq import TinyTransformerSeq2SeqConfig
 from .modeling_bert import (
     TinyTransformerBertForMaskedLM,
     TinyTransformerBertForMultipleChoice,
@@ -24,6 +28,11 @@ from .modeling_bert import (
     TinyTransformerBertForTokenClassification,
     TinyTransformerBertModel,
 )
+from .modeling_decoder import (
+    TinyTransformerDecoderForCausalLM,
+    TinyTransformerDecoderForSequenceClassification,
+    TinyTransformerDecoderModel,
+)
 from .modeling_encoder import (
     TinyTransformerEncoderForMaskedLM,
     TinyTransformerEncoderForMultipleChoice,
@@ -32,6 +41,7 @@ from .modeling_encoder import (
     TinyTransformerEncoderForTokenClassification,
     TinyTransformerEncoderModel,
 )
+from .modeling_seq2seq import TinyTransformerSeq2SeqForConditionalGeneration, TinyTransformerSeq2SeqModel
 
 __version__ = "0.1.0"
 
@@ -55,6 +65,17 @@ _FAMILIES = {
         AutoModelForTokenClassification: TinyTransformerEncoderForTokenClassification,
         AutoModelForQuestionAnswering: TinyTransformerEncoderForQuestionAnswering,
         AutoModelForMultipleChoice: TinyTransformerEncoderForMultipleChoice,
+    },
+    TinyTransformerDecoderConfig: {
+        AutoModel: TinyTransformerDecoderModel,
+        AutoModelForPreTraining: TinyTransformerDecoderForCausalLM,
+        AutoModelForCausalLM: TinyTransformerDecoderForCausalLM,
+        AutoModelForSequenceClassification: TinyTransformerDecoderForSequenceClassification,
+    },
+    TinyTransformerSeq2SeqConfig: {
+        AutoModel: TinyTransformerSeq2SeqModel,
+        AutoModelForPreTraining: TinyTransformerSeq2SeqForConditionalGeneration,
+        AutoModelForSeq2SeqLM: TinyTransformerSeq2SeqForConditionalGeneration,
     },
 }
 

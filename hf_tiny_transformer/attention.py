@@ -8,6 +8,7 @@ from transformers.cache_utils import Cache, EncoderDecoderCache
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.masking_utils import (
     create_bidirectional_mask,
+    create_causal_mask,
     find_packed_sequence_indices,
     packed_sequence_mask_function,
 )
@@ -66,7 +67,6 @@ def bidirectional_mask(
     inputs_embeds: torch.Tensor,
     attention_mask: torch.Tensor | None,
     position_ids: torch.Tensor | None = None,
-    encoder_hidden_states: torch.Tensor | None = None,
 ) -> torch.Tensor | None:
     """The mask of an encoder, in the form the configured attention backend wants; None where nothing is hidden.
 
@@ -75,26 +75,100 @@ def bidirectional_mask(
 
     Args:
         attention_mask: (B, T), 1 = real token, 0 = padding; or a ready 4-D mask, passed through.
-        encoder_hidden_states: given for cross-attention, whose keys they are.
 
     Raises:
         ValueError: several packed rows under flash attention, which reads packing from the positions of a single row.
     """
-    documents = None
-    if attention_mask is None and position_ids is not None and encoder_hidden_states is None:
-        documents = find_packed_sequence_indices(position_ids.expand(inputs_embeds.shape[0], -1))
-        if documents is not None and inputs_embeds.shape[0] > 1 and is_flash_attention_requested(config):
-            # its mask holds padding only and would drop ours without a word
-            raise ValueError(
-                "flash attention tells packed documents apart in one row only: flatten the batch to (1, B * T)"
-            )
+    documents = packed_documents(config, inputs_embeds, attention_mask, position_ids)
     return create_bidirectional_mask(
         config=config,
         inputs_embeds=inputs_embeds,
         attention_mask=attention_mask,
-        encoder_hidden_states=encoder_hidden_states,
         and_mask_function=None if documents is None else packed_sequence_mask_function(documents),
     )
+
+
+def causal_mask(
+    config: PreTrainedConfig,
+    inputs_embeds: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    position_ids: torch.Tensor | None = None,
+    past_key_values: Cache | None = None,
+) -> torch.Tensor | None:
+    """The mask of a decoder: a token sees itself and what is before it, in its own document.
+
+    Args:
+        attention_mask: (B, T), or (B, past + T) with a cache; 1 = real token, 0 = padding; or a ready 4-D mask.
+        past_key_values: a cache that holds something. transformers looks for packed rows only where there is none.
+
+    Raises:
+        ValueError: as `bidirectional_mask`.
+    """
+    if past_key_values is None:
+        packed_documents(config, inputs_embeds, attention_mask, position_ids)
+    return create_causal_mask(
+        config=config,
+        inputs_embeds=inputs_embeds,
+        attention_mask=attention_mask,
+        past_key_values=past_key_values,
+        position_ids=position_ids,
+    )
+
+
+def cross_attention_mask(
+    config: PreTrainedConfig,
+    inputs_embeds: torch.Tensor,
+    encoder_hidden_states: torch.Tensor,
+    encoder_attention_mask: torch.Tensor | None,
+    position_ids: torch.Tensor | None = None,
+    encoder_position_ids: torch.Tensor | None = None,
+) -> torch.Tensor | None:
+    """What a decoder (B, T) sees of its encoder (B, S): all real tokens; where both are packed, the n-th document of
+    the decoder's row sees the n-th of the encoder's.
+
+    Raises:
+        ValueError: packed rows under flash attention, which cannot pair documents.
+    """
+    documents = packed_documents(config, inputs_embeds, None, position_ids)
+    encoder_documents = packed_documents(config, encoder_hidden_states, encoder_attention_mask, encoder_position_ids)
+    paired = None
+    if documents is not None and encoder_documents is not None:
+        if is_flash_attention_requested(config):
+            raise ValueError("flash attention cannot pair packed documents: use sdpa or flex_attention")
+
+        def paired(batch: int, head: int, query: int, key: int) -> torch.Tensor:
+            return documents[batch, query] == encoder_documents[batch, key]
+
+    return create_bidirectional_mask(
+        config=config,
+        inputs_embeds=inputs_embeds,
+        attention_mask=encoder_attention_mask,
+        encoder_hidden_states=encoder_hidden_states,
+        and_mask_function=paired,
+    )
+
+
+def packed_documents(
+    config: PreTrainedConfig,
+    inputs_embeds: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    position_ids: torch.Tensor | None,
+) -> torch.Tensor | None:
+    """(B, T) number of each token's document in its row, or None where every row holds one.
+
+    Raises:
+        ValueError: several packed rows under flash attention.
+    """
+    if attention_mask is not None or position_ids is None:
+        return None
+    batch_size = inputs_embeds.shape[0]
+    documents = find_packed_sequence_indices(position_ids.expand(batch_size, -1))
+    if documents is not None and batch_size > 1 and is_flash_attention_requested(config):
+        # its mask holds padding only and would drop ours without a word
+        raise ValueError(
+            "flash attention tells packed documents apart in one row only: flatten the batch to (1, B * T)"
+        )
+    return documents
 
 
 class MultiHeadAttention(nn.Module):

@@ -1,3 +1,4 @@
+# Copyright 2026 The hf_tiny_transformer authors. Licensed under the Apache License, Version 2.0.
 """Configuration of the Bert family: the fields and names of stock `bert`, encoder part."""
 
 from huggingface_hub.dataclasses import strict

@@ -1,60 +1,26 @@
+# Copyright 2026 The hf_tiny_transformer authors. Licensed under the Apache License, Version 2.0.
 """Configuration of the Encoder family."""
 
 from typing import Literal
 
 from huggingface_hub.dataclasses import strict
-from transformers.configuration_utils import PreTrainedConfig
-from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
-from transformers.utils.type_validators import activation_fn_key, interval, positive_int_field, probability
+from transformers.utils.type_validators import probability
+
+from .configuration_trunk import TinyTransformerTrunkConfig
 
 
 @strict
-class TinyTransformerEncoderConfig(PreTrainedConfig):
+class TinyTransformerEncoderConfig(TinyTransformerTrunkConfig):
     """A modern bidirectional encoder; with `rotary` positions it is the function that stock ModernBERT with full
-    attention computes.
+    attention computes. The fields of its shape are in `TinyTransformerTrunkConfig`.
 
     Args:
-        intermediate_size: width of the gated feed-forward network (three matrices of it, where BERT has two).
-        position_embedding_type: `rotary` turns queries and keys; `sinusoidal` and `learned` are added to the
-            embeddings, as in the original Transformer and in BERT; `none` leaves the encoder blind to order.
-        rope_parameters: transformers' rotary settings; None means {"rope_type": "default", "rope_theta": 10000.0}.
         classifier_pooling: one vector per text is the `mean` of its tokens or the first one (`cls`).
     """
 
     model_type = "tiny_transformer_encoder"
 
-    vocab_size: int = positive_int_field(default=8192)
-    hidden_size: int = positive_int_field(default=256)
-    num_hidden_layers: int = positive_int_field(default=4)
-    num_attention_heads: int = positive_int_field(default=4)
-    intermediate_size: int = positive_int_field(default=512)
-    hidden_act: str = activation_fn_key(default="gelu")
-    max_position_embeddings: int = positive_int_field(default=1024)
-    position_embedding_type: Literal["rotary", "sinusoidal", "learned", "none"] = "rotary"
-    rope_parameters: dict | None = None
-    initializer_range: float = interval(min=0.0, max=1.0)(default=0.02)
-    norm_eps: float = interval(min=0.0, exclude_min=True)(default=1e-5)
-    embedding_dropout: float | int = probability(default=0.0)
-    attention_dropout: float | int = probability(default=0.0)
-    mlp_dropout: float | int = probability(default=0.0)
     classifier_dropout: float | int = probability(default=0.0)
     classifier_pooling: Literal["mean", "cls"] = "mean"
-    tie_word_embeddings: bool = True
-    pad_token_id: int | None = 0
     cls_token_id: int | None = None
     sep_token_id: int | None = None
-
-    def validate_architecture(self) -> None:
-        """Run by `@strict` after init and before saving."""
-        if self.hidden_size % self.num_attention_heads:
-            raise ValueError(
-                f"hidden_size ({self.hidden_size}) must be a multiple of "
-                f"num_attention_heads ({self.num_attention_heads})"
-            )
-        if self.position_embedding_type == "rotary" and self.hidden_size // self.num_attention_heads % 2:
-            raise ValueError("rotary positions turn pairs of features: hidden_size / num_attention_heads must be even")
-        if self.position_embedding_type == "sinusoidal" and self.hidden_size % 2:
-            raise ValueError("sinusoidal positions need an even hidden_size")
-        rope_type = (self.rope_parameters or {}).get("rope_type", "default")
-        if rope_type != "default" and rope_type not in ROPE_INIT_FUNCTIONS:  # transformers itself only warns
-            raise ValueError(f"rope_parameters: rope_type {rope_type!r} is none of {sorted(ROPE_INIT_FUNCTIONS)}")

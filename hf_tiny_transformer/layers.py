@@ -104,6 +104,15 @@ def mean_pool(hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) 
     return (hidden_states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1.0)
 
 
+def last_token(hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+    """The last real token's vector, on whichever side the padding is: (B, T, D), (B, T) with 1 = real -> (B, D)."""
+    if attention_mask is None:
+        return hidden_states[:, -1]
+    positions = torch.arange(hidden_states.shape[1], device=hidden_states.device)
+    last = (positions * (attention_mask != 0)).argmax(dim=-1)
+    return hidden_states[torch.arange(len(last), device=last.device), last]
+
+
 def gather_targets(hidden_states: torch.Tensor, target_positions: torch.Tensor | None) -> torch.Tensor:
     """Keeps the positions whose prediction the loss reads, so that the vocabulary-wide head runs on them only.
 

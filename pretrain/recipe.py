@@ -6,6 +6,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from transformers import PreTrainedConfig
+
 from hf_tiny_transformer import TinyTransformerBertConfig, TinyTransformerEncoderConfig
 from hf_tiny_transformer.runs import UserError
 
@@ -112,7 +114,7 @@ class Recipe:
 
     def _validate_model(self) -> None:
         config_class = CONFIG_CLASSES[self.family]
-        known = {f.name for f in fields(config_class)} & set(config_class.__annotations__)
+        known = {f.name for f in fields(config_class)} - {f.name for f in fields(PreTrainedConfig)}
         for name in self.model:
             _require(name in known, f"model.{name}", f"is no field of family {self.family}; known: {sorted(known)}")
         try:
