@@ -131,10 +131,16 @@ def cross_attention_mask(
     """
     documents = packed_documents(config, inputs_embeds, None, position_ids)
     encoder_documents = packed_documents(config, encoder_hidden_states, encoder_attention_mask, encoder_position_ids)
+    both_given = position_ids is not None and encoder_position_ids is not None and encoder_attention_mask is None
     paired = None
-    if documents is not None and encoder_documents is not None:
+    if both_given and (documents is not None or encoder_documents is not None):
         if is_flash_attention_requested(config):
             raise ValueError("flash attention cannot pair packed documents: use sdpa or flex_attention")
+        # where no row of one side holds more than one document, transformers says None: all are number 0
+        if documents is None:
+            documents = torch.zeros_like(position_ids).expand(inputs_embeds.shape[0], -1)
+        if encoder_documents is None:
+            encoder_documents = torch.zeros_like(encoder_position_ids).expand(inputs_embeds.shape[0], -1)
 
         def paired(batch: int, head: int, query: int, key: int) -> torch.Tensor:
             return documents[batch, query] == encoder_documents[batch, key]

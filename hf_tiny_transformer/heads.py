@@ -1,6 +1,6 @@
 """The task heads that encoder families share: each mixin holds one forward; the family's file builds the modules.
 
-A family's class provides `self.model` (the trunk), `self.head` (features for the output, possibly the identity),
+A family's class provides `self.model` (the trunk), `self.transform` (features for the output, possibly the identity),
 `self.dropout`, the output layer, and `self.pool(outputs, attention_mask)` for one vector per text. All forwards take
 `token_type_ids`, so that `Trainer` passes them on; a trunk without token types ignores them.
 
@@ -50,7 +50,7 @@ class MaskedLMForward:
             inputs_embeds=inputs_embeds,
             **kwargs,
         )
-        logits = self.lm_head(self.head(gather_targets(outputs.last_hidden_state, target_positions)))
+        logits = self.lm_head(self.transform(gather_targets(outputs.last_hidden_state, target_positions)))
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
@@ -86,7 +86,7 @@ class SequenceClassificationForward:
             inputs_embeds=inputs_embeds,
             **kwargs,
         )
-        logits = self.classifier(self.dropout(self.head(self.pool(outputs, attention_mask))))
+        logits = self.classifier(self.dropout(self.transform(self.pool(outputs, attention_mask))))
         loss = None
         if labels is not None:
             loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config, **kwargs)
@@ -120,7 +120,7 @@ class TokenClassificationForward:
             inputs_embeds=inputs_embeds,
             **kwargs,
         )
-        logits = self.classifier(self.dropout(self.head(outputs.last_hidden_state)))
+        logits = self.classifier(self.dropout(self.transform(outputs.last_hidden_state)))
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, config=self.config, **kwargs)
@@ -157,7 +157,7 @@ class QuestionAnsweringForward:
             inputs_embeds=inputs_embeds,
             **kwargs,
         )
-        start_logits, end_logits = self.qa_outputs(self.head(outputs.last_hidden_state)).unbind(dim=-1)
+        start_logits, end_logits = self.qa_outputs(self.transform(outputs.last_hidden_state)).unbind(dim=-1)
         loss = None
         if start_positions is not None and end_positions is not None:
             loss = self.loss_function(start_logits, end_logits, start_positions, end_positions, **kwargs)
@@ -204,7 +204,7 @@ class MultipleChoiceForward:
             inputs_embeds=merge(inputs_embeds),
             **kwargs,
         )
-        scores = self.classifier(self.dropout(self.head(self.pool(outputs, attention_mask))))
+        scores = self.classifier(self.dropout(self.transform(self.pool(outputs, attention_mask))))
         logits = scores.view(-1, num_choices)
         loss = None if labels is None else cross_entropy(logits, labels)
         return MultipleChoiceModelOutput(

@@ -83,7 +83,11 @@ class GatedMLP(nn.Module):
 
 
 class PredictionHead(nn.Module):
-    """norm(act(dense(x))): what stands between the trunk and a language-model or classification output."""
+    """norm(act(dense(x))): what stands between the trunk and a language-model or classification output.
+
+    The models call it `transform`. `head`, the end of `lm_head`, makes transformers' `infer_auto_device_map` take the
+    one for the other, and `device_map="auto"` fails where the output matrix is tied.
+    """
 
     def __init__(self, config: PreTrainedConfig, *, bias: bool, eps: float):
         super().__init__()

@@ -156,7 +156,7 @@ class TinyTransformerBertForPreTraining(TinyTransformerBertPreTrainedModel):
         super().__init__(config)
         self.loss_type = "ForMaskedLM"  # found by class name otherwise, and this name means the shifting causal loss
         self.model = TinyTransformerBertModel(config)
-        self.head = _head(config)
+        self.transform = _head(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size)
         self.seq_relationship = nn.Linear(config.hidden_size, 2)
         self.post_init()
@@ -188,7 +188,7 @@ class TinyTransformerBertForPreTraining(TinyTransformerBertPreTrainedModel):
             inputs_embeds=inputs_embeds,
             **kwargs,
         )
-        prediction_logits = self.lm_head(self.head(gather_targets(outputs.last_hidden_state, target_positions)))
+        prediction_logits = self.lm_head(self.transform(gather_targets(outputs.last_hidden_state, target_positions)))
         seq_relationship_logits = self.seq_relationship(outputs.pooler_output)
         loss = None
         if labels is not None and next_sentence_label is not None:
@@ -216,7 +216,7 @@ class TinyTransformerBertForMaskedLM(MaskedLMForward, TinyTransformerBertPreTrai
     def __init__(self, config: TinyTransformerBertConfig):
         super().__init__(config)
         self.model = TinyTransformerBertModel(config, add_pooling_layer=False)
-        self.head = _head(config)
+        self.transform = _head(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size)
         self.post_init()
 
@@ -270,7 +270,7 @@ class TinyTransformerBertForSequenceClassification(SequenceClassificationForward
         super().__init__(config)
         self.num_labels = config.num_labels
         self.model = TinyTransformerBertModel(config)
-        self.head = nn.Identity()
+        self.transform = nn.Identity()
         self.dropout = _classifier_dropout(config)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
         self.post_init()
@@ -283,7 +283,7 @@ class TinyTransformerBertForTokenClassification(TokenClassificationForward, Tiny
         super().__init__(config)
         self.num_labels = config.num_labels
         self.model = TinyTransformerBertModel(config, add_pooling_layer=False)
-        self.head = nn.Identity()
+        self.transform = nn.Identity()
         self.dropout = _classifier_dropout(config)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
         self.post_init()
@@ -295,7 +295,7 @@ class TinyTransformerBertForQuestionAnswering(QuestionAnsweringForward, TinyTran
     def __init__(self, config: TinyTransformerBertConfig):
         super().__init__(config)
         self.model = TinyTransformerBertModel(config, add_pooling_layer=False)
-        self.head = nn.Identity()
+        self.transform = nn.Identity()
         self.qa_outputs = nn.Linear(config.hidden_size, 2)
         self.post_init()
 
@@ -306,7 +306,7 @@ class TinyTransformerBertForMultipleChoice(MultipleChoiceForward, TinyTransforme
     def __init__(self, config: TinyTransformerBertConfig):
         super().__init__(config)
         self.model = TinyTransformerBertModel(config)
-        self.head = nn.Identity()
+        self.transform = nn.Identity()
         self.dropout = _classifier_dropout(config)
         self.classifier = nn.Linear(config.hidden_size, 1)
         self.post_init()

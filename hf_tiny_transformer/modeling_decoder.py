@@ -96,7 +96,7 @@ class TinyTransformerDecoderForCausalLM(TinyTransformerDecoderPreTrainedModel, G
     def __init__(self, config: TinyTransformerDecoderConfig):
         super().__init__(config)
         self.model = TinyTransformerDecoderModel(config)
-        self.head = prediction_head(config)
+        self.transform = prediction_head(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=True)
         self.post_init()
 
@@ -131,7 +131,7 @@ class TinyTransformerDecoderForCausalLM(TinyTransformerDecoderPreTrainedModel, G
             **kwargs,
         )
         hidden_states = slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep)
-        logits = self.lm_head(self.head(gather_targets(hidden_states, target_positions)))
+        logits = self.lm_head(self.transform(gather_targets(hidden_states, target_positions)))
         loss = None
         if labels is not None:
             if target_positions is not None:
@@ -155,7 +155,7 @@ class TinyTransformerDecoderForSequenceClassification(
         super().__init__(config)
         self.num_labels = config.num_labels
         self.model = TinyTransformerDecoderModel(config)
-        self.head = prediction_head(config)
+        self.transform = prediction_head(config)
         self.dropout = nn.Dropout(config.classifier_dropout)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
         self.post_init()

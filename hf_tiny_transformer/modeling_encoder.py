@@ -81,7 +81,7 @@ class TinyTransformerEncoderForMaskedLM(MaskedLMForward, TinyTransformerEncoderP
     def __init__(self, config: TinyTransformerEncoderConfig):
         super().__init__(config)
         self.model = TinyTransformerEncoderModel(config)
-        self.head = prediction_head(config)
+        self.transform = prediction_head(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=True)
         self.post_init()
 
@@ -95,7 +95,7 @@ class TinyTransformerEncoderForSequenceClassification(
         super().__init__(config)
         self.num_labels = config.num_labels
         self.model = TinyTransformerEncoderModel(config)
-        self.head = prediction_head(config)
+        self.transform = prediction_head(config)
         self.dropout = nn.Dropout(config.classifier_dropout)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
         self.post_init()
@@ -108,7 +108,7 @@ class TinyTransformerEncoderForTokenClassification(TokenClassificationForward, T
         super().__init__(config)
         self.num_labels = config.num_labels
         self.model = TinyTransformerEncoderModel(config)
-        self.head = prediction_head(config)
+        self.transform = prediction_head(config)
         self.dropout = nn.Dropout(config.classifier_dropout)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
         self.post_init()
@@ -120,7 +120,7 @@ class TinyTransformerEncoderForQuestionAnswering(QuestionAnsweringForward, TinyT
     def __init__(self, config: TinyTransformerEncoderConfig):
         super().__init__(config)
         self.model = TinyTransformerEncoderModel(config)
-        self.head = prediction_head(config)
+        self.transform = prediction_head(config)
         self.qa_outputs = nn.Linear(config.hidden_size, 2)
         self.post_init()
 
@@ -131,7 +131,7 @@ class TinyTransformerEncoderForMultipleChoice(MultipleChoiceForward, TinyTransfo
     def __init__(self, config: TinyTransformerEncoderConfig):
         super().__init__(config)
         self.model = TinyTransformerEncoderModel(config)
-        self.head = prediction_head(config)
+        self.transform = prediction_head(config)
         self.dropout = nn.Dropout(config.classifier_dropout)
         self.classifier = nn.Linear(config.hidden_size, 1)
         self.post_init()

@@ -91,6 +91,18 @@ class TinyTransformerSeq2SeqPreTrainedModel(TinyTransformerTrunkPreTrainedModel)
     config: TinyTransformerSeq2SeqConfig
     _skip_keys_device_placement = ["past_key_values"]
 
+    def _resize_token_embeddings(
+        self, new_num_tokens: int | None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
+    ) -> nn.Embedding:
+        """transformers resizes the input embeddings, which are the encoder's; untied, the decoder has its own."""
+        embeddings = super()._resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
+        if not self.config.tie_word_embeddings:
+            decoder = self.get_decoder()
+            decoder.embed_tokens = self._get_resized_embeddings(
+                decoder.embed_tokens, embeddings.num_embeddings, mean_resizing=mean_resizing
+            )
+        return embeddings
+
 
 class TinyTransformerSeq2SeqModel(TinyTransformerSeq2SeqPreTrainedModel):
     """Both halves: two sequences in, one contextual vector per token of the second out."""
@@ -180,7 +192,7 @@ class TinyTransformerSeq2SeqForConditionalGeneration(TinyTransformerSeq2SeqPreTr
         super().__init__(config)
         self.loss_type = "ForMaskedLM"  # by its name the class would get the causal loss, which shifts labels again
         self.model = TinyTransformerSeq2SeqModel(config)
-        self.head = prediction_head(config)
+        self.transform = prediction_head(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=True)
         self.post_init()
 
@@ -227,7 +239,7 @@ class TinyTransformerSeq2SeqForConditionalGeneration(TinyTransformerSeq2SeqPreTr
             **kwargs,
         )
         hidden_states = slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep)
-        logits = self.lm_head(self.head(gather_targets(hidden_states, target_positions)))
+        logits = self.lm_head(self.transform(gather_targets(hidden_states, target_positions)))
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)

@@ -15,7 +15,7 @@ from torch import nn
 
 from .batches import BatchSource
 from .checkpoint import Progress
-from .objective import count_targets, loss_share, predict
+from .loss import count_targets, loss_share, predict
 from .optimizer import set_learning_rate
 from .recipe import Recipe
 from .schedule import StagePlan, learning_rate_factor, plan_stages

@@ -60,9 +60,10 @@ def write_packed(documents: Iterable[str], tokenizer: PreTrainedTokenizerFast, p
     count = 0
     with path.open("wb") as stream:
         for batch in _batched(documents):
-            for encoding in backend.encode_batch_fast(batch):
-                stream.write(np.asarray(encoding.ids, dtype=dtype).tobytes())
-                count += len(encoding.ids)
+            for encoding in backend.encode_batch_fast(batch, add_special_tokens=False):
+                ids = [tokenizer.cls_token_id, *encoding.ids, tokenizer.sep_token_id]
+                stream.write(np.asarray(ids, dtype=dtype).tobytes())
+                count += len(ids)
     backend.encode_special_tokens = False
     return count
 

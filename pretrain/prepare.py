@@ -24,7 +24,7 @@ from .packing import open_packed, write_packed
 from .recipe import CONFIG_CLASSES, Recipe
 from .tokenizer import train_tokenizer, vocabulary_facts
 
-FORMAT = 2  # of what lies in the cache: raise it when tokenising or packing changes
+FORMAT = 3  # of what lies in the cache: raise it when tokenising or packing changes
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ def prepare_data(sources: list[str], text_field: str, recipe: Recipe, accelerato
         "vocab_size": recipe.vocab_size,
         "lowercase": recipe.lowercase,
         "max_length": _max_length(recipe),
-        "token_types": recipe.family == "bert",
+        "family": recipe.family,
     }
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:24]
     directory = cache_root() / key
@@ -113,7 +113,7 @@ def _build(directory: Path, corpus: Corpus, recipe: Recipe) -> None:
             vocab_size=recipe.vocab_size,
             lowercase=recipe.lowercase,
             max_length=_max_length(recipe),
-            token_types=recipe.family == "bert",
+            family=recipe.family,
             progress=show_progress,
         )
         tokenizer.save_pretrained(staging)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import platform
 import tempfile
@@ -11,21 +10,25 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import ModelCard, ModelCardData
-from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel, pipeline
-from transformers.utils import logging as transformers_logging
+from transformers import PreTrainedModel
 
 from hf_tiny_transformer.runs import atomic_write_json, atomic_write_text
 
 from .checkpoint import Progress
 from .curve import draw_curve
+from .demonstrate import demonstrate
 from .metrics import read_metrics
 from .prepare import PreparedData
 from .recipe import Recipe
 
+# objective -> what kind of model it makes, as its card and the Hub name it
+KINDS = {
+    "mlm": ("masked language model", "fill-mask", "masked-lm"),
+    "mlm_nsp": ("masked language model", "fill-mask", "masked-lm"),
+    "next_token": ("causal language model", "text-generation", "causal-lm"),
+    "span_corruption": ("encoder-decoder", None, "seq2seq-lm"),
+}
 CARD_TEMPLATE = Path(__file__).resolve().parent.parent / "model_cards" / "template.md"
-TOP_K = 5
-
-logger = logging.getLogger(__name__)
 
 
 def publish(
@@ -44,7 +47,7 @@ def publish(
     """
     _save_model(output, model, data)
     metrics = read_metrics(output / "training" / "metrics.jsonl")
-    examples = fill_in(output, recipe.examples)
+    examples = demonstrate(output, recipe.family, recipe.examples)
     draw_curve(metrics, output / "training" / "loss.png")
     summary = {
         "steps": progress.step,
@@ -59,24 +62,6 @@ def publish(
     for line in examples:
         print(line)
     print(f"{output}: validation loss {summary['validation_loss']:.3f} after {progress.tokens:,} tokens")
-
-
-def fill_in(directory: Path, texts: list[str]) -> list[str]:
-    """The model's most likely words for each [MASK], with their probabilities, as a user would get them: through
-    `AutoModelForMaskedLM` and the fill-mask pipeline."""
-    if not texts:
-        return []
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
-    tokenizer = AutoTokenizer.from_pretrained(directory)
-    model = AutoModelForMaskedLM.from_pretrained(directory)
-    fill_mask = pipeline("fill-mask", model=model, tokenizer=tokenizer, device="cpu")
-    transformers_logging.set_verbosity(verbosity)
-    lines = []
-    for text in texts:
-        guesses = fill_mask(text, top_k=TOP_K)
-        lines.append(f"{text}  ->  " + ", ".join(f"{g['token_str'].strip()} {g['score']:.2f}" for g in guesses))
-    return lines
 
 
 def _save_model(output: Path, model: PreTrainedModel, data: PreparedData) -> None:
@@ -97,16 +82,15 @@ def _card(
     recorded: dict,
     summary: dict,
 ) -> ModelCard:
-    card_data = ModelCardData(
-        library_name="transformers",
-        pipeline_tag="fill-mask",
-        tags=["hf-tiny-transformer", "masked-lm"],
-    )
+    kind, pipeline_tag, tag = KINDS[recipe.objective]
+    card_data = ModelCardData(library_name="transformers", pipeline_tag=pipeline_tag, tags=["hf-tiny-transformer", tag])
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"
     return ModelCard.from_template(
         card_data,
         template_path=str(CARD_TEMPLATE),
         name=output.name,
+        kind=kind,
+        pipeline_tag=pipeline_tag,
         class_name=type(model).__name__,
         config=model.config,
         recipe=recipe,

@@ -8,12 +8,28 @@ from typing import Any, Literal
 
 from transformers import PreTrainedConfig
 
-from hf_tiny_transformer import TinyTransformerBertConfig, TinyTransformerEncoderConfig
+from hf_tiny_transformer import (
+    TinyTransformerBertConfig,
+    TinyTransformerDecoderConfig,
+    TinyTransformerEncoderConfig,
+    TinyTransformerSeq2SeqConfig,
+)
 from hf_tiny_transformer.runs import UserError
 
 RECIPES = Path(__file__).parent / "recipes"
 DEFAULT_RECIPE = "sample"
-CONFIG_CLASSES = {"encoder": TinyTransformerEncoderConfig, "bert": TinyTransformerBertConfig}
+CONFIG_CLASSES = {
+    "encoder": TinyTransformerEncoderConfig,
+    "bert": TinyTransformerBertConfig,
+    "decoder": TinyTransformerDecoderConfig,
+    "seq2seq": TinyTransformerSeq2SeqConfig,
+}
+OBJECTIVES = {
+    "encoder": ("mlm",),
+    "bert": ("mlm", "mlm_nsp"),
+    "decoder": ("next_token",),
+    "seq2seq": ("span_corruption",),
+}
 
 
 @dataclass
@@ -24,13 +40,13 @@ class Stage:
         share: of all steps, in (0, 1]; the shares of a recipe add up to 1.
         block_size: tokens in a row (T).
         batch_size: rows in a step, over all processes and micro-batches (B).
-        mask_rate: of a row's tokens, in (0, 1); the count per row is fixed, so that shapes are static.
+        mask_rate: of a row's tokens, in (0, 1); the count per row is fixed. None where nothing is hidden (next_token).
     """
 
     share: float
     block_size: int
     batch_size: int
-    mask_rate: float
+    mask_rate: float | None = None
 
 
 @dataclass
@@ -44,8 +60,9 @@ class Recipe:
         vocab_size: of the WordPiece tokenizer trained on the corpus.
         lowercase: whether the tokenizer folds case (and strips accents).
         embedding_init: start the token embeddings from the corpus' co-occurrence counts, or at random.
-        objective: mlm (packed documents), or mlm_nsp (segment pairs, half of them random; Bert family only).
-        masking: what is hidden together: tokens, words, or spans of words (geometric lengths, mean 3.8 words).
+        objective: mlm (encoder, bert), mlm_nsp (bert: segment pairs, half of them random), next_token (decoder), or
+            span_corruption (seq2seq).
+        masking: what mlm hides together: tokens, words, or spans of words (geometric lengths, mean 3.8 words).
         optimizer: muon on the layers' matrices with AdamW on all else, or adamw on everything.
         learning_rate: AdamW's, at its peak.
         matrix_learning_rate: Muon's, at its peak; unused with adamw.
@@ -56,16 +73,16 @@ class Recipe:
         micro_batch_size: rows that go through the model at once on one device.
         validation_share: of the documents, held out for the validation loss.
         validation_blocks: how many blocks of them are read at most.
-        examples: sentences with [MASK], filled in at the end of the run.
+        examples: tried at the end of the run: sentences with [MASK] to fill in, or beginnings to go on from (decoder).
     """
 
-    family: Literal["encoder", "bert"]
+    family: Literal["encoder", "bert", "decoder", "seq2seq"]
     model: dict[str, Any]
     stages: list[Stage]
     vocab_size: int
     lowercase: bool = True
     embedding_init: Literal["cooccurrence", "random"] = "cooccurrence"
-    objective: Literal["mlm", "mlm_nsp"] = "mlm"
+    objective: Literal["mlm", "mlm_nsp", "next_token", "span_corruption"] = "mlm"
     masking: Literal["token", "whole_word", "span"] = "token"
     optimizer: Literal["muon", "adamw"] = "muon"
     learning_rate: float = 2e-3
@@ -92,25 +109,36 @@ class Recipe:
             _require(0 <= getattr(self, name) <= 1, name, "is a share of the run: between 0 and 1")
         _require(self.warmup + self.decay <= 1, "warmup", "and decay add up to more than the whole run")
         _require(0 < self.validation_share < 0.5, "validation_share", "must lie between 0 and 0.5")
-        _require(
-            self.objective == "mlm" or self.family == "bert", "objective", "mlm_nsp needs token types: family bert"
-        )
+        allowed = OBJECTIVES[self.family]
+        _require(self.objective in allowed, "objective", f"of family {self.family} is one of: {', '.join(allowed)}")
+        masks = self.objective.startswith("mlm")
+        _require(masks or self.masking == "token", "masking", f"says how mlm hides tokens; {self.objective} does not")
         _require(len(self.stages) > 0, "stages", "needs at least one stage")
         for i, stage in enumerate(self.stages):
             self._validate_stage(f"stages[{i}]", stage)
         _require(abs(sum(s.share for s in self.stages) - 1) < 1e-6, "stages", "have shares that do not add up to 1")
         for text in self.examples:
-            _require("[MASK]" in text, "examples", f"holds {text!r}, which has no [MASK]")
+            if self.family == "decoder":
+                _require("[MASK]" not in text, "examples", f"holds {text!r}: a decoder goes on, it fills no [MASK]")
+            else:
+                _require("[MASK]" in text, "examples", f"holds {text!r}, which has no [MASK]")
         self._validate_model()
 
     def _validate_stage(self, name: str, stage: Stage) -> None:
         _require(0 < stage.share <= 1, f"{name}.share", "must lie in (0, 1]")
         _require(stage.block_size >= 8, f"{name}.block_size", "must be at least 8 tokens")
         _require(stage.batch_size >= 1, f"{name}.batch_size", "must be at least 1")
-        _require(0 < stage.mask_rate < 1, f"{name}.mask_rate", "must lie between 0 and 1")
-        _require(round(stage.mask_rate * stage.block_size) >= 1, f"{name}.mask_rate", "masks no token of a row")
+        self._validate_mask_rate(f"{name}.mask_rate", stage)
         limit = self.model.get("max_position_embeddings", CONFIG_CLASSES[self.family].max_position_embeddings)
         _require(stage.block_size <= limit, f"{name}.block_size", f"exceeds max_position_embeddings ({limit})")
+
+    def _validate_mask_rate(self, name: str, stage: Stage) -> None:
+        if self.objective == "next_token":
+            _require(stage.mask_rate is None, name, "must be left out: next_token hides nothing")
+            return
+        _require(stage.mask_rate is not None, name, f"is missing: {self.objective} hides tokens")
+        _require(0 < stage.mask_rate < 1, name, "must lie between 0 and 1")
+        _require(round(stage.mask_rate * stage.block_size) >= 1, name, "masks no token of a row")
 
     def _validate_model(self) -> None:
         config_class = CONFIG_CLASSES[self.family]

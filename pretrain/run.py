@@ -12,7 +12,14 @@ import torch
 import yaml
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from transformers import AutoModelForMaskedLM, AutoModelForPreTraining, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForPreTraining,
+    AutoModelForSeq2SeqLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from hf_tiny_transformer.runs import (
     UserError,
@@ -26,6 +33,7 @@ from .batches import BatchSource
 from .checkpoint import Progress, latest_checkpoint, load_checkpoint, save_checkpoint
 from .loop import TrainingLoop
 from .metrics import Reporter
+from .objectives import make_objective
 from .optimizer import build_optimizers
 from .packing import open_packed
 from .prepare import PreparedData, initial_embeddings, prepare_data
@@ -40,6 +48,12 @@ RECIPE_FILE = Path("training") / "recipe.yaml"
 DEFAULT_MINUTES = 5.0
 SAVES_PER_RUN = 4
 VALIDATIONS_PER_RUN = 10
+AUTO_CLASSES = {
+    "mlm": AutoModelForMaskedLM,
+    "mlm_nsp": AutoModelForPreTraining,
+    "next_token": AutoModelForCausalLM,
+    "span_corruption": AutoModelForSeq2SeqLM,
+}
 
 logger = logging.getLogger(__name__)
 
@@ -122,18 +136,26 @@ def pretrain(settings: RunSettings, recipe: Recipe) -> None:
 
 def build_model(recipe: Recipe, data: PreparedData, accelerator: Accelerator) -> PreTrainedModel:
     """A fresh model of the recipe's family, sized for the tokenizer; tokens that the counts know start from them."""
-    config_class = CONFIG_CLASSES[recipe.family]
-    tokens = {"vocab_size": len(data.tokenizer), "pad_token_id": data.tokenizer.pad_token_id}
-    if recipe.family == "encoder":
-        tokens |= {"cls_token_id": data.tokenizer.cls_token_id, "sep_token_id": data.tokenizer.sep_token_id}
-    auto_class = AutoModelForPreTraining if recipe.objective == "mlm_nsp" else AutoModelForMaskedLM
-    model = auto_class.from_config(config_class(**recipe.model, **tokens))
+    config = CONFIG_CLASSES[recipe.family](**recipe.model, **_token_fields(recipe.family, data.tokenizer))
+    model = AUTO_CLASSES[recipe.objective].from_config(config)
     if recipe.embedding_init == "cooccurrence":
         vectors = torch.from_numpy(initial_embeddings(data, model.config.hidden_size, accelerator))
         known = vectors.abs().sum(dim=1) > 0
         with torch.no_grad():
             model.get_input_embeddings().weight[known] = vectors[known]
     return model
+
+
+def _token_fields(family: str, tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
+    """The config fields that the tokenizer decides."""
+    fields = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+    if family == "encoder":
+        fields |= {"cls_token_id": tokenizer.cls_token_id, "sep_token_id": tokenizer.sep_token_id}
+    if family in ("decoder", "seq2seq"):
+        fields |= {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    if family == "seq2seq":
+        fields["decoder_start_token_id"] = tokenizer.bos_token_id
+    return fields
 
 
 def build_loop(
@@ -153,7 +175,7 @@ def _batch_source(recipe: Recipe, data: PreparedData, file: Path, what: str, see
     block_size = max(stage.block_size for stage in recipe.stages)
     packed = open_packed(file, len(data.tokenizer), facts.cls_id, block_size=block_size, what=what)
     masking = recipe.masking if what == "training" else "token"
-    return BatchSource(packed, seed=seed, masking=masking, facts=facts, next_sentence=recipe.objective == "mlm_nsp")
+    return BatchSource(make_objective(recipe.objective, packed, facts, masking=masking), seed=seed)
 
 
 def _start(output: Path, loop: TrainingLoop, data: PreparedData) -> Progress:
@@ -173,11 +195,8 @@ def _validation_batches(recipe: Recipe, data: PreparedData) -> list[dict[str, to
     """The same batches each time; few enough to keep."""
     source = _batch_source(recipe, data, data.validation_tokens, "validation", VALIDATION_SEED)
     block_size, size = recipe.stages[-1].block_size, recipe.micro_batch_size
-    return list(
-        source.validation_batches(
-            block_size, mask_rate=VALIDATION_MASK_RATE, blocks=recipe.validation_blocks, size=size
-        )
-    )
+    mask_rate = None if recipe.objective == "next_token" else VALIDATION_MASK_RATE
+    return list(source.validation_batches(block_size, mask_rate=mask_rate, blocks=recipe.validation_blocks, size=size))
 
 
 def _train(

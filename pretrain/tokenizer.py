@@ -16,6 +16,15 @@ from hf_tiny_transformer.runs import UserError
 
 PAD, UNK, CLS, SEP, MASK = SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 CONTINUATION = "##"
+SPANS = [f"[SPAN{i}]" for i in range(64)]  # what stands for a span that was cut out; Seq2Seq only
+# How a text and a pair of texts begin and end. A decoder goes on writing where its prompt stops: no [SEP] there.
+TEMPLATES = {
+    "encoder": (f"{CLS}:0 $A:0 {SEP}:0", f"{CLS}:0 $A:0 {SEP}:0 $B:1 {SEP}:1"),
+    "bert": (f"{CLS}:0 $A:0 {SEP}:0", f"{CLS}:0 $A:0 {SEP}:0 $B:1 {SEP}:1"),
+    "decoder": (f"{CLS}:0 $A:0", f"{CLS}:0 $A:0 {SEP}:0 $B:1"),
+    "seq2seq": (f"$A:0 {SEP}:0", f"$A:0 {SEP}:0 $B:1 {SEP}:1"),
+}
+GENERATES = ("decoder", "seq2seq")
 
 
 def train_tokenizer(
@@ -24,23 +33,24 @@ def train_tokenizer(
     vocab_size: int,
     lowercase: bool,
     max_length: int,
-    token_types: bool,
+    family: str,
     progress: bool,
 ) -> PreTrainedTokenizerFast:
-    """Trains BERT's kind of tokenizer: BERT's normalisation and word splitting, WordPiece, [CLS] text [SEP].
+    """Trains BERT's kind of tokenizer: BERT's normalisation and word splitting, WordPiece.
 
     The same text gives the same tokenizer in every process.
 
     Args:
         read_documents: begins a new reading of the corpus; it is read twice.
         max_length: what the model takes, stored for truncation.
-        token_types: whether the model wants `token_type_ids`.
+        family: of the model; it decides how a text begins and ends, and whether there are tokens for cut-out spans.
 
     Raises:
         UserError: the corpus does not hold `vocab_size` different pieces.
     """
     normalizer = normalizers.BertNormalizer(lowercase=lowercase)
-    pieces = _train_pieces(read_documents, normalizer, vocab_size=vocab_size, progress=progress)
+    special = SPECIAL_TOKENS + (SPANS if family == "seq2seq" else [])
+    pieces = _train_pieces(read_documents, normalizer, special, vocab_size=vocab_size, progress=progress)
     if len(pieces) < vocab_size:
         raise UserError(
             f"recipe field vocab_size is {vocab_size}, but the corpus allows only {len(pieces)} pieces; "
@@ -48,14 +58,14 @@ def train_tokenizer(
         )
     vocabulary = {piece: number for number, piece in enumerate(pieces)}
     tokenizer = Tokenizer(WordPiece(vocabulary, unk_token=UNK, continuing_subword_prefix=CONTINUATION))
-    tokenizer.add_special_tokens(SPECIAL_TOKENS)
+    tokenizer.add_special_tokens(special)
     tokenizer.normalizer = normalizer
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece(prefix=CONTINUATION)
-    special = [(token, tokenizer.token_to_id(token)) for token in (CLS, SEP)]
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{CLS}:0 $A:0 {SEP}:0", pair=f"{CLS}:0 $A:0 {SEP}:0 $B:1 {SEP}:1", special_tokens=special
-    )
+    single, pair = TEMPLATES[family]
+    borders = [(token, tokenizer.token_to_id(token)) for token in (CLS, SEP)]
+    tokenizer.post_processor = processors.TemplateProcessing(single=single, pair=pair, special_tokens=borders)
+    generation = {"bos_token": CLS, "eos_token": SEP} if family in GENERATES else {}
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token=PAD,
@@ -63,14 +73,18 @@ def train_tokenizer(
         cls_token=CLS,
         sep_token=SEP,
         mask_token=MASK,
+        **generation,
+        extra_special_tokens=special[len(SPECIAL_TOKENS) :],
+        padding_side="left" if family == "decoder" else "right",  # a batch of prompts ends where writing begins
         model_max_length=max_length,
-        model_input_names=["input_ids", *(["token_type_ids"] if token_types else []), "attention_mask"],
+        model_input_names=["input_ids", *(["token_type_ids"] if family == "bert" else []), "attention_mask"],
     )
 
 
 def _train_pieces(
     read_documents: Callable[[], Iterable[str]],
     normalizer: normalizers.BertNormalizer,
+    special_tokens: list[str],
     *,
     vocab_size: int,
     progress: bool,
@@ -90,7 +104,7 @@ def _train_pieces(
     scratch.normalizer, scratch.pre_tokenizer = normalizer, pre_tokenizers.BertPreTokenizer()
     trainer = trainers.WordPieceTrainer(
         vocab_size=vocab_size,
-        special_tokens=[*SPECIAL_TOKENS, *(CONTINUATION + letter for letter in letters)],
+        special_tokens=[*special_tokens, *(CONTINUATION + letter for letter in letters)],
         continuing_subword_prefix=CONTINUATION,
         show_progress=progress,
     )
@@ -106,7 +120,10 @@ def _stands_alone(letter: str) -> bool:
 
 @dataclass(frozen=True)
 class VocabularyFacts:
-    """What packing and masking need to know of the vocabulary; the arrays are indexed by token id."""
+    """What packing and the objectives need to know of the vocabulary.
+
+    `is_special` and `starts_word` are indexed by token id; `ordinary_ids` and `span_ids` list ids.
+    """
 
     cls_id: int
     sep_id: int
@@ -115,6 +132,7 @@ class VocabularyFacts:
     is_special: np.ndarray
     starts_word: np.ndarray
     ordinary_ids: np.ndarray
+    span_ids: np.ndarray
 
 
 def vocabulary_facts(tokenizer: PreTrainedTokenizerFast) -> VocabularyFacts:
@@ -129,4 +147,5 @@ def vocabulary_facts(tokenizer: PreTrainedTokenizerFast) -> VocabularyFacts:
         is_special=is_special,
         starts_word=np.array([not piece.startswith(CONTINUATION) for piece in pieces]),
         ordinary_ids=np.flatnonzero(~is_special),
+        span_ids=np.array([number for number, piece in enumerate(pieces) if piece in SPANS], dtype=np.int64),
     )

@@ -6,7 +6,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from .objective import count_targets, loss_share, predict
+from .loss import count_targets, loss_share, predict
 
 MASK_RATE = 0.15  # BERT's, so that figures compare across recipes
 SEED = 0

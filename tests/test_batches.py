@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from pretrain.batches import BatchSource
-from pretrain.masking import IGNORED
+from pretrain.objectives import make_objective
+from pretrain.objectives.masking import IGNORED
 from pretrain.packing import open_packed, positions_within_documents, write_packed
 from pretrain.recipe import Recipe, Stage
 from pretrain.schedule import learning_rate_factor, plan_stages
@@ -17,7 +18,7 @@ from pretrain.tokenizer import train_tokenizer, vocabulary_facts
 @pytest.fixture(scope="module")
 def tokenizer(documents):
     return train_tokenizer(
-        lambda: documents, vocab_size=120, lowercase=True, max_length=64, token_types=True, progress=False
+        lambda: documents, vocab_size=120, lowercase=True, max_length=64, family="bert", progress=False
     )
 
 
@@ -33,8 +34,9 @@ def facts(tokenizer):
     return vocabulary_facts(tokenizer)
 
 
-def source(packed, facts, **changes):
-    return BatchSource(packed, **{"seed": 1, "masking": "whole_word", "facts": facts, **changes})
+def source(packed, facts, seed=1, objective="mlm"):
+    masking = "whole_word" if objective.startswith("mlm") else "token"
+    return BatchSource(make_objective(objective, packed, facts, masking=masking), seed=seed)
 
 
 def plans(*stages):
@@ -74,7 +76,7 @@ def test_processes_and_micro_batches_only_divide_the_work(packed, facts):
 def test_an_epoch_reads_every_block_once(packed, facts):
     (plan,) = plans(Stage(1.0, 32, 1, 0.25))
     batches = source(packed, facts)
-    size = batches.rows_per_epoch(32)
+    size = batches.objective.count(32)
     read = [batches.rows_of_step(plan, step)[0] for step in range(2 * size)]
     assert sorted(row for epoch, row in read if epoch == 0) == list(range(size))
     assert sorted(row for epoch, row in read if epoch == 1) == list(range(size))
@@ -111,7 +113,7 @@ def test_text_that_looks_like_a_special_token_stays_text(tokenizer, tmp_path):
 
 def test_segment_pairs_are_half_true_continuations(packed, facts, tokenizer):
     (plan,) = plans(Stage(1.0, 32, 64, 0.2))
-    batches = source(packed, facts, next_sentence=True)
+    batches = source(packed, facts, objective="mlm_nsp")
     stream = packed.tokens.tolist()
     text = " ".join(map(str, stream))
     labels = []

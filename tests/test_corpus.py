@@ -126,13 +126,13 @@ def test_missing_sources_are_named(tmp_path):
 def test_a_vocabulary_larger_than_the_corpus_allows(documents):
     with pytest.raises(UserError, match=r"vocab_size is 50000, but the corpus allows only \d+ pieces"):
         train_tokenizer(
-            lambda: documents, vocab_size=50000, lowercase=True, max_length=64, token_types=False, progress=False
+            lambda: documents, vocab_size=50000, lowercase=True, max_length=64, family="encoder", progress=False
         )
 
 
 def test_a_corpus_smaller_than_one_block(documents, tmp_path):
     tokenizer = train_tokenizer(
-        lambda: documents, vocab_size=120, lowercase=True, max_length=64, token_types=False, progress=False
+        lambda: documents, vocab_size=120, lowercase=True, max_length=64, family="encoder", progress=False
     )
     write_packed(documents[:1], tokenizer, tmp_path / "x.bin")
     with pytest.raises(UserError, match="less than one block of 4096"):
@@ -143,7 +143,7 @@ def test_tokenizer_saves_as_a_fast_one_and_reads_back(documents, tmp_path):
     from transformers import AutoTokenizer
 
     tokenizer = train_tokenizer(
-        lambda: documents, vocab_size=120, lowercase=True, max_length=64, token_types=True, progress=False
+        lambda: documents, vocab_size=120, lowercase=True, max_length=64, family="bert", progress=False
     )
     tokenizer.save_pretrained(tmp_path)
     loaded = AutoTokenizer.from_pretrained(tmp_path)
@@ -159,7 +159,7 @@ def test_two_processes_train_the_same_tokenizer(corpus_file, tmp_path):
     program = (
         "import sys; from pretrain.corpus import open_corpus; from pretrain.tokenizer import train_tokenizer\n"
         "corpus = open_corpus([sys.argv[1]], text_field='text', validation_share=0.1)\n"
-        "tokenizer = train_tokenizer(corpus.train, vocab_size=120, lowercase=True, max_length=64, token_types=False,"
+        "tokenizer = train_tokenizer(corpus.train, vocab_size=120, lowercase=True, max_length=64, family='encoder',"
         " progress=False)\n"
         "tokenizer.save_pretrained(sys.argv[2])"
     )

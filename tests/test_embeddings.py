@@ -16,7 +16,8 @@ VOCABULARY = 20
 @pytest.fixture(scope="module")
 def facts():
     special = np.arange(VOCABULARY) < 5
-    return VocabularyFacts(CLS, SEP, MASK, PAD, special, np.ones(VOCABULARY, bool), np.flatnonzero(~special))
+    ordinary = np.flatnonzero(~special)
+    return VocabularyFacts(CLS, SEP, MASK, PAD, special, np.ones(VOCABULARY, bool), ordinary, ordinary[:0])
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pretrain.masking import choose_targets, group_tokens, hide
+from pretrain.objectives.masking import choose_targets, group_tokens, hide
 
 STARTS_WORD = np.array([1, 1, 0, 0, 1, 1, 0, 1, 1, 0] * 12, dtype=bool)
 MASKABLE = np.ones(120, dtype=bool)

@@ -12,7 +12,15 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForPreTraining, AutoTokenizer, pipeline
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForPreTraining,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    pipeline,
+)
 
 import hf_tiny_transformer  # noqa: F401  (registers the families)
 from hf_tiny_transformer.runs import run_cli
@@ -176,7 +184,7 @@ def test_minutes_fix_the_steps_once(corpus_file, tmp_path):
 
 
 def test_next_sentence_pretraining(corpus_file, tmp_path):
-    changes = [flag for flag in TINY if not flag.startswith("--examples")]
+    changes = without(TINY, "--examples")
     output = tmp_path / "nsp"
     flags = ["--recipe=bert-nsp", "--corpus", str(corpus_file), "--output", str(output), "--max-steps=6", *changes]
     assert run_cli(lambda: main(flags)) == 0
@@ -184,6 +192,45 @@ def test_next_sentence_pretraining(corpus_file, tmp_path):
     assert type(model).__name__ == "TinyTransformerBertForPreTraining"
     assert not loading["missing_keys"]
     assert 0 <= json.loads((output / "training/summary.json").read_text())["validation_next_sentence_accuracy"] <= 1
+
+
+def without(flags, *names):
+    """The flags but those named."""
+    return [flag for flag in flags if not flag.startswith(names)]
+
+
+NO_MASKS = (
+    '--stages=[{"share": 0.5, "block_size": 16, "batch_size": 8}, {"share": 0.5, "block_size": 32, "batch_size": 4}]'
+)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "flags", "auto_class"),
+    [
+        ("decoder", [*without(TINY, "--stages", "--examples"), NO_MASKS], AutoModelForCausalLM),
+        ("seq2seq", without(TINY, "--vocab_size"), AutoModelForSeq2SeqLM),
+    ],
+)
+def test_other_families_pretrain_resume_and_show_what_they_do(recipe, flags, auto_class, corpus_file, tmp_path, capsys):
+    """The same loop: a run that stopped half-way ends with the same bytes; each model is used for what it is for."""
+    flags = [f"--recipe={recipe}", "--corpus", str(corpus_file), *flags, "--vocab_size=180", "--save-steps=6"]
+    for output in ("whole", "half"):
+        assert run_cli(lambda output=output: main([*flags, "--output", str(tmp_path / output), "--max-steps=12"])) == 0
+    shown = [line for line in capsys.readouterr().out.splitlines() if "  ->  " in line]
+    assert shown and all(line in (tmp_path / "half" / "README.md").read_text() for line in shown)
+    shutil.rmtree(tmp_path / "half" / "checkpoints" / "step-12")
+    assert run_cli(lambda: main([*flags, "--output", str(tmp_path / "half"), "--max-steps=12", "--resume"])) == 0
+    assert_same_weights(tmp_path / "whole", tmp_path / "half")
+    for place in ("whole", "whole/checkpoints/step-0"):
+        model, loading = auto_class.from_pretrained(tmp_path / place, output_loading_info=True)
+        assert not loading["missing_keys"] and not loading["unexpected_keys"]
+        tokenizer = AutoTokenizer.from_pretrained(tmp_path / place)
+        written = model.generate(
+            **tokenizer(["the music", "every"], padding=True, return_tensors="pt"), max_new_tokens=4
+        )
+        assert written.shape[0] == 2
+    losses = [m["loss"] for m in read_metrics(tmp_path / "whole/training/metrics.jsonl")]
+    assert losses[-1] < losses[0]
 
 
 def test_two_processes_equal_one(corpus_file, tmp_path):

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from transformers.utils import ModelOutput
 
-from .masking import IGNORED
+from .objectives.masking import IGNORED
 
 TARGETS = ("labels", "next_sentence_label")  # what the loss reads; everything else is model input
 
