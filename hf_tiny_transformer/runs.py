@@ -15,22 +15,44 @@ from pathlib import Path
 from typing import Any
 
 EXIT_BAD_INPUT = 2
-EXIT_INTERRUPTED = 130
+EXIT_DIVERGED = 3
+EXIT_INTERRUPTED = 130  # what a shell reports for Ctrl-C
+EXIT_TERMINATED = 143  # and for SIGTERM
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # from glibc's malloc.h
 
 
-class UserError(Exception):
+class RunError(Exception):
+    """Ends a run with one line on stderr and the exit status of its class."""
+
+    exit_status = 1
+
+
+class UserError(RunError):
     """Something the user can mend. The message is one line: what is wrong, in which file or field, and what to do."""
+
+    exit_status = EXIT_BAD_INPUT
+
+
+class DivergedError(RunError):
+    """The loss is not finite, or has exploded."""
+
+    exit_status = EXIT_DIVERGED
+
+
+class TerminatedError(RunError):
+    """SIGTERM came; everything is saved."""
+
+    exit_status = EXIT_TERMINATED
 
 
 def run_cli(main: Callable[[], None]) -> int:
-    """Runs `main` and turns its errors into exit codes: `UserError` prints one line on stderr and gives 2,
+    """Runs `main` and turns its errors into exit codes: a `RunError` prints one line on stderr and gives its own,
     Ctrl-C gives 130. Anything else is a bug of ours and keeps its traceback."""
     try:
         main()
-    except UserError as error:
+    except RunError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return EXIT_BAD_INPUT
+        return error.exit_status
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED

@@ -20,11 +20,15 @@ _NAME = re.compile(r"step-(\d+)")
 
 @dataclass
 class Progress:
-    """How far a run is. `step` counts finished optimizer steps; `seconds` is training time over all its parts."""
+    """How far a run is. `step` counts finished steps, `skipped` those of them that were passed over; `seconds` is
+    training time over all parts of the run."""
 
     step: int = 0
     tokens: int = 0
     seconds: float = 0.0
+    skipped: int = 0
+    best_step: int = 0
+    best_validation_loss: float | None = None
 
 
 def save_checkpoint(
@@ -35,7 +39,7 @@ def save_checkpoint(
     tokenizer: PreTrainedTokenizerFast,
 ) -> Path:
     """Writes checkpoints/step-N beside its place and renames it there when it is whole."""
-    directory = run / "checkpoints" / f"step-{progress.step}"
+    directory = checkpoint_path(run, progress.step)
     with atomic_directory(directory) as staging:
         model.save_pretrained(staging)
         tokenizer.save_pretrained(staging)
@@ -45,10 +49,21 @@ def save_checkpoint(
     return directory
 
 
+def checkpoint_path(run: Path, step: int) -> Path:
+    """Where the checkpoint of a step lies."""
+    return run / "checkpoints" / f"step-{step}"
+
+
+def checkpoint_steps(run: Path) -> list[int]:
+    """The steps that have one, rising. What a crash left half-written never carries its name."""
+    found = (run / "checkpoints").glob("step-*")
+    return sorted(int(m[1]) for p in found if (m := _NAME.fullmatch(p.name)) and (p / STATE_FILE).is_file())
+
+
 def latest_checkpoint(run: Path) -> Path | None:
-    """The checkpoint with the highest step, or None. What a crash left half-written never carries that name."""
-    found = [p for p in (run / "checkpoints").glob("step-*") if _NAME.fullmatch(p.name) and (p / STATE_FILE).is_file()]
-    return max(found, key=lambda p: int(_NAME.fullmatch(p.name)[1]), default=None)
+    """The checkpoint with the highest step, or None."""
+    steps = checkpoint_steps(run)
+    return checkpoint_path(run, steps[-1]) if steps else None
 
 
 def load_checkpoint(directory: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> Progress:

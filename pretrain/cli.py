@@ -14,7 +14,9 @@ from transformers.utils import logging as transformers_logging
 from hf_tiny_transformer.runs import UserError
 
 from .recipe import DEFAULT_RECIPE, Recipe, find_recipe
-from .run import RECIPE_FILE, RunSettings, pretrain
+from .record import RECIPE_FILE
+from .run import pretrain
+from .settings import RunSettings
 
 RECIPE_FLAG = "--recipe"
 
@@ -48,7 +50,10 @@ def parse(argv: list[str]) -> tuple[RunSettings, Recipe]:
         "--corpus", type=str, nargs="+", default=["sample"], help="sample, files, folders, globs, hub:NAME"
     )
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint of the run in --output")
-    parser.add_class_arguments(RunSettings, skip={"output", "corpus", "resume"}, as_group=False)
+    parser.add_argument(
+        "--save_best", action="store_true", help="keep the checkpoint of the lowest validation loss, and publish it"
+    )
+    parser.add_class_arguments(RunSettings, skip={"output", "corpus", "resume", "save_best"}, as_group=False)
     parser.add_class_arguments(Recipe, as_group=False)
     try:
         values = parser.parse_args([RECIPE_FLAG, str(recipe_name), *rest])

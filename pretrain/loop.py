@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +15,8 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from hf_tiny_transformer.runs import DivergedError
+
 from .batches import BatchSource
 from .checkpoint import Progress
 from .loss import count_targets, loss_share, predict
@@ -21,11 +25,30 @@ from .recipe import Recipe
 from .schedule import StagePlan, learning_rate_factor, plan_stages
 
 MicroBatches = list[dict[str, torch.Tensor]]
+logger = logging.getLogger(__name__)
+
+
+EXPLODED = 2.0  # a loss above so many times log(vocabulary), what pure guessing costs, is no setback any more
+
+
+@dataclass
+class StepFigures:
+    """Of one step, over all processes. `grad_norm` is that of the gradient before clipping."""
+
+    loss: float
+    grad_norm: float
+    is_sound: bool
+    stop_requested: bool
 
 
 @dataclass
 class TrainingLoop:
-    """What a run trains and with what; `run` moves it on."""
+    """What a run trains and with what; `run` moves it on.
+
+    Args:
+        skip_bad_steps: how many steps with an unsound loss may be passed over.
+        stop_requested: asked at every step; where any process says yes, all stop after it.
+    """
 
     accelerator: Accelerator
     model: nn.Module
@@ -33,38 +56,71 @@ class TrainingLoop:
     batches: BatchSource
     recipe: Recipe
     max_steps: int
+    skip_bad_steps: int = 0
+    stop_requested: Callable[[], bool] = lambda: False
 
-    def run(self, progress: Progress, after_step: Callable[[Progress, dict], None]) -> None:
-        """Trains from `progress.step` to `max_steps`; calls `after_step(progress, figures)` after each step."""
+    def run(self, progress: Progress, after_step: Callable[[Progress, dict], None]) -> bool:
+        """Trains from `progress.step` to `max_steps`; calls `after_step(progress, figures)` after each step.
+
+        Returns whether it came to the end, or was asked to stop.
+
+        Raises:
+            DivergedError: more steps than `skip_bad_steps` were unsound; the weights are those before the last of them.
+        """
         self.model.train()
         for step, plan, micro_batches in self._prefetched(progress.step):
             start = time.perf_counter()
             factor = learning_rate_factor(step, self.max_steps, warmup=self.recipe.warmup, decay=self.recipe.decay)
             learning_rate = set_learning_rate(self.optimizers, factor)
-            loss, grad_norm = self.step(step, micro_batches)
+            figures = self.step(step, micro_batches)
+            if not figures.is_sound:
+                self._skip(step, plan, figures, progress)
             progress.step = step + 1
             progress.tokens += plan.stage.batch_size * plan.stage.block_size
             progress.seconds += time.perf_counter() - start
-            after_step(progress, {"loss": loss, "learning_rate": learning_rate, "grad_norm": grad_norm})
+            kept = {"loss": figures.loss, "learning_rate": learning_rate, "grad_norm": figures.grad_norm}
+            after_step(progress, kept)
+            if figures.stop_requested:
+                return False
+        return True
 
-    def step(self, step: int, micro_batches: MicroBatches) -> tuple[float, float]:
-        """One optimizer step; returns the loss over all processes and the norm of the gradient before clipping."""
+    def step(self, step: int, micro_batches: MicroBatches) -> StepFigures:
+        """One optimizer step, unless its loss or gradient is unsound."""
         self._seed_dropout(step)
         device, world = self.accelerator.device, self.accelerator.num_processes
         totals = self.accelerator.reduce(sum(map(count_targets, micro_batches)).to(device), reduction="sum")
-        total_loss = torch.zeros((), device=device)
+        sums = torch.tensor([0.0, float(self.stop_requested())], device=device)  # loss, wish to stop
         for number, batch in enumerate(micro_batches):
             is_last = number == len(micro_batches) - 1
             with nullcontext() if is_last else self.accelerator.no_sync(self.model):
                 batch = {name: tensor.to(device) for name, tensor in batch.items()}
                 loss = loss_share(predict(self.model, batch), batch, totals)
                 self.accelerator.backward(loss * world)  # DDP averages gradients over processes; shares want the sum
-                total_loss += loss.detach()
-        grad_norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.gradient_clip)
+                sums[0] += loss.detach()
+        grad_norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.gradient_clip))
+        loss, wishes = self.accelerator.reduce(sums, reduction="sum").tolist()
+        vocabulary = self.accelerator.unwrap_model(self.model).config.vocab_size
+        is_sound = math.isfinite(grad_norm) and loss <= EXPLODED * math.log(vocabulary)  # a NaN is not <= anything
         for optimizer in self.optimizers:
-            optimizer.step()
+            if is_sound:
+                optimizer.step()
             optimizer.zero_grad()
-        return self.accelerator.reduce(total_loss, reduction="sum").item(), float(grad_norm)
+        return StepFigures(loss, grad_norm, is_sound, stop_requested=wishes > 0)
+
+    def _skip(self, step: int, plan: StagePlan, figures: StepFigures, progress: Progress) -> None:
+        """Counts an unsound step, and says which rows it read."""
+        progress.skipped += 1
+        rows = ", ".join(f"{row}" for _, row in self.batches.rows_of_step(plan, step))
+        what = (
+            f"step {step + 1}: loss {figures.loss:.4g}, gradient norm {figures.grad_norm:.4g}, "
+            f"on blocks {rows} of {plan.stage.block_size} tokens"
+        )
+        if progress.skipped > self.skip_bad_steps:
+            raise DivergedError(
+                f"{what}. The last checkpoint is good: --resume --skip-bad-steps {progress.skipped} passes over it; "
+                "where that does not help, begin anew with a lower learning rate"
+            )
+        logger.warning("passed over %s", what)
 
     def measure_step_seconds(self, *, warm_up: int = 3, timed: int = 8) -> float:
         """Seconds per step, averaged over the stages by their shares, of the slowest process.

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import resource
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from tqdm import tqdm
 
 from .checkpoint import Progress
@@ -22,10 +25,21 @@ class Reporter:
 
     A line of metrics.jsonl holds the figures of its one step (not means over steps, so that a resumed run writes the
     same lines) and the rate since the line before.
+
+    Args:
+        track: gets each line and its step too: a tracker such as TensorBoard.
     """
 
-    def __init__(self, path: Path, *, max_steps: int, progress: Progress, speaks: bool):
-        self.path, self.max_steps, self.speaks = path, max_steps, speaks
+    def __init__(
+        self,
+        path: Path,
+        *,
+        max_steps: int,
+        progress: Progress,
+        speaks: bool,
+        track: Callable[[dict[str, float], int], None],
+    ):
+        self.path, self.max_steps, self.speaks, self.track = path, max_steps, speaks, track
         self.last = (progress.tokens, progress.seconds)
         if speaks:
             _drop_lines_after(path, progress.step)
@@ -47,9 +61,11 @@ class Reporter:
             **figures,
             "tokens_per_second": round(tokens / max(seconds, 1e-9)),
             "seconds": round(progress.seconds, 2),
+            "memory_gib": round(peak_memory() / 2**30, 3),
         }
         with self.path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(line) + "\n")
+        self.track({name: value for name, value in line.items() if name != "step"}, progress.step)
         if validated:
             self.validation = f", validation {figures['validation_loss']:.3f}"
         if validated or self._due(progress.step, LOG_LINES_PER_RUN):
@@ -71,6 +87,13 @@ class Reporter:
         validation = self.validation if "validation_loss" in line else ""
         text = f"step {line['step']}/{self.max_steps}: loss {line['loss']:.3f}{validation}, {rate}"
         logger.info("%s, %d:%02d left", text, *divmod(left, 60))
+
+
+def peak_memory() -> int:
+    """Bytes: of the GPU's memory where there is one, else of this process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def read_metrics(path: Path) -> list[dict]:

@@ -53,7 +53,7 @@ def publish(
         "steps": progress.step,
         "tokens": progress.tokens,
         "parameters": sum(p.numel() for p in model.parameters()),
-        **{name: value for name, value in metrics[-1].items() if name.startswith("validation_")},
+        **_validation_figures(metrics, progress.step),
         "timings": timings,
         "examples": examples,
     }
@@ -62,6 +62,12 @@ def publish(
     for line in examples:
         print(line)
     print(f"{output}: validation loss {summary['validation_loss']:.3f} after {progress.tokens:,} tokens")
+
+
+def _validation_figures(metrics: list[dict], step: int) -> dict[str, float]:
+    """Those of the published step."""
+    line = next(line for line in reversed(metrics) if line["step"] == step)
+    return {name: value for name, value in line.items() if name.startswith("validation_")}
 
 
 def _save_model(output: Path, model: PreTrainedModel, data: PreparedData) -> None:

@@ -98,7 +98,7 @@ def test_training_learns_and_its_figures_agree_with_the_model(run, corpus_file, 
 
     from pretrain.cli import parse
     from pretrain.prepare import prepare_data
-    from pretrain.run import _batch_source
+    from pretrain.build import batch_source
     from pretrain.validation import MASK_RATE, SEED, validate
 
     long = pretrain(corpus_file, tmp_path / "long", "--max-steps=240")
@@ -107,7 +107,7 @@ def test_training_learns_and_its_figures_agree_with_the_model(run, corpus_file, 
     accelerator = Accelerator()
     _, recipe = parse(command(corpus_file, long))
     data = prepare_data([str(corpus_file)], "text", recipe, accelerator)
-    source = _batch_source(recipe, data, data.validation_tokens, "validation", SEED)
+    source = batch_source(recipe, data, data.validation_tokens, "validation", SEED)
     batches = list(source.validation_batches(32, mask_rate=MASK_RATE, blocks=8, size=4))
     again = validate(AutoModelForMaskedLM.from_pretrained(long), batches, accelerator)["validation_loss"]
     assert again == pytest.approx(losses[-1], abs=1e-6)

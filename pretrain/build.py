@@ -1,0 +1,88 @@
+"""From recipe and data to what trains: model, optimizers, batches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForPreTraining,
+    AutoModelForSeq2SeqLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+from .batches import BatchSource
+from .loop import TrainingLoop
+from .objectives import make_objective
+from .optimizer import build_optimizers
+from .packing import open_packed
+from .prepare import PreparedData, initial_embeddings
+from .recipe import CONFIG_CLASSES, Recipe
+from .tokenizer import vocabulary_facts
+from .validation import MASK_RATE as VALIDATION_MASK_RATE
+from .validation import SEED as VALIDATION_SEED
+
+AUTO_CLASSES = {
+    "mlm": AutoModelForMaskedLM,
+    "mlm_nsp": AutoModelForPreTraining,
+    "next_token": AutoModelForCausalLM,
+    "span_corruption": AutoModelForSeq2SeqLM,
+}
+
+
+def build_model(recipe: Recipe, data: PreparedData, accelerator: Accelerator) -> PreTrainedModel:
+    """A fresh model of the recipe's family, sized for the tokenizer; tokens that the counts know start from them."""
+    config = CONFIG_CLASSES[recipe.family](**recipe.model, **_token_fields(recipe.family, data.tokenizer))
+    model = AUTO_CLASSES[recipe.objective].from_config(config)
+    if recipe.embedding_init == "cooccurrence":
+        vectors = torch.from_numpy(initial_embeddings(data, model.config.hidden_size, accelerator))
+        known = vectors.abs().sum(dim=1) > 0
+        with torch.no_grad():
+            model.get_input_embeddings().weight[known] = vectors[known]
+    return model
+
+
+def _token_fields(family: str, tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
+    """The config fields that the tokenizer decides."""
+    fields = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+    if family == "encoder":
+        fields |= {"cls_token_id": tokenizer.cls_token_id, "sep_token_id": tokenizer.sep_token_id}
+    if family in ("decoder", "seq2seq"):
+        fields |= {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    if family == "seq2seq":
+        fields["decoder_start_token_id"] = tokenizer.bos_token_id
+    return fields
+
+
+def build_loop(
+    recipe: Recipe, data: PreparedData, accelerator: Accelerator, *, seed: int, max_steps: int
+) -> TrainingLoop:
+    """Model, optimizers and batches, all from the seed; prepared for the devices at hand."""
+    set_seed(seed)
+    model = build_model(recipe, data, accelerator)
+    optimizers = build_optimizers(model, recipe)
+    model, *optimizers = accelerator.prepare(model, *optimizers)
+    batches = batch_source(recipe, data, data.train_tokens, "training", seed)
+    return TrainingLoop(accelerator, model, optimizers, batches, recipe, max_steps)
+
+
+def batch_source(recipe: Recipe, data: PreparedData, file: Path, what: str, seed: int) -> BatchSource:
+    """The batches of a file of packed tokens, named `what` in errors."""
+    facts = vocabulary_facts(data.tokenizer)
+    block_size = max(stage.block_size for stage in recipe.stages)
+    packed = open_packed(file, len(data.tokenizer), facts.cls_id, block_size=block_size, what=what)
+    masking = recipe.masking if what == "training" else "token"
+    return BatchSource(make_objective(recipe.objective, packed, facts, masking=masking), seed=seed)
+
+
+def validation_batches(recipe: Recipe, data: PreparedData) -> list[dict[str, torch.Tensor]]:
+    """The same batches each time; few enough to keep."""
+    source = batch_source(recipe, data, data.validation_tokens, "validation", VALIDATION_SEED)
+    block_size, size = recipe.stages[-1].block_size, recipe.micro_batch_size
+    mask_rate = None if recipe.objective == "next_token" else VALIDATION_MASK_RATE
+    return list(source.validation_batches(block_size, mask_rate=mask_rate, blocks=recipe.validation_blocks, size=size))

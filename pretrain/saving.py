@@ -1,0 +1,61 @@
+"""When a checkpoint is written, and which ones stay."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from .checkpoint import Progress, checkpoint_path, checkpoint_steps, save_checkpoint
+from .loop import TrainingLoop
+from .settings import RunSettings
+
+SAVES_PER_RUN = 4
+
+
+class Saver:
+    """Every process asks it after each step; the main one writes."""
+
+    def __init__(self, output: Path, loop: TrainingLoop, tokenizer: PreTrainedTokenizerFast, settings: RunSettings):
+        self.output, self.loop, self.tokenizer, self.settings = output, loop, tokenizer, settings
+        self.every_steps = settings.save_steps or max(1, loop.max_steps // SAVES_PER_RUN)
+        self.saved_at = time.monotonic()
+
+    def after_step(self, progress: Progress, figures: dict[str, float]) -> None:
+        """Notes a new best validation loss, and saves where that or the time asks for it."""
+        loss, best = figures.get("validation_loss"), progress.best_validation_loss
+        is_best = loss is not None and (best is None or loss < best)
+        if is_best:
+            progress.best_validation_loss, progress.best_step = loss, progress.step
+        if self._due(progress) or progress.step == self.loop.max_steps or (is_best and self.settings.save_best):
+            self.save(progress)
+
+    def save(self, progress: Progress) -> None:
+        """Writes the checkpoint of this step, then forgets what need not stay."""
+        self.saved_at = time.monotonic()
+        accelerator = self.loop.accelerator
+        if accelerator.is_main_process and progress.step not in checkpoint_steps(self.output):
+            model = accelerator.unwrap_model(self.loop.model)
+            save_checkpoint(self.output, progress, model, self.loop.optimizers, self.tokenizer)
+            self._forget(progress)
+
+    def _due(self, progress: Progress) -> bool:
+        if self.settings.save_minutes is None:
+            return progress.step % self.every_steps == 0
+        due = time.monotonic() - self.saved_at >= 60 * self.settings.save_minutes
+        if self.loop.accelerator.num_processes == 1:
+            return due
+        mine = torch.tensor([float(due)], device=self.loop.accelerator.device)
+        return bool(self.loop.accelerator.reduce(mine, reduction="sum").item())  # clocks differ; all save or none
+
+    def _forget(self, progress: Progress) -> None:
+        """Removes all but the last `keep_last`, step 0 and the best."""
+        if self.settings.keep_last is None:
+            return
+        steps = checkpoint_steps(self.output)
+        for step in steps[: -self.settings.keep_last]:
+            if step not in (0, progress.best_step):
+                shutil.rmtree(checkpoint_path(self.output, step))

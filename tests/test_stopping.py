@@ -1,0 +1,138 @@
+"""Protects a run that does not go smoothly: SIGTERM, a loss that is no number, and which checkpoints are left."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from test_pretrain import ROOT, assert_same_weights, command, pretrain, refused
+
+from hf_tiny_transformer.runs import EXIT_DIVERGED, EXIT_TERMINATED, run_cli
+from pretrain import loop as training_loop
+from pretrain.checkpoint import checkpoint_steps
+from pretrain.cli import main
+from pretrain.metrics import read_metrics
+
+
+def test_sigterm_saves_says_so_and_resume_ends_with_the_same_bytes(corpus_file, tmp_path):
+    flags = ("--max-steps=120", "--save-steps=50")
+    whole = pretrain(corpus_file, tmp_path / "whole", *flags)
+    arguments = [sys.executable, "-m", "pretrain", *command(corpus_file, tmp_path / "stopped", *flags)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    process = subprocess.Popen(arguments, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    metrics = tmp_path / "stopped" / "training" / "metrics.jsonl"
+    deadline = time.time() + 120
+    while not (metrics.is_file() and metrics.read_text().count("\n") > 3):
+        assert process.poll() is None, process.communicate()
+        assert time.time() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == EXIT_TERMINATED
+    (step,) = (s for s in checkpoint_steps(tmp_path / "stopped") if s % 50)
+    assert f"error: SIGTERM: saved at step {step} of 120; go on with --resume" in errors
+    assert not (tmp_path / "stopped" / "config.json").exists()
+    pretrain(corpus_file, tmp_path / "stopped", *flags, "--resume")
+    assert_same_weights(whole, tmp_path / "stopped")
+
+
+def test_a_loss_that_explodes_ends_the_run_and_leaves_the_last_checkpoint(corpus_file, tmp_path, capsys):
+    rates = ("--optimizer=adamw", "--learning_rate=1e6", "--warmup=0.5")
+    output = tmp_path / "out"
+    arguments = command(corpus_file, output, "--max-steps=40", "--save-steps=1", *rates)
+    assert run_cli(lambda: main(arguments)) == EXIT_DIVERGED
+    message = capsys.readouterr().err
+    assert "error: step " in message and "on blocks" in message and "--skip-bad-steps 1" in message
+    assert "Traceback" not in message
+    assert not (output / "config.json").exists()
+    last = checkpoint_steps(output)[-1]
+    assert f"step {last + 1}:" in message, "the step before it is saved, the bad one is not"
+    state = torch.load(output / f"checkpoints/step-{last}/training_state.pt", weights_only=True)
+    assert state["optimizers"]
+
+
+def test_a_bad_batch_is_passed_over_where_that_is_allowed(corpus_file, tmp_path, monkeypatch, capsys):
+    """Weights after a skipped step are those before it; the count survives a resume."""
+    loss_share = training_loop.loss_share
+    calls = []
+
+    def poisoned(outputs, batch, totals):
+        calls.append(0)
+        return loss_share(outputs, batch, totals) * (float("nan") if len(calls) == 5 else 1.0)
+
+    flags = ["--max-steps=8", "--save-steps=1", "--micro_batch_size=8", "--optimizer=adamw"]
+    monkeypatch.setattr(training_loop, "loss_share", poisoned)
+    assert run_cli(lambda: main(command(corpus_file, tmp_path / "stops", *flags))) == EXIT_DIVERGED
+    assert "step 5: loss nan" in capsys.readouterr().err
+    calls.clear()
+    output = pretrain(corpus_file, tmp_path / "goes-on", *flags, "--skip-bad-steps=1")
+    assert_same_weights(output / "checkpoints/step-4", output / "checkpoints/step-5")
+    with pytest.raises(AssertionError):
+        assert_same_weights(output / "checkpoints/step-5", output / "checkpoints/step-6")
+    assert json.loads((output / "checkpoints/step-8/training_state.json").read_text())["skipped"] == 1
+    assert json.loads((output / "checkpoints/step-4/training_state.json").read_text())["skipped"] == 0
+
+
+def validation_losses(output):
+    lines = read_metrics(output / "training/metrics.jsonl")
+    return {line["step"]: line["validation_loss"] for line in lines if "validation_loss" in line}
+
+
+def test_only_the_last_checkpoints_stay_and_the_best(corpus_file, tmp_path):
+    """Validation comes every 6 steps, so the best may be one that no save fell on."""
+    output = pretrain(corpus_file, tmp_path / "run", "--max-steps=60", "--save-steps=10", "--keep-last=2")
+    losses = validation_losses(output)
+    assert set(checkpoint_steps(output)) - {min(losses, key=losses.__getitem__)} <= {0, 50, 60}
+    assert {0, 50, 60} <= set(checkpoint_steps(output))
+
+
+def test_the_best_on_validation_is_published(corpus_file, tmp_path):
+    """A rate that rises until it ruins the model: the best step is not the last."""
+    flags = ("--optimizer=adamw", "--learning_rate=0.8", "--warmup=1.0", "--decay=0.0", "--save-best", "--keep-last=1")
+    output = pretrain(corpus_file, tmp_path / "run", "--max-steps=40", *flags)
+    losses = validation_losses(output)
+    best = min(losses, key=losses.__getitem__)
+    assert 0 < best < 40
+    assert checkpoint_steps(output) == [0, best, 40]
+    assert_same_weights(output, output / "checkpoints" / f"step-{best}")
+    summary = json.loads((output / "training/summary.json").read_text())
+    assert (summary["steps"], summary["validation_loss"]) == (best, losses[best])
+
+
+def test_saving_by_minutes(corpus_file, tmp_path):
+    output = pretrain(corpus_file, tmp_path / "run", "--max-steps=12", "--save-minutes=0.00001")
+    assert checkpoint_steps(output) == list(range(13)), "each step takes longer than that"
+    output = pretrain(corpus_file, tmp_path / "rare", "--max-steps=12", "--save-minutes=60")
+    assert checkpoint_steps(output) == [0, 12]
+
+
+def test_figures_go_to_a_tracker_too(corpus_file, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    output = pretrain(corpus_file, tmp_path / "run", "--max-steps=6", "--log-with=tensorboard")
+    (events,) = (output / "training").rglob("events.out.tfevents.*")
+    reader = EventAccumulator(str(events.parent))
+    reader.Reload()
+    logged = [(event.step, event.value) for event in reader.Scalars("loss")]
+    lines = read_metrics(output / "training/metrics.jsonl")
+    assert [step for step, _ in logged] == [line["step"] for line in lines]
+    assert [value for _, value in logged] == pytest.approx([line["loss"] for line in lines])
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--keep-last=0"], "--keep-last 0: must be positive"),
+        (["--save-minutes=1", "--save-steps=3"], "give one of them"),
+        (["--skip-bad-steps=-1"], "--skip-bad-steps -1: must not be negative"),
+        (["--log-with=paper"], "log_with"),
+        (["--log-with=trackio"], "--log-with trackio"),
+    ],
+)
+def test_wrong_settings_are_refused(flags, words, corpus_file, tmp_path, capsys):
+    assert words in refused(capsys, command(corpus_file, tmp_path / "out", *flags))
+    assert not (tmp_path / "out").exists()
