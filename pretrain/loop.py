@@ -68,7 +68,7 @@ class TrainingLoop:
             DivergedError: more steps than `skip_bad_steps` were unsound; the weights are those before the last of them.
         """
         self.model.train()
-        for step, plan, micro_batches in self._prefetched(progress.step):
+        for step, plan, micro_batches in self.prefetched(progress.step):
             start = time.perf_counter()
             factor = learning_rate_factor(step, self.max_steps, warmup=self.recipe.warmup, decay=self.recipe.decay)
             learning_rate = set_learning_rate(self.optimizers, factor)
@@ -147,7 +147,7 @@ class TrainingLoop:
         size = self.recipe.micro_batch_size
         return list(self.batches.micro_batches(plan, step, rank=rank, world=world, size=size))
 
-    def _prefetched(self, first_step: int) -> Iterator[tuple[int, StagePlan, MicroBatches]]:
+    def prefetched(self, first_step: int) -> Iterator[tuple[int, StagePlan, MicroBatches]]:
         """Each step's micro-batches, built by one thread while the step before is computed."""
         plans = plan_stages(self.recipe, self.max_steps)
         steps = ((step, plan) for plan in plans for step in range(max(plan.first, first_step), plan.last))

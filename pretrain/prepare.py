@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
+import shutil
 import sys
 import time
 from dataclasses import dataclass
@@ -13,18 +13,20 @@ from pathlib import Path
 
 import numpy as np
 from accelerate import Accelerator
+from filelock import FileLock
 from tqdm import tqdm
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from hf_tiny_transformer.runs import atomic_directory, atomic_write_json
 
+from .cache import cache_entry
 from .corpus import Corpus, open_corpus
 from .embeddings import cooccurrence_embeddings
 from .packing import open_packed, write_packed
 from .recipe import CONFIG_CLASSES, Recipe
 from .tokenizer import train_tokenizer, vocabulary_facts
 
-FORMAT = 3  # of what lies in the cache: raise it when tokenising or packing changes
+FORMAT = 4  # of what lies in the cache: raise it when tokenising or packing changes
 
 logger = logging.getLogger(__name__)
 
@@ -48,42 +50,35 @@ class PreparedData:
         return self.directory / "validation.bin"
 
 
-def cache_root() -> Path:
-    """`$HF_TINY_TRANSFORMER_CACHE`, else `hf_tiny_transformer` under `$XDG_CACHE_HOME` or ~/.cache."""
-    if "HF_TINY_TRANSFORMER_CACHE" in os.environ:
-        return Path(os.environ["HF_TINY_TRANSFORMER_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hf_tiny_transformer"
-
-
 def prepare_data(sources: list[str], text_field: str, recipe: Recipe, accelerator: Accelerator) -> PreparedData:
     """Reads the corpus; trains the tokenizer and packs unless the same text was prepared with the same settings before.
 
-    Every process surveys the corpus (so that each knows where to look), one prepares it, all wait for that one.
+    One process does it, all wait for that one.
 
     Raises:
-        UserError: see `Corpus.survey`, `train_tokenizer`.
+        UserError: see `open_corpus`, `train_tokenizer`.
     """
     start = time.perf_counter()
-    corpus = open_corpus(sources, text_field=text_field, validation_share=recipe.validation_share)
-    facts = corpus.survey()
-    settings = {
-        "format": FORMAT,
-        "corpus": facts.fingerprint,
-        "vocab_size": recipe.vocab_size,
-        "lowercase": recipe.lowercase,
-        "max_length": _max_length(recipe),
-        "family": recipe.family,
-    }
-    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:24]
-    directory = cache_root() / key
     with accelerator.main_process_first():
-        if not directory.is_dir():
-            _build(directory, corpus, recipe)
+        corpus = open_corpus(sources, text_field=text_field, validation_share=recipe.validation_share)
+        settings = {
+            "format": FORMAT,
+            "corpus": corpus.facts.fingerprint,
+            "vocab_size": recipe.vocab_size,
+            "lowercase": recipe.lowercase,
+            "max_length": _max_length(recipe),
+            "family": recipe.family,
+        }
+        directory = cache_entry("corpora", settings)
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{directory}.lock"):  # another run may want the same
+            if not directory.is_dir():
+                _build(directory, corpus, recipe)
     tokenizer = AutoTokenizer.from_pretrained(directory)
     stored = json.loads((directory / "facts.json").read_text(encoding="utf-8"))
     logger.info(
         "corpus: %s documents, %s training tokens, prepared in %.1f s",
-        f"{facts.documents:,}",
+        f"{corpus.facts.documents:,}",
         f"{stored['train_tokens']:,}",
         time.perf_counter() - start,
     )
@@ -105,8 +100,10 @@ def initial_embeddings(data: PreparedData, dimensions: int, accelerator: Acceler
 
 
 def _build(directory: Path, corpus: Corpus, recipe: Recipe) -> None:
+    """Trains the tokenizer and packs. What is finished of it lies beside until all is, and is not done again."""
     show_progress = sys.stderr.isatty()
-    with atomic_directory(directory) as staging:
+    unfinished = directory.with_name(f"{directory.name}.unfinished")
+    if not (unfinished / "tokenizer").is_dir():
         logger.info("corpus: training a tokenizer of %s pieces", f"{recipe.vocab_size:,}")
         tokenizer = train_tokenizer(
             corpus.train,
@@ -116,16 +113,21 @@ def _build(directory: Path, corpus: Corpus, recipe: Recipe) -> None:
             family=recipe.family,
             progress=show_progress,
         )
+        with atomic_directory(unfinished / "tokenizer") as staging:
+            tokenizer.save_pretrained(staging)
+    tokenizer = AutoTokenizer.from_pretrained(unfinished / "tokenizer")
+    logger.info("corpus: tokenising and packing")
+    with atomic_directory(directory) as staging:
         tokenizer.save_pretrained(staging)
-        logger.info("corpus: tokenising and packing")
         documents = tqdm(
             corpus.train(), total=corpus.facts.documents, unit="documents", disable=not show_progress, leave=False
         )
         counts = {
-            "train_tokens": write_packed(documents, tokenizer, staging / "train.bin"),
-            "validation_tokens": write_packed(corpus.validation(), tokenizer, staging / "validation.bin"),
+            f"{name}_tokens": write_packed(texts, tokenizer, staging / f"{name}.bin", unfinished / name)
+            for name, texts in (("train", documents), ("validation", corpus.validation()))
         }
         atomic_write_json(staging / "facts.json", vars(corpus.facts) | counts)
+    shutil.rmtree(unfinished)
 
 
 def _max_length(recipe: Recipe) -> int:

@@ -94,12 +94,10 @@ def _train_pieces(
     The trainer meets continuing letters in the order of a hash table, another in every process, and breaks ties between
     merges by that order. Given to it as special tokens, in sorted order, they are known before.
     """
-    words: set[str] = set()
+    letters: set[str] = set()
     for document in read_documents():
-        words.update(normalizer.normalize_str(document).split())
-    letters = sorted(
-        letter for letter in {letter for word in words for letter in word[1:]} if not _stands_alone(letter)
-    )
+        letters.update(*(word[1:] for word in set(normalizer.normalize_str(document).split())))
+    letters = sorted(letter for letter in letters if not _stands_alone(letter))
     scratch = Tokenizer(WordPiece(unk_token=UNK, continuing_subword_prefix=CONTINUATION))
     scratch.normalizer, scratch.pre_tokenizer = normalizer, pre_tokenizers.BertPreTokenizer()
     trainer = trainers.WordPieceTrainer(

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from pretrain import packing
 from pretrain.batches import BatchSource
 from pretrain.objectives import make_objective
 from pretrain.objectives.masking import IGNORED
@@ -25,7 +26,7 @@ def tokenizer(documents):
 @pytest.fixture(scope="module")
 def packed(documents, tokenizer, tmp_path_factory):
     path = tmp_path_factory.mktemp("packed") / "train.bin"
-    write_packed(documents, tokenizer, path)
+    write_packed(documents, tokenizer, path, tmp_path_factory.mktemp("shards"))
     return open_packed(path, len(tokenizer), tokenizer.cls_token_id, block_size=32, what="training")
 
 
@@ -104,7 +105,7 @@ def test_positions_restart_at_every_document():
 
 
 def test_text_that_looks_like_a_special_token_stays_text(tokenizer, tmp_path):
-    write_packed(["the [MASK] film [SEP] ends"], tokenizer, tmp_path / "x.bin")
+    write_packed(["the [MASK] film [SEP] ends"], tokenizer, tmp_path / "x.bin", tmp_path / "shards")
     ids = np.fromfile(tmp_path / "x.bin", dtype=np.uint16)
     assert tokenizer.mask_token_id not in ids
     assert (ids == tokenizer.sep_token_id).sum() == 1
@@ -155,3 +156,25 @@ def test_learning_rate_rises_stays_and_falls_to_zero():
     assert factors[100:599] == [1.0] * 499
     assert 0 < factors[-1] < 0.002
     assert all(b <= a for a, b in pairwise(factors[599:]))
+
+
+def test_packing_goes_on_behind_the_last_whole_shard(documents, tokenizer, tmp_path, monkeypatch):
+    """After a crash the same bytes, and nothing that was finished is tokenised again."""
+    monkeypatch.setattr(packing, "SHARD", 70)
+    monkeypatch.setattr(packing, "BATCH", 30)
+    whole = tmp_path / "whole.bin"
+    count = write_packed(documents, tokenizer, whole, tmp_path / "a")
+    assert len(list((tmp_path / "a").iterdir())) == -(-len(documents) // 70)
+
+    def interrupted():
+        yield from documents[:150]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_packed(interrupted(), tokenizer, tmp_path / "half.bin", tmp_path / "b")
+    done = sorted(path.name for path in (tmp_path / "b").glob("*.bin"))
+    assert done == ["000000.bin", "000001.bin"] and not (tmp_path / "half.bin").exists()
+    times = [(tmp_path / "b" / name).stat().st_mtime_ns for name in done]
+    assert write_packed(documents, tokenizer, tmp_path / "half.bin", tmp_path / "b") == count
+    assert (tmp_path / "half.bin").read_bytes() == whole.read_bytes()
+    assert [(tmp_path / "b" / name).stat().st_mtime_ns for name in done] == times

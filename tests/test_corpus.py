@@ -11,14 +11,15 @@ import pyarrow.parquet
 import pytest
 
 from hf_tiny_transformer.runs import UserError
+from pretrain import survey
 from pretrain.corpus import open_corpus
 from pretrain.packing import open_packed, write_packed
+from pretrain.readers import open_sources
 from pretrain.tokenizer import train_tokenizer
 
 
-def read(*sources, text_field="text", share=0.1):
-    corpus = open_corpus([str(s) for s in sources], text_field=text_field, validation_share=share)
-    return sorted([*corpus.train(), *corpus.validation()])
+def read(*names, text_field="text"):
+    return sorted(survey.documents_of(open_sources([str(name) for name in names], text_field=text_field)))
 
 
 TEXTS = sorted(["first document", 'second, with "quotes" and, commas', "third\nof two lines", "Größe, 電影, 🎬"])
@@ -69,8 +70,37 @@ def test_a_text_file_without_empty_lines_has_a_document_on_each_line(tmp_path):
 def test_duplicates_are_dropped_and_counted(tmp_path):
     write_format(tmp_path / "a.txt", [f"document {i % 50}" for i in range(200)])
     corpus = open_corpus([str(tmp_path / "a.txt")], text_field="text", validation_share=0.2)
-    facts = corpus.survey()
-    assert (facts.documents, facts.duplicates) == (50, 150)
+    assert (corpus.facts.documents, corpus.facts.duplicates) == (50, 150)
+    kept = sorted([*corpus.train(), *corpus.validation()])
+    assert kept == sorted({f"document {i}" for i in range(50)})
+    assert corpus.facts.characters == sum(map(len, kept))
+
+
+def test_duplicates_are_found_wherever_they_lie(tmp_path, monkeypatch):
+    """In chunks and comparisons much smaller than the corpus, the first of equal documents stays."""
+    monkeypatch.setattr(survey, "CHUNK", 7)
+    monkeypatch.setattr(survey, "PART", 16)
+    texts = [f"document {i * i % 211}" for i in range(500)]
+    write_format(tmp_path / "a.txt", texts)
+    corpus = open_corpus([str(tmp_path / "a.txt")], text_field="text", validation_share=0.2)
+    held_out = list(corpus.validation())
+    assert [text for text in dict.fromkeys(texts) if text not in held_out] == list(corpus.train())
+    assert corpus.facts.documents == len(set(texts)) == len(held_out) + len(list(corpus.train()))
+    assert corpus.facts.duplicates == 500 - len(set(texts))
+
+
+def test_a_corpus_is_surveyed_again_only_when_it_changed(tmp_path, monkeypatch):
+    path = write_format(tmp_path / "a.txt", [f"document {i}" for i in range(100)])
+
+    def fingerprint():
+        return open_corpus([str(path)], text_field="text", validation_share=0.2).facts.fingerprint
+
+    first = fingerprint()
+    with monkeypatch.context() as patched:
+        patched.setattr(survey, "_survey", None)  # would fail if it were called
+        assert fingerprint() == first
+    write_format(path, [f"document {i}" for i in range(99)] + ["another one"])
+    assert fingerprint() != first
 
 
 def test_the_split_depends_on_each_document_alone(tmp_path):
@@ -110,7 +140,7 @@ def test_bad_files_are_named_with_what_to_do(name, tmp_path):
     content, message = BAD_FILES[name]
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=message):
-        open_corpus([str(tmp_path / name)], text_field="text", validation_share=0.1).survey()
+        open_corpus([str(tmp_path / name)], text_field="text", validation_share=0.1)
 
 
 def test_missing_sources_are_named(tmp_path):
@@ -134,7 +164,7 @@ def test_a_corpus_smaller_than_one_block(documents, tmp_path):
     tokenizer = train_tokenizer(
         lambda: documents, vocab_size=120, lowercase=True, max_length=64, family="encoder", progress=False
     )
-    write_packed(documents[:1], tokenizer, tmp_path / "x.bin")
+    write_packed(documents[:1], tokenizer, tmp_path / "x.bin", tmp_path / "shards")
     with pytest.raises(UserError, match="less than one block of 4096"):
         open_packed(tmp_path / "x.bin", 120, 2, block_size=4096, what="training")
 

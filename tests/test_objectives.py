@@ -34,7 +34,7 @@ def facts(tokenizer):
 @pytest.fixture(scope="module")
 def packed(documents, tokenizer, tmp_path_factory):
     path = tmp_path_factory.mktemp("packed") / "train.bin"
-    write_packed(documents, tokenizer, path)
+    write_packed(documents, tokenizer, path, tmp_path_factory.mktemp("shards"))
     return open_packed(path, len(tokenizer), tokenizer.cls_token_id, block_size=LENGTH, what="training")
 
 

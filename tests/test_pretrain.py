@@ -96,9 +96,9 @@ def test_training_learns_and_its_figures_agree_with_the_model(run, corpus_file, 
     """The validation loss in the card is what the saved model has."""
     from accelerate import Accelerator
 
+    from pretrain.build import batch_source
     from pretrain.cli import parse
     from pretrain.prepare import prepare_data
-    from pretrain.build import batch_source
     from pretrain.validation import MASK_RATE, SEED, validate
 
     long = pretrain(corpus_file, tmp_path / "long", "--max-steps=240")
