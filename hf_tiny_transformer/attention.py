@@ -177,6 +177,36 @@ def packed_documents(
     return documents
 
 
+def without_padding(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor | int]]:
+    """What flash attention needs to ask padded texts: transformers takes a mask for that of the queries, too, which in
+    cross-attention are another text's; told where each text begins, it needs none.
+
+    Args:
+        query, key, value: (B, H, T, D), (B, H, S, D), (B, H, S, D).
+        attention_mask: (B, S), 1 = real token, 0 = padding.
+
+    Returns:
+        The real tokens' keys and values, (1, H, N, D), and the keyword arguments that tell B texts of queries and of
+        keys apart.
+    """
+    batch_size, _, length, _ = query.shape
+    real = attention_mask.bool()
+    key, value = (states.transpose(1, 2)[real].transpose(0, 1).unsqueeze(0) for states in (key, value))
+    ends = real.sum(dim=-1).cumsum(dim=0)
+    return (
+        key,
+        value,
+        {
+            "cu_seq_lens_q": torch.arange(batch_size + 1, dtype=torch.int32, device=query.device) * length,
+            "cu_seq_lens_k": nn.functional.pad(ends, (1, 0)).to(torch.int32),
+            "max_length_q": length,
+            "max_length_k": real.shape[1],
+        },
+    )
+
+
 class MultiHeadAttention(nn.Module):
     """Multi-head attention (Vaswani et al. 2017, section 3.2.2).
 
@@ -229,6 +259,9 @@ class MultiHeadAttention(nn.Module):
                 key, value = cache.update(key, value, self.layer_idx)
         else:
             key, value = self._cross_keys_values(key_value_states, past_key_values)
+            if attention_mask is not None and is_flash_attention_requested(self.config):
+                key, value, lengths = without_padding(query, key, value, attention_mask)
+                attention_mask, kwargs = None, kwargs | lengths
 
         attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward

@@ -18,6 +18,16 @@ class TinyTransformerDecoderConfig(TinyTransformerTrunkConfig):
 
     model_type = "tiny_transformer_decoder"
     keys_to_ignore_at_inference = ["past_key_values"]
+    # tensor parallelism: each process holds some heads and some columns of the MLP, and their sums are added up
+    base_model_tp_plan = {
+        "layers.*.attention.q_proj": "colwise",
+        "layers.*.attention.k_proj": "colwise",
+        "layers.*.attention.v_proj": "colwise",
+        "layers.*.attention.o_proj": "rowwise",
+        "layers.*.mlp.gate_proj": "colwise",
+        "layers.*.mlp.up_proj": "colwise",
+        "layers.*.mlp.down_proj": "rowwise",
+    }
 
     classifier_dropout: float | int = probability(default=0.0)
     use_cache: bool = True

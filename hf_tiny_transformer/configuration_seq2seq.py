@@ -1,6 +1,8 @@
 # Copyright 2026 The hf_tiny_transformer authors. Licensed under the Apache License, Version 2.0.
 """Configuration of the Seq2Seq family."""
 
+import copy
+
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
 
@@ -42,8 +44,12 @@ class TinyTransformerSeq2SeqConfig(TinyTransformerTrunkConfig):
             raise ValueError(f"num_decoder_layers ({self.num_decoder_layers}) must be at least 1")
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
-        """One side's view of the config. transformers sizes the decoder's cache by its `num_hidden_layers`."""
-        config = super().get_text_config(decoder=decoder, encoder=encoder)
-        if decoder and not encoder:  # a copy, here
-            config.num_hidden_layers = self.num_decoder_layers
+        """One side's view of the config. transformers sizes the decoder's cache by its `num_hidden_layers`.
+
+        It is the config itself, so that what is set on it holds, unless the decoder differs in depth.
+        """
+        if not decoder or encoder or self.num_decoder_layers == self.num_hidden_layers:
+            return self
+        config = copy.deepcopy(self)
+        config.num_hidden_layers = self.num_decoder_layers
         return config

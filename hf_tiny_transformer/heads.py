@@ -8,6 +8,8 @@ A family's class provides `self.model` (the trunk), `self.transform` (features f
 **kwargs that the model divides by the count of a whole accumulated batch, and not divide itself.
 """
 
+from typing import Unpack
+
 import torch
 from torch.nn.functional import cross_entropy
 from transformers.modeling_outputs import (
@@ -17,7 +19,7 @@ from transformers.modeling_outputs import (
     SequenceClassifierOutput,
     TokenClassifierOutput,
 )
-from transformers.utils.generic import can_return_tuple
+from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
 from .layers import gather_targets
 
@@ -35,7 +37,7 @@ class MaskedLMForward:
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.LongTensor | None = None,
         target_positions: torch.LongTensor | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> MaskedLMOutput:
         """Args:
         labels: (B, T) token ids, -100 where nothing is to be predicted; with `target_positions` (N,) ids.
@@ -73,7 +75,7 @@ class SequenceClassificationForward:
         position_ids: torch.LongTensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> SequenceClassifierOutput:
         """Args:
         labels: (B,) class ids; (B,) floats for regression (num_labels 1); (B, num_labels) floats for multi-label.
@@ -107,7 +109,7 @@ class TokenClassificationForward:
         position_ids: torch.LongTensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.LongTensor | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> TokenClassifierOutput:
         """Args:
         labels: (B, T) class ids, -100 where a token has none (special tokens, later pieces of a word).
@@ -144,7 +146,7 @@ class QuestionAnsweringForward:
         inputs_embeds: torch.Tensor | None = None,
         start_positions: torch.LongTensor | None = None,
         end_positions: torch.LongTensor | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> QuestionAnsweringModelOutput:
         """Args:
         start_positions, end_positions: (B,) token indices; one outside the text is ignored.
@@ -184,7 +186,7 @@ class MultipleChoiceForward:
         position_ids: torch.LongTensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.LongTensor | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> MultipleChoiceModelOutput:
         """Args:
         input_ids, attention_mask, position_ids: (B, C, T); inputs_embeds: (B, C, T, D).

@@ -114,7 +114,7 @@ def last_token(hidden_states: torch.Tensor, attention_mask: torch.Tensor | None)
         return hidden_states[:, -1]
     positions = torch.arange(hidden_states.shape[1], device=hidden_states.device)
     last = (positions * (attention_mask != 0)).argmax(dim=-1)
-    return hidden_states[torch.arange(len(last), device=last.device), last]
+    return hidden_states[torch.arange(last.shape[0], device=last.device), last]
 
 
 def gather_targets(hidden_states: torch.Tensor, target_positions: torch.Tensor | None) -> torch.Tensor:

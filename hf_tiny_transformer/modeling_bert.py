@@ -1,6 +1,7 @@
 """The Bert family: post-norm, learned positions, token types, a pooler, masked-LM and next-sentence heads."""
 
 from dataclasses import dataclass
+from typing import Unpack
 
 import torch
 from torch import nn
@@ -8,7 +9,7 @@ from torch.nn.functional import cross_entropy
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutput, NextSentencePredictorOutput
-from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.generic import TransformersKwargs, can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .attention import MultiHeadAttention, bidirectional_mask
@@ -105,7 +106,7 @@ class TinyTransformerBertModel(TinyTransformerBertPreTrainedModel):
         token_type_ids: torch.LongTensor | None = None,
         position_ids: torch.LongTensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling:
         """Args:
         input_ids: (B, T); or inputs_embeds (B, T, hidden_size).
@@ -172,7 +173,7 @@ class TinyTransformerBertForPreTraining(TinyTransformerBertPreTrainedModel):
         labels: torch.LongTensor | None = None,
         next_sentence_label: torch.LongTensor | None = None,
         target_positions: torch.LongTensor | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> TinyTransformerBertForPreTrainingOutput:
         """Args:
         labels, target_positions: as in `MaskedLMForward.forward`.
@@ -241,7 +242,7 @@ class TinyTransformerBertForNextSentencePrediction(TinyTransformerBertPreTrained
         position_ids: torch.LongTensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.LongTensor | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> NextSentencePredictorOutput:
         """Args:
         labels: (B,), 0 = the second segment follows the first, 1 = it is a random one.

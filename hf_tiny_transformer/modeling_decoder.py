@@ -1,12 +1,14 @@
 """The Decoder family: the Encoder's blocks, each token blind to what comes after it, with a cache and `generate`."""
 
+from typing import Unpack
+
 import torch
 from torch import nn
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.generation import GenerationMixin
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions, CausalLMOutputWithPast
 from transformers.modeling_utils import slice_logits_to_keep
-from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.generic import TransformersKwargs, can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .attention import MultiHeadAttention, causal_mask
@@ -56,7 +58,7 @@ class TinyTransformerDecoderModel(TinyTransformerTrunk, TinyTransformerDecoderPr
         inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
         token_type_ids: torch.LongTensor | None = None,  # taken for callers that always send them; has no meaning here
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPastAndCrossAttentions:
         """Args:
         input_ids: (B, T); or inputs_embeds (B, T, hidden_size).
@@ -74,10 +76,12 @@ class TinyTransformerDecoderModel(TinyTransformerTrunk, TinyTransformerDecoderPr
             seen = 0 if past_key_values is None else past_key_values.get_seq_length()
             position_ids = (torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + seen).unsqueeze(0)
         hidden_states, position_embeddings = self.add_positions(inputs_embeds, position_ids)
+        encoder_hidden_states = kwargs.pop("encoder_hidden_states", None)
         for layer in self.layers:
             hidden_states = layer(
                 hidden_states,
-                attention_mask=mask,
+                mask,
+                encoder_hidden_states,  # by position: reentrant checkpointing carries no gradient to keywords
                 position_embeddings=position_embeddings,
                 position_ids=position_ids,
                 past_key_values=past_key_values,
@@ -92,6 +96,7 @@ class TinyTransformerDecoderForCausalLM(TinyTransformerDecoderPreTrainedModel, G
     """The trunk with a tied language-model head: the next token of every position."""
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+    _tp_plan = {"lm_head": "colwise_gather_output"}
 
     def __init__(self, config: TinyTransformerDecoderConfig):
         super().__init__(config)
@@ -112,7 +117,8 @@ class TinyTransformerDecoderForCausalLM(TinyTransformerDecoderPreTrainedModel, G
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         target_positions: torch.LongTensor | None = None,
-        **kwargs,
+        token_type_ids: torch.LongTensor | None = None,  # named, since `generate` refuses what a forward does not name
+        **kwargs: Unpack[TransformersKwargs],
     ) -> CausalLMOutputWithPast:
         """Args:
         labels: (B, T) token ids, -100 where nothing is to be predicted; position t is compared with label t + 1, so
@@ -128,6 +134,7 @@ class TinyTransformerDecoderForCausalLM(TinyTransformerDecoderPreTrainedModel, G
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
+            token_type_ids=token_type_ids,
             **kwargs,
         )
         hidden_states = slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep)

@@ -1,9 +1,11 @@
 """The Encoder family: pre-norm, no biases, rotary positions, gated GELU, embedding and final norm."""
 
+from typing import Unpack
+
 import torch
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutput
-from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.generic import TransformersKwargs, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .attention import MultiHeadAttention, bidirectional_mask
@@ -49,7 +51,7 @@ class TinyTransformerEncoderModel(TinyTransformerTrunk, TinyTransformerEncoderPr
         position_ids: torch.LongTensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         token_type_ids: torch.LongTensor | None = None,  # taken for callers that always send them; has no meaning here
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutput:
         """Args:
         input_ids: (B, T); or inputs_embeds (B, T, hidden_size).

@@ -1,5 +1,7 @@
 """The Seq2Seq family: the Encoder reads, the Decoder writes and asks it in every block (Vaswani et al. 2017)."""
 
+from typing import Unpack
+
 import torch
 from torch import nn
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
@@ -11,7 +13,7 @@ from transformers.modeling_outputs import (
     Seq2SeqModelOutput,
 )
 from transformers.modeling_utils import slice_logits_to_keep
-from transformers.utils.generic import can_return_tuple
+from transformers.utils.generic import TransformersKwargs, can_return_tuple
 from transformers.utils.output_capturing import OutputRecorder
 
 from .attention import MultiHeadAttention, cross_attention_mask
@@ -56,7 +58,7 @@ class TinyTransformerSeq2SeqDecoder(TinyTransformerDecoderModel):
         encoder_hidden_states: torch.Tensor | None = None,
         encoder_attention_mask: torch.Tensor | None = None,
         encoder_position_ids: torch.LongTensor | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPastAndCrossAttentions:
         """Args:
         encoder_hidden_states: (B, S, hidden_size), what the encoder answers with.
@@ -137,7 +139,7 @@ class TinyTransformerSeq2SeqModel(TinyTransformerSeq2SeqPreTrainedModel):
         use_cache: bool | None = None,
         position_ids: torch.LongTensor | None = None,
         decoder_position_ids: torch.LongTensor | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> Seq2SeqModelOutput:
         """Args:
         input_ids: (B, S) what is read; or inputs_embeds (B, S, hidden_size); or encoder_outputs of an earlier call.
@@ -213,7 +215,7 @@ class TinyTransformerSeq2SeqForConditionalGeneration(TinyTransformerSeq2SeqPreTr
         decoder_position_ids: torch.LongTensor | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         target_positions: torch.LongTensor | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> Seq2SeqLMOutput:
         """Args:
         labels: (B, T) what is to be written, -100 where nothing is; decoder_input_ids are made of it unless given.

@@ -8,13 +8,22 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_model
+from accelerate import Accelerator
+from safetensors.torch import load_file
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from transformers import PreTrainedTokenizerFast
 
 from hf_tiny_transformer.runs import UserError, atomic_directory, atomic_write_json
 
 STATE_FILE, OPTIMIZER_FILE = "training_state.json", "training_state.pt"
+WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 _NAME = re.compile(r"step-(\d+)")
 
 
@@ -34,19 +43,28 @@ class Progress:
 def save_checkpoint(
     run: Path,
     progress: Progress,
-    model: PreTrainedModel,
+    accelerator: Accelerator,
+    model: nn.Module,
     optimizers: list[torch.optim.Optimizer],
     tokenizer: PreTrainedTokenizerFast,
-) -> Path:
-    """Writes checkpoints/step-N beside its place and renames it there when it is whole."""
-    directory = checkpoint_path(run, progress.step)
-    with atomic_directory(directory) as staging:
-        model.save_pretrained(staging)
+) -> None:
+    """Writes checkpoints/step-N beside its place and renames it there when it is whole.
+
+    Every process calls it, for a sharded model has to be gathered; the main one writes. What is written does not depend
+    on how the run was spread: weights and optimizer state are whole, and go by the parameters' names.
+    """
+    model = accelerator.unwrap_model(model)
+    weights = get_model_state_dict(model, options=WHOLE)
+    states = [_optimizer_state(model, optimizer) for optimizer in optimizers]
+    if not accelerator.is_main_process:
+        return
+    with atomic_directory(checkpoint_path(run, progress.step)) as staging:
+        tied = model.all_tied_weights_keys  # gathered, they would be copies, and the file would hold the matrix twice
+        weights = {name: tensor for name, tensor in weights.items() if name not in tied}
+        model.save_pretrained(staging, state_dict=weights)
         tokenizer.save_pretrained(staging)
-        state = {"optimizers": [o.state_dict() for o in optimizers]}
-        torch.save(state, staging / OPTIMIZER_FILE)
+        torch.save({"optimizers": states}, staging / OPTIMIZER_FILE)
         atomic_write_json(staging / STATE_FILE, asdict(progress))
-    return directory
 
 
 def checkpoint_path(run: Path, step: int) -> Path:
@@ -66,20 +84,44 @@ def latest_checkpoint(run: Path) -> Path | None:
     return checkpoint_path(run, steps[-1]) if steps else None
 
 
-def load_checkpoint(directory: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> Progress:
-    """Puts a checkpoint's weights and optimizer state in place.
+def load_checkpoint(
+    directory: Path, accelerator: Accelerator, model: nn.Module, optimizers: list[torch.optim.Optimizer]
+) -> Progress:
+    """Puts a checkpoint's weights and optimizer state in place, on however many processes.
 
     Raises:
         UserError: a file of it is damaged or does not fit the model.
     """
+    model = accelerator.unwrap_model(model)
     try:
-        load_model(model, directory / "model.safetensors")
-        state = torch.load(directory / OPTIMIZER_FILE, weights_only=True, map_location="cpu")
-        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        return Progress(**json.loads((directory / STATE_FILE).read_text(encoding="utf-8")))
+        weights = load_file(directory / "model.safetensors")
+        for target, source in model.all_tied_weights_keys.items():
+            weights.setdefault(target, weights[source])
+        set_model_state_dict(model, weights, options=WHOLE)
+        states = torch.load(directory / OPTIMIZER_FILE, weights_only=True, map_location="cpu")["optimizers"]
+        for optimizer, state in zip(optimizers, states, strict=True):
+            if state["state"]:
+                set_optimizer_state_dict(model, _unwrapped(optimizer), optim_state_dict=state, options=WHOLE)
+        return read_progress(directory)
     except Exception as error:  # safetensors, pickle, zip and json each raise their own kind for a damaged file
         raise UserError(
             f"{directory}: damaged or of another model ({type(error).__name__}: {error}); "
             "remove this checkpoint to resume from the one before it"
         ) from None
+
+
+def read_progress(directory: Path) -> Progress:
+    """How far a checkpoint's run was."""
+    return Progress(**json.loads((directory / STATE_FILE).read_text(encoding="utf-8")))
+
+
+def _optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict:
+    """By parameter names. Before the first step there is none, and asking torch for it would take a step."""
+    if not optimizer.state:
+        return {"state": {}}
+    return get_optimizer_state_dict(model, _unwrapped(optimizer), options=WHOLE)
+
+
+def _unwrapped(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """Accelerate's wrapper off."""
+    return getattr(optimizer, "optimizer", optimizer)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
+import shutil
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 from huggingface_hub import ModelCard, ModelCardData
-from transformers import PreTrainedModel
+from safetensors import safe_open
+from transformers import AutoConfig
 
 from hf_tiny_transformer.runs import atomic_write_json, atomic_write_text
 
-from .checkpoint import Progress
+from .checkpoint import OPTIMIZER_FILE, STATE_FILE, read_progress
 from .curve import draw_curve
 from .demonstrate import demonstrate
 from .metrics import read_metrics
@@ -33,32 +36,32 @@ CARD_TEMPLATE = Path(__file__).resolve().parent.parent / "model_cards" / "templa
 
 def publish(
     output: Path,
-    model: PreTrainedModel,
+    checkpoint: Path,
     data: PreparedData,
     recipe: Recipe,
     recorded: dict,
-    progress: Progress,
     timings: dict[str, float],
 ) -> None:
-    """Puts the finished model at the top of the run's directory, opens it again from there, and writes what it shows.
+    """Puts a checkpoint's model at the top of the run's directory, opens it from there, and writes what it shows.
 
     Args:
         timings: name of a step -> seconds.
     """
-    _save_model(output, model, data)
+    _copy_model(checkpoint, output)
+    progress = read_progress(checkpoint)
     metrics = read_metrics(output / "training" / "metrics.jsonl")
     examples = demonstrate(output, recipe.family, recipe.examples)
     draw_curve(metrics, output / "training" / "loss.png")
     summary = {
         "steps": progress.step,
         "tokens": progress.tokens,
-        "parameters": sum(p.numel() for p in model.parameters()),
+        "parameters": _count_parameters(output / "model.safetensors"),
         **_validation_figures(metrics, progress.step),
         "timings": timings,
         "examples": examples,
     }
     atomic_write_json(output / "training" / "summary.json", summary)
-    atomic_write_text(output / "README.md", str(_card(output, model, data, recipe, recorded, summary)))
+    atomic_write_text(output / "README.md", str(_card(output, data, recipe, recorded, summary)))
     for line in examples:
         print(line)
     print(f"{output}: validation loss {summary['validation_loss']:.3f} after {progress.tokens:,} tokens")
@@ -70,24 +73,22 @@ def _validation_figures(metrics: list[dict], step: int) -> dict[str, float]:
     return {name: value for name, value in line.items() if name.startswith("validation_")}
 
 
-def _save_model(output: Path, model: PreTrainedModel, data: PreparedData) -> None:
-    """config.json goes last: a directory that has it has everything."""
+def _copy_model(checkpoint: Path, output: Path) -> None:
+    """All but what only a resume needs. config.json goes last: a directory that has it has everything."""
     with tempfile.TemporaryDirectory(dir=output, prefix=".model-") as staging:
-        model.save_pretrained(staging)
-        data.tokenizer.save_pretrained(staging)
+        shutil.copytree(checkpoint, staging, ignore=lambda *_: (STATE_FILE, OPTIMIZER_FILE), dirs_exist_ok=True)
         for file in sorted(Path(staging).iterdir(), key=lambda file: file.name == "config.json"):
-            file.chmod(0o644)  # safetensors writes 0600, which a model server could not read
             os.replace(file, output / file.name)
 
 
-def _card(
-    output: Path,
-    model: PreTrainedModel,
-    data: PreparedData,
-    recipe: Recipe,
-    recorded: dict,
-    summary: dict,
-) -> ModelCard:
+def _count_parameters(file: Path) -> int:
+    """A tied matrix is in the file once, and counts once."""
+    with safe_open(file, framework="pt") as weights:
+        return sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
+
+
+def _card(output: Path, data: PreparedData, recipe: Recipe, recorded: dict, summary: dict) -> ModelCard:
+    config = AutoConfig.from_pretrained(output)
     kind, pipeline_tag, tag = KINDS[recipe.objective]
     card_data = ModelCardData(library_name="transformers", pipeline_tag=pipeline_tag, tags=["hf-tiny-transformer", tag])
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"
@@ -97,8 +98,8 @@ def _card(
         name=output.name,
         kind=kind,
         pipeline_tag=pipeline_tag,
-        class_name=type(model).__name__,
-        config=model.config,
+        class_name=config.architectures[0],
+        config=config,
         recipe=recipe,
         run=recorded,
         facts=data.facts,

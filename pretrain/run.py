@@ -60,7 +60,8 @@ def pretrain(settings: RunSettings, recipe: Recipe) -> None:
     loop = build_loop(recipe, data, accelerator, seed=recorded["seed"], max_steps=recorded["max_steps"])
     loop.skip_bad_steps = settings.skip_bad_steps
     validation = validation_batches(recipe, data)
-    logger.info("model: %s parameters, %d steps", f"{_parameters(loop.model):,}", loop.max_steps)
+    where = f"{accelerator.num_processes} x {accelerator.device.type}, {accelerator.distributed_type.value}"
+    logger.info("model: %s parameters, %d steps on %s", f"{_parameters(loop.model):,}", loop.max_steps, where)
     if accelerator.is_main_process:  # only now: whatever is wrong with the input has shown itself
         write_record(output, recorded, recipe)
     accelerator.wait_for_everyone()
@@ -68,7 +69,8 @@ def pretrain(settings: RunSettings, recipe: Recipe) -> None:
     if accelerator.is_main_process:
         timings = {"prepare": data.facts["prepare_seconds"], "train": round(progress.seconds, 1)}
         timings["all"] = round(time.perf_counter() - start, 1)
-        publish(output, accelerator.unwrap_model(loop.model), data, recipe, recorded, progress, timings)
+        step = progress.best_step if settings.save_best else progress.step
+        publish(output, checkpoint_path(output, step), data, recipe, recorded, timings)
     accelerator.wait_for_everyone()
     accelerator.end_training()
 
@@ -80,18 +82,15 @@ def _train(
     validation: list[dict[str, torch.Tensor]],
     settings: RunSettings,
 ) -> Progress:
-    """Runs the loop from the last checkpoint to its end, with validation, checkpoints and reports on the way.
-
-    The loop's model is then the one to publish, and the progress its own.
-    """
+    """Runs the loop from the last checkpoint to its end, with validation, checkpoints and reports on the way."""
     accelerator, last = loop.accelerator, loop.max_steps
-    model, progress = accelerator.unwrap_model(loop.model), Progress()
+    progress = Progress()
     saver = Saver(output, loop, data.tokenizer, settings)
     checkpoint = latest_checkpoint(output)
     if checkpoint is None:
         saver.save(progress)
     else:
-        progress = load_checkpoint(checkpoint, model, loop.optimizers)
+        progress = load_checkpoint(checkpoint, accelerator, loop.model, loop.optimizers)
         logger.info("resuming from %s", checkpoint)
     accelerator.wait_for_everyone()
     accelerator.init_trackers(output.name)
@@ -117,9 +116,6 @@ def _train(
             saver.save(progress)
             raise TerminatedError(f"SIGTERM: saved at step {progress.step} of {last}; go on with --resume")
     reporter.close()
-    if settings.save_best and progress.best_step != progress.step:
-        logger.info("publishing step %d, the best on validation", progress.best_step)
-        progress = load_checkpoint(checkpoint_path(output, progress.best_step), model, loop.optimizers)
     return progress
 
 

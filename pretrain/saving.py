@@ -37,10 +37,12 @@ class Saver:
         """Writes the checkpoint of this step, then forgets what need not stay."""
         self.saved_at = time.monotonic()
         accelerator = self.loop.accelerator
-        if accelerator.is_main_process and progress.step not in checkpoint_steps(self.output):
-            model = accelerator.unwrap_model(self.loop.model)
-            save_checkpoint(self.output, progress, model, self.loop.optimizers, self.tokenizer)
+        if progress.step in checkpoint_steps(self.output):
+            return
+        save_checkpoint(self.output, progress, accelerator, self.loop.model, self.loop.optimizers, self.tokenizer)
+        if accelerator.is_main_process:
             self._forget(progress)
+        accelerator.wait_for_everyone()
 
     def _due(self, progress: Progress) -> bool:
         if self.settings.save_minutes is None:

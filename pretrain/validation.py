@@ -22,13 +22,17 @@ def validate(model: nn.Module, batches: list[dict[str, torch.Tensor]], accelerat
     model.eval()
     totals = sum(map(count_targets, batches)).to(accelerator.device)
     figures = torch.zeros(2, device=accelerator.device)
-    for batch in batches[accelerator.process_index :: accelerator.num_processes]:
+    rank, world = accelerator.process_index, accelerator.num_processes
+    for start in range(0, len(batches), world):
+        # sharded models compute together: who has no batch left goes along with one that does not count
+        counts = start + rank < len(batches)
+        batch = batches[start + rank] if counts else batches[-1]
         batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
         outputs = predict(accelerator.unwrap_model(model), batch)
-        figures[0] += loss_share(outputs, batch, totals)
+        figures[0] += counts * loss_share(outputs, batch, totals)
         if "next_sentence_label" in batch:
             right = outputs["seq_relationship_logits"].argmax(dim=-1) == batch["next_sentence_label"]
-            figures[1] += right.sum() / totals[1]
+            figures[1] += counts * right.sum() / totals[1]
     model.train()
     loss, accuracy = accelerator.reduce(figures, reduction="sum").tolist()
     if "next_sentence_label" in batches[0]:

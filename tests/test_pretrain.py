@@ -233,27 +233,6 @@ def test_other_families_pretrain_resume_and_show_what_they_do(recipe, flags, aut
     assert losses[-1] < losses[0]
 
 
-def test_two_processes_equal_one(corpus_file, tmp_path):
-    """The same global batch, divided: losses agree to rounding, and either can go on where the other stopped."""
-    flags = ["--optimizer=adamw", "--micro_batch_size=2", "--save-steps=10"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-
-    def on_two(output, *more):
-        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "pretrain"]
-        arguments = [*launch, *command(corpus_file, output, *flags, *more)]
-        done = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=180)
-        assert done.returncode == 0, done.stderr
-
-    one = pretrain(corpus_file, tmp_path / "one", "--max-steps=20", *flags)
-    on_two(tmp_path / "two", "--max-steps=20")
-    losses = [[m["loss"] for m in read_metrics(d / "training/metrics.jsonl")] for d in (one, tmp_path / "two")]
-    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
-    shutil.rmtree(one / "checkpoints" / "step-20")
-    on_two(one, "--resume")
-    resumed = [m["loss"] for m in read_metrics(one / "training/metrics.jsonl")]
-    assert resumed == pytest.approx(losses[0], abs=1e-5)
-
-
 def refused(capsys, arguments):
     capsys.readouterr()
     assert run_cli(lambda: main(arguments)) == 2
