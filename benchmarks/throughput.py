@@ -22,12 +22,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import BertConfig, BertForMaskedLM
+from transformers import BertConfig, BertForMaskedLM, PreTrainedModel
 
 from hf_tiny_transformer.runs import keep_freed_memory
 from pretrain.metrics import peak_memory
-
-from .flops import Shape, matrix_rate, synchronize
+from pretrain.speed import matrix_rate, step_flops, synchronize
 
 SHAPES = {"2x128": (2, 128, 2), "4x256": (4, 256, 4), "12x768": (12, 768, 12)}
 MASK_RATE = 0.15
@@ -54,11 +53,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
     """One side in this process: tokens a second, FLOP/s, the machine's matrix rate now, peak memory."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_num_threads(arguments.threads)
-    shape = Shape(*SHAPES[arguments.shape], arguments.vocab_size)
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     if arguments.side == "ours":
         keep_freed_memory()
-    step = (stock_step if arguments.side == "stock" else our_step)(arguments, shape, device)
+    model, step = (stock if arguments.side == "stock" else ours)(arguments, device)
     for number in range(WARM_UP):
         step(number)
     synchronize(device)
@@ -73,23 +70,16 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
     predicted = tokens if arguments.side == "stock" else round(MASK_RATE * arguments.length) * arguments.batch
     return {
         "rate": tokens / seconds,
-        "flops": shape.step_flops(arguments.batch, arguments.length, predicted) / seconds,
-        "matrix_rate": matrix_rate(device, dtype),
+        "flops": step_flops(model, rows=arguments.batch, length=arguments.length, predicted=predicted) / seconds,
+        "matrix_rate": matrix_rate(device, seconds=1.0),
         "memory": memory,
     }
 
 
-def stock_step(arguments: argparse.Namespace, shape: Shape, device: torch.device) -> Callable[[int], None]:
-    """One step of stock BERT under `run_mlm.py`'s settings."""
+def stock(arguments: argparse.Namespace, device: torch.device) -> tuple[PreTrainedModel, Callable[[int], None]]:
+    """Stock BERT, and one step of it under `run_mlm.py`'s settings."""
     torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=shape.vocab_size,
-        hidden_size=shape.hidden_size,
-        num_hidden_layers=shape.num_layers,
-        num_attention_heads=shape.num_heads,
-        intermediate_size=4 * shape.hidden_size,
-    )
-    model = BertForMaskedLM(config).to(device).train()
+    model = BertForMaskedLM(BertConfig(vocab_size=arguments.vocab_size, **_shape(arguments))).to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     tokens = torch.from_numpy(_tokens(arguments))
 
@@ -99,7 +89,7 @@ def stock_step(arguments: argparse.Namespace, shape: Shape, device: torch.device
         labels = torch.where(hidden, ids, -100)
         draw = torch.rand(ids.shape)  # the collator's 80 / 10 / 10
         ids = torch.where(hidden & (draw < 0.8), 4, ids)
-        ids = torch.where(hidden & (draw > 0.9), torch.randint_like(ids, FIRST_WORD, shape.vocab_size), ids)
+        ids = torch.where(hidden & (draw > 0.9), torch.randint_like(ids, FIRST_WORD, arguments.vocab_size), ids)
         with torch.autocast("cuda", dtype=torch.bfloat16, enabled=device.type == "cuda"):
             loss = model(input_ids=ids.to(device), labels=labels.to(device)).loss
         loss.backward()
@@ -107,11 +97,11 @@ def stock_step(arguments: argparse.Namespace, shape: Shape, device: torch.device
         optimizer.step()
         optimizer.zero_grad()
 
-    return step
+    return model, step
 
 
-def our_step(arguments: argparse.Namespace, shape: Shape, device: torch.device) -> Callable[[int], None]:
-    """One step of `pretrain`'s loop on a model of the same shape, batches made by its own code meanwhile."""
+def ours(arguments: argparse.Namespace, device: torch.device) -> tuple[PreTrainedModel, Callable[[int], None]]:
+    """A model of the same shape, and one step of `pretrain`'s loop, its batches made by its own code meanwhile."""
     from accelerate import Accelerator
 
     from hf_tiny_transformer import TinyTransformerBertConfig, TinyTransformerBertForMaskedLM
@@ -125,25 +115,22 @@ def our_step(arguments: argparse.Namespace, shape: Shape, device: torch.device) 
 
     torch.manual_seed(0)
     config = TinyTransformerBertConfig(
-        vocab_size=shape.vocab_size,
-        hidden_size=shape.hidden_size,
-        num_hidden_layers=shape.num_layers,
-        num_attention_heads=shape.num_heads,
-        intermediate_size=4 * shape.hidden_size,
+        vocab_size=arguments.vocab_size,
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
+        **_shape(arguments),
     )
     recipe = Recipe(
         family="bert",
         model={},
         stages=[Stage(1.0, arguments.length, arguments.batch, MASK_RATE)],
-        vocab_size=shape.vocab_size,
+        vocab_size=arguments.vocab_size,
         optimizer=arguments.optimizer,
         micro_batch_size=arguments.micro_batch or arguments.batch,
     )
-    special = np.arange(shape.vocab_size) < FIRST_WORD
+    special = np.arange(arguments.vocab_size) < FIRST_WORD
     ordinary = np.flatnonzero(~special)
-    facts = VocabularyFacts(2, 3, 4, 0, special, np.ones(shape.vocab_size, bool), ordinary, ordinary[:0])
+    facts = VocabularyFacts(2, 3, 4, 0, special, np.ones(arguments.vocab_size, bool), ordinary, ordinary[:0])
     data = PackedTokens(_tokens(arguments).reshape(-1), cls_id=2)
     batches = BatchSource(make_objective("mlm", data, facts, masking="token"), seed=0)
     accelerator = Accelerator(mixed_precision="bf16" if device.type == "cuda" else "no")
@@ -156,7 +143,7 @@ def our_step(arguments: argparse.Namespace, shape: Shape, device: torch.device) 
         index, _, micro_batches = next(prepared)
         loop.step(index, micro_batches)
 
-    return step
+    return accelerator.unwrap_model(model), step
 
 
 def report(arguments: argparse.Namespace, rounds: list[dict[str, dict[str, float]]]) -> None:
@@ -180,6 +167,16 @@ def report(arguments: argparse.Namespace, rounds: list[dict[str, dict[str, float
     rate = statistics.median(one[side]["matrix_rate"] for one in rounds for side in one)
     print(f"\nratio {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})", end="; ")
     print(f"matrix product {rate / 1e9:,.0f} GFLOP/s")
+
+
+def _shape(arguments: argparse.Namespace) -> dict[str, int]:
+    layers, width, heads = SHAPES[arguments.shape]
+    return {
+        "hidden_size": width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "intermediate_size": 4 * width,
+    }
 
 
 def _tokens(arguments: argparse.Namespace) -> np.ndarray:

@@ -8,8 +8,8 @@
 Stock is BertForMaskedLM 2x128 as `run_mlm.py` trains it: packed rows that documents share without a border, logits of
 every position, dropout 0.1, AdamW, 15 % hidden, linear decay to 0 over its own time. Its best learning rate counts.
 Ours is a recipe's run by `pretrain`'s own code, with no more parameters than stock. Both are measured on the same
-hidden tokens of the same held-out blocks; measuring does not count as training time, all else does. The schedule follows
-the clock, so a slower machine gives fewer steps and not a longer run.
+hidden tokens of the same held-out blocks; measuring does not count as training time, all else does. Stock's schedule
+follows the clock, so that a slower machine gives fewer steps and not a longer run.
 """
 
 from __future__ import annotations

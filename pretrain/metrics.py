@@ -27,6 +27,7 @@ class Reporter:
     same lines) and the rate since the line before.
 
     Args:
+        peak_share: tokens a second -> share of the machine's own matrix rate.
         track: gets each line and its step too: a tracker such as TensorBoard.
     """
 
@@ -37,9 +38,11 @@ class Reporter:
         max_steps: int,
         progress: Progress,
         speaks: bool,
+        peak_share: Callable[[float], float],
         track: Callable[[dict[str, float], int], None],
     ):
-        self.path, self.max_steps, self.speaks, self.track = path, max_steps, speaks, track
+        self.path, self.max_steps, self.speaks = path, max_steps, speaks
+        self.peak_share, self.track = peak_share, track
         self.last = (progress.tokens, progress.seconds)
         if speaks:
             _drop_lines_after(path, progress.step)
@@ -55,11 +58,13 @@ class Reporter:
             return
         tokens, seconds = progress.tokens - self.last[0], progress.seconds - self.last[1]
         self.last = (progress.tokens, progress.seconds)
+        rate = tokens / max(seconds, 1e-9)
         line = {
             "step": progress.step,
             "tokens": progress.tokens,
             **figures,
-            "tokens_per_second": round(tokens / max(seconds, 1e-9)),
+            "tokens_per_second": round(rate),
+            "peak_share": round(self.peak_share(rate), 4),
             "seconds": round(progress.seconds, 2),
             "memory_gib": round(peak_memory() / 2**30, 3),
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -21,6 +22,7 @@ from .recipe import Recipe
 from .record import new_record, read_record, require_same, write_record
 from .saving import Saver
 from .settings import DEFAULT_MINUTES, RunSettings
+from .speed import matrix_rate, step_flops
 from .termination import TerminationWatch
 from .validation import validate
 
@@ -99,6 +101,7 @@ def _train(
         max_steps=last,
         progress=progress,
         speaks=accelerator.is_main_process,
+        peak_share=_peak_share(loop),
         track=accelerator.log,
     )
     validate_every = max(1, last // VALIDATIONS_PER_RUN)
@@ -117,6 +120,16 @@ def _train(
             raise TerminatedError(f"SIGTERM: saved at step {progress.step} of {last}; go on with --resume")
     reporter.close()
     return progress
+
+
+def _peak_share(loop: TrainingLoop) -> Callable[[float], float]:
+    """Tokens a second, over all processes, to the share of what they could multiply; by the last stage's shape."""
+    accelerator, stage = loop.accelerator, loop.recipe.stages[-1]
+    predicted = round(stage.batch_size * stage.block_size * (stage.mask_rate or 1.0))
+    model = accelerator.unwrap_model(loop.model)
+    flops = step_flops(model, rows=stage.batch_size, length=stage.block_size, predicted=predicted)
+    possible = matrix_rate(accelerator.device) * accelerator.num_processes
+    return lambda rate: rate * flops / (stage.batch_size * stage.block_size) / possible
 
 
 def _measured_steps(settings: RunSettings, recipe: Recipe, data: PreparedData, accelerator: Accelerator) -> int:
