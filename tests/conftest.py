@@ -2,8 +2,10 @@
 
 import os
 import random
+import warnings
 
 import pytest
+import torch
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -13,6 +15,20 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 def _own_cache(tmp_path_factory):
     """Prepared corpora of the tests, subprocesses included, go to a folder of their own."""
     os.environ["HF_TINY_TRANSFORMER_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    """Every test draws the same numbers, whichever tests ran before it."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def _flex_uncompiled():
+    """transformers compiles flex attention at the first call, half a minute a shape: here torch runs it as written."""
+    with torch.compiler.set_stance("force_eager"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="flex_attention called without torch.compile")
+        yield
 
 
 SUBJECTS = [

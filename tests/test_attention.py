@@ -9,15 +9,12 @@ from hf_tiny_transformer.attention import (
     MultiHeadAttention,
     apply_rotary,
     bidirectional_mask,
+    causal_mask,
+    cross_attention_mask,
     eager_attention_forward,
     rotate_half,
 )
 from hf_tiny_transformer.layers import RotaryEmbedding
-
-
-@pytest.fixture(autouse=True)
-def _seed():
-    torch.manual_seed(0)
 
 
 def attention(
@@ -150,6 +147,43 @@ def test_packed_mask_is_block_diagonal():
 
     given = bidirectional_mask(config, states, torch.ones(2, 5, dtype=torch.long), positions)
     assert given is None or bool((given == 0).all())
+
+
+def test_causal_mask_is_a_triangle_per_document():
+    """Each word sees itself and what is before it in its own document; with a mask of real words, of its row."""
+    config, states = attention().config, torch.zeros(2, 5, 64)
+    positions = torch.tensor([[0, 1, 2, 0, 1], [0, 1, 0, 1, 2]])
+    documents = torch.tensor([[0, 0, 0, 1, 1], [0, 0, 1, 1, 1]])
+    triangle = torch.ones(5, 5, dtype=torch.bool).tril()
+    mask = causal_mask(config, states, None, positions)
+    assert torch.equal(mask[:, 0] == 0, (documents[:, :, None] == documents[:, None, :]) & triangle)
+
+    real = torch.tensor([[1, 1, 1, 1, 1], [0, 0, 1, 1, 1]])
+    mask = causal_mask(config, states, real, positions)
+    assert torch.equal((mask[:, 0] == 0)[:, 2:], (triangle & real[:, None].bool())[:, 2:])
+
+
+def test_causal_mask_reaches_back_into_a_cache():
+    """Two new words after three: each sees the whole past, and of the new ones what is before it."""
+    config, cache = attention().config, DynamicCache()
+    cache.update(torch.zeros(1, 8, 3, 8), torch.zeros(1, 8, 3, 8), 0)
+    mask = causal_mask(config, torch.zeros(1, 2, 64), None, torch.tensor([[3, 4]]), cache)
+    assert torch.equal(mask[0, 0] == 0, torch.tensor([[1, 1, 1, 1, 0], [1, 1, 1, 1, 1]]).bool())
+
+
+def test_cross_mask_pairs_the_nth_documents():
+    """Two written beside two read, and one beside one: who asks whom; without positions everybody asks everything."""
+    config, states, others = attention().config, torch.zeros(2, 4, 64), torch.zeros(2, 5, 64)
+    written, read = torch.tensor([[0, 1, 2, 0], [0, 1, 2, 3]]), torch.tensor([[0, 1, 0, 1, 2], [0, 1, 2, 3, 4]])
+    mask = cross_attention_mask(config, states, others, None, written, read)
+    expected = torch.tensor([[[1, 1, 0, 0, 0]] * 3 + [[0, 0, 1, 1, 1]], [[1, 1, 1, 1, 1]] * 4])
+    assert torch.equal(mask[:, 0] == 0, expected.bool())
+
+    for positions in ((None, None), (None, read), (written, None)):
+        free = cross_attention_mask(config, states, others, None, *positions)
+        assert free is None or bool((free == 0).all())
+    padded = cross_attention_mask(config, states, others, torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]))
+    assert torch.equal(padded[:, 0] == 0, torch.tensor([[[1, 1, 1, 0, 0]] * 4, [[1, 1, 1, 1, 1]] * 4]).bool())
 
 
 def test_packed_rows_are_refused_where_they_would_leak():
