@@ -68,7 +68,7 @@ def log_probabilities(model: PreTrainedModel, inputs: dict, texts: torch.Tensor,
 @both
 @torch.no_grad()
 def test_greedy_search_is_the_argmax_loop(family: str):
-    model, inputs = writer(family), prompt_for(family)
+    model, inputs = writer(family), prompt_for(family, rows=4)
     expected = argmax_loop(model, inputs)
     assert len(set(expected.flatten().tolist())) > 4  # no dull repetition, in which a fault would hide
     for settings in ({}, {"use_cache": False}, {"cache_implementation": "static"}, {"num_beams": 1}):
