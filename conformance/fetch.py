@@ -7,14 +7,13 @@ is in `stand_ins/`.
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import subprocess
 import sys
 import tarfile
 import tempfile
 from pathlib import Path
 
-from hf_tiny_transformer.runs import UserError, atomic_directory
+from hf_tiny_transformer.runs import UserError, atomic_directory, cache_root
 
 PACKAGE = "transformers_tests"  # what the files are imported as: `tests` is our own
 STAND_INS = Path(__file__).parent / "stand_ins"
@@ -31,19 +30,12 @@ def fetch_tests() -> Path:
         UserError: pip cannot fetch the source distribution of the installed version.
     """
     version = importlib.metadata.version("transformers")
-    folder = _cache_root() / "conformance" / f"transformers-{version}"
+    folder = cache_root() / "conformance" / f"transformers-{version}"
     if not (folder / PACKAGE / FIRST_FILE).is_file():
         print(f"fetching the tests of transformers {version} into {folder}", file=sys.stderr)
         with tempfile.TemporaryDirectory() as downloads, atomic_directory(folder) as staging:
             _unpack(_download(version, Path(downloads)), staging / PACKAGE)
     return folder
-
-
-def _cache_root() -> Path:
-    """`$HF_TINY_TRANSFORMER_CACHE`, else `hf_tiny_transformer` under `$XDG_CACHE_HOME` or ~/.cache."""
-    if "HF_TINY_TRANSFORMER_CACHE" in os.environ:
-        return Path(os.environ["HF_TINY_TRANSFORMER_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hf_tiny_transformer"
 
 
 def _download(version: str, folder: Path) -> Path:

@@ -1,9 +1,10 @@
-"""What both applications (pretrain, finetune) need and nothing more: clear errors, atomic writes, run directories,
-and one setting of the C library that training on CPU is a third faster with."""
+"""What the applications beside the models need and nothing more: clear errors, atomic writes, run and cache
+directories, and one setting of the C library that training on CPU is a third faster with."""
 
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import json
 import os
 import shutil
@@ -108,6 +109,20 @@ def atomic_write_text(path: str | os.PathLike, text: str) -> None:
 def atomic_write_json(path: str | os.PathLike, value: Any) -> None:
     """`atomic_write_text` of `value` as indented JSON with a final newline."""
     atomic_write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def cache_root() -> Path:
+    """Where downloads and prepared corpora are kept, for all runs of this user: `$HF_TINY_TRANSFORMER_CACHE`, else
+    `hf_tiny_transformer` under `$XDG_CACHE_HOME` or ~/.cache."""
+    if "HF_TINY_TRANSFORMER_CACHE" in os.environ:
+        return Path(os.environ["HF_TINY_TRANSFORMER_CACHE"])
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hf_tiny_transformer"
+
+
+def cache_entry(kind: str, settings: Any) -> Path:
+    """The place of what was made of `settings`, which JSON can hold, under `cache_root`."""
+    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:24]
+    return cache_root() / kind / key
 
 
 def require_free_output(path: str | os.PathLike) -> Path:

@@ -17,9 +17,8 @@ from filelock import FileLock
 from tqdm import tqdm
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from hf_tiny_transformer.runs import atomic_directory, atomic_write_json
+from hf_tiny_transformer.runs import atomic_directory, atomic_write_json, cache_entry
 
-from .cache import cache_entry
 from .corpus import Corpus, open_corpus
 from .embeddings import cooccurrence_embeddings
 from .packing import open_packed, write_packed

@@ -16,9 +16,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from hf_tiny_transformer.runs import UserError, atomic_directory, atomic_write_json
+from hf_tiny_transformer.runs import UserError, atomic_directory, atomic_write_json, cache_entry
 
-from .cache import cache_entry
 from .readers import Source
 
 FORMAT = 1
