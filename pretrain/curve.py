@@ -31,7 +31,7 @@ def draw_curve(metrics: list[dict], path: Path) -> None:
         top.plot(x, y, color="tab:orange", marker="o", markersize=4, linewidth=1.5, label="validation loss")
         top.annotate(f"{y[-1]:.2f}", (x[-1], y[-1]), textcoords="offset points", xytext=(0, -16), ha="center")
         top.margins(y=0.1)
-    top.set_ylabel("loss, nats per hidden token")
+    top.set_ylabel("loss, nats per token asked for")
     top.grid(alpha=0.3)
     top.legend(frameon=False)
     bottom.plot(tokens, [line["learning_rate"] for line in metrics], color="tab:gray")
