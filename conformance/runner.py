@@ -76,6 +76,7 @@ def _environment(family: str, tests_folder: Path, results: Path) -> dict[str, st
     """CPU only and no network, so that a run says the same on every machine; one thread, as families run at once."""
     path = [str(tests_folder), str(STAND_INS), str(REPOSITORY), os.environ.get("PYTHONPATH", "")]
     return os.environ | {
+        "TRANSFORMERS_VERBOSITY": "warning",  # its default: some tests read what is logged
         FAMILY_VARIABLE: family,
         RESULTS_VARIABLE: str(results),
         "PYTHONPATH": os.pathsep.join(filter(None, path)),
