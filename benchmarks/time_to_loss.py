@@ -1,4 +1,4 @@
-"""Core-seconds to the same loss: our recipe beside stock BERT, on one text, with one tokenizer, the same held-out masks.
+"""Core-seconds to the same loss: our recipe beside stock BERT, on one text, one tokenizer, the same held-out masks.
 
     python -m benchmarks.time_to_loss stock --minutes 15 --learning-rates 5e-4 1e-3 2e-3 --output runs/time-to-loss
     python -m benchmarks.time_to_loss stock --minutes 60 --learning-rates 1e-3 --output runs/time-to-loss
@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
+from torch.nn.functional import cross_entropy
 from transformers import BertConfig, BertForMaskedLM
 
 from hf_tiny_transformer.runs import atomic_write_json, keep_freed_memory
@@ -63,12 +64,13 @@ class Clock:
     """Core-seconds of training (this process's CPU time, all its threads): stands still while a loss is measured."""
 
     def __init__(self, minutes: float):
-        self.budget, self.spent, self.started = 60 * minutes, 0.0, time.process_time()
+        self.budget, self.spent = 60 * minutes, 0.0
+        self.started: float | None = time.process_time()
 
     @property
     def seconds(self) -> float:
         """Spent so far."""
-        return self.spent + time.process_time() - self.started
+        return self.spent + (0.0 if self.started is None else time.process_time() - self.started)
 
     @property
     def share(self) -> float:
@@ -77,7 +79,7 @@ class Clock:
 
     def pause(self) -> None:
         """Until `go_on`."""
-        self.spent = self.seconds
+        self.spent, self.started = self.seconds, None
 
     def go_on(self) -> None:
         """Counts again."""
@@ -117,10 +119,11 @@ def held_out_loss(model: torch.nn.Module, batches: list[dict[str, torch.Tensor]]
     total = torch.stack([(batch["labels"] != -100).sum() for batch in batches]).sum()
     totals, loss = torch.stack((total, total)).float(), 0.0
     for batch in batches:
-        outputs = predict(model, batch)
         if stock:
-            outputs = {"logits": outputs}
-        loss += float(loss_share(outputs, batch, totals))
+            logits = model(batch["input_ids"], batch["target_positions"])
+            loss += float(cross_entropy(logits, batch["labels"], reduction="sum") / totals[0])
+        else:
+            loss += float(loss_share(predict(model, batch, totals), batch, totals))
     model.train(was_training)
     return loss
 
@@ -132,7 +135,7 @@ class StockOnTargets(torch.nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, input_ids: torch.Tensor, target_positions: torch.Tensor, **unused: torch.Tensor) -> torch.Tensor:
+    def forward(self, input_ids: torch.Tensor, target_positions: torch.Tensor) -> torch.Tensor:
         """(N, vocabulary)."""
         return self.model(input_ids=input_ids).logits.flatten(0, 1)[target_positions]
 

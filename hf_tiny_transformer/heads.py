@@ -22,6 +22,7 @@ from transformers.modeling_outputs import (
 from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
 from .layers import gather_targets
+from .token_loss import predict_tokens
 
 
 class MaskedLMForward:
@@ -37,12 +38,14 @@ class MaskedLMForward:
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.LongTensor | None = None,
         target_positions: torch.LongTensor | None = None,
+        skip_logits: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> MaskedLMOutput:
         """Args:
         labels: (B, T) token ids, -100 where nothing is to be predicted; with `target_positions` (N,) ids.
         target_positions: (N,) indices into the flattened B * T tokens; the head then runs on these only and `logits` is
             (N, vocab_size) instead of (B, T, vocab_size).
+        skip_logits: the loss only: faster, and the logits are never all in memory.
         """
         outputs = self.model(
             input_ids=input_ids,
@@ -52,10 +55,8 @@ class MaskedLMForward:
             inputs_embeds=inputs_embeds,
             **kwargs,
         )
-        logits = self.lm_head(self.transform(gather_targets(outputs.last_hidden_state, target_positions)))
-        loss = None
-        if labels is not None:
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+        features = self.transform(gather_targets(outputs.last_hidden_state, target_positions))
+        loss, logits = predict_tokens(self, features, labels, skip_logits=skip_logits, **kwargs)
         return MaskedLMOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )

@@ -22,6 +22,7 @@ from .heads import (
     TokenClassificationForward,
 )
 from .layers import PredictionHead, TinyTransformerPreTrainedModel, gather_targets
+from .token_loss import predict_tokens
 
 
 class TinyTransformerBertMLP(nn.Module):
@@ -173,11 +174,13 @@ class TinyTransformerBertForPreTraining(TinyTransformerBertPreTrainedModel):
         labels: torch.LongTensor | None = None,
         next_sentence_label: torch.LongTensor | None = None,
         target_positions: torch.LongTensor | None = None,
+        skip_logits: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> TinyTransformerBertForPreTrainingOutput:
         """Args:
-        labels, target_positions: as in `MaskedLMForward.forward`.
-        next_sentence_label: (B,), 0 = the second segment follows the first in its document, 1 = it is a random one.
+        labels, target_positions, skip_logits: as in `MaskedLMForward.forward`.
+        next_sentence_label: (B,), 0 = the second segment follows the first in its document, 1 = it is a random one;
+            without it `loss` is that of the masked tokens alone.
         num_items_in_batch: (in kwargs) targets of a whole accumulated batch, of which this one is a part. Both losses
             then count by this part's share of them, so that the parts' losses add up to the whole's.
         """
@@ -189,17 +192,14 @@ class TinyTransformerBertForPreTraining(TinyTransformerBertPreTrainedModel):
             inputs_embeds=inputs_embeds,
             **kwargs,
         )
-        prediction_logits = self.lm_head(self.transform(gather_targets(outputs.last_hidden_state, target_positions)))
+        features = self.transform(gather_targets(outputs.last_hidden_state, target_positions))
+        loss, prediction_logits = predict_tokens(self, features, labels, skip_logits=skip_logits, **kwargs)
         seq_relationship_logits = self.seq_relationship(outputs.pooler_output)
-        loss = None
         if labels is not None and next_sentence_label is not None:
-            masked_loss = self.loss_function(
-                logits=prediction_logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs
-            )
             next_sentence_loss = cross_entropy(seq_relationship_logits.float(), next_sentence_label.view(-1))
             if (num_items := kwargs.get("num_items_in_batch")) is not None:
                 next_sentence_loss = next_sentence_loss * (labels != -100).sum() / num_items
-            loss = masked_loss + next_sentence_loss
+            loss = loss + next_sentence_loss
         return TinyTransformerBertForPreTrainingOutput(
             loss=loss,
             prediction_logits=prediction_logits,

@@ -4,6 +4,7 @@ from typing import Unpack
 
 import torch
 from torch import nn
+from torch.nn.functional import pad
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.generation import GenerationMixin
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions, CausalLMOutputWithPast
@@ -15,6 +16,7 @@ from .attention import MultiHeadAttention, causal_mask
 from .configuration_decoder import TinyTransformerDecoderConfig
 from .heads import SequenceClassificationForward
 from .layers import gather_targets, last_token
+from .token_loss import IGNORED, predict_tokens
 from .trunk import (
     TinyTransformerLayer,
     TinyTransformerTrunk,
@@ -117,6 +119,7 @@ class TinyTransformerDecoderForCausalLM(TinyTransformerDecoderPreTrainedModel, G
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         target_positions: torch.LongTensor | None = None,
+        skip_logits: bool = False,
         token_type_ids: torch.LongTensor | None = None,  # named, since `generate` refuses what a forward does not name
         **kwargs: Unpack[TransformersKwargs],
     ) -> CausalLMOutputWithPast:
@@ -126,6 +129,7 @@ class TinyTransformerDecoderForCausalLM(TinyTransformerDecoderPreTrainedModel, G
         logits_to_keep: compute the last so many positions only, 0 for all; or the positions themselves.
         target_positions: (N,) indices into the flattened B * T tokens; the head then runs on these only and `logits` is
             (N, vocab_size) instead of (B, T, vocab_size).
+        skip_logits: the loss only: faster, and the logits are never all in memory.
         """
         outputs = self.model(
             input_ids=input_ids,
@@ -138,12 +142,12 @@ class TinyTransformerDecoderForCausalLM(TinyTransformerDecoderPreTrainedModel, G
             **kwargs,
         )
         hidden_states = slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep)
-        logits = self.lm_head(self.transform(gather_targets(hidden_states, target_positions)))
-        loss = None
+        features = self.transform(gather_targets(hidden_states, target_positions))
         if labels is not None:
-            if target_positions is not None:
-                kwargs["shift_labels"] = labels
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+            if target_positions is None:
+                labels = pad(labels[..., 1:], (0, 1), value=IGNORED)
+            kwargs["shift_labels"] = labels
+        loss, logits = predict_tokens(self, features, labels, skip_logits=skip_logits, **kwargs)
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,

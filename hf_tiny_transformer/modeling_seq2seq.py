@@ -21,6 +21,7 @@ from .configuration_seq2seq import TinyTransformerSeq2SeqConfig
 from .layers import gather_targets
 from .modeling_decoder import TinyTransformerDecoderModel
 from .modeling_encoder import TinyTransformerEncoderModel
+from .token_loss import predict_tokens
 from .trunk import TinyTransformerLayer, TinyTransformerTrunkPreTrainedModel, prediction_head
 
 
@@ -215,6 +216,7 @@ class TinyTransformerSeq2SeqForConditionalGeneration(TinyTransformerSeq2SeqPreTr
         decoder_position_ids: torch.LongTensor | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         target_positions: torch.LongTensor | None = None,
+        skip_logits: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> Seq2SeqLMOutput:
         """Args:
@@ -223,6 +225,7 @@ class TinyTransformerSeq2SeqForConditionalGeneration(TinyTransformerSeq2SeqPreTr
         logits_to_keep: compute the last so many positions only, 0 for all; or the positions themselves.
         target_positions: (N,) indices into the flattened B * T tokens; the head then runs on these only and `logits` is
             (N, vocab_size) instead of (B, T, vocab_size).
+        skip_logits: the loss only: faster, and the logits are never all in memory.
         """
         if labels is not None and decoder_input_ids is None and decoder_inputs_embeds is None:
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
@@ -241,10 +244,8 @@ class TinyTransformerSeq2SeqForConditionalGeneration(TinyTransformerSeq2SeqPreTr
             **kwargs,
         )
         hidden_states = slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep)
-        logits = self.lm_head(self.transform(gather_targets(hidden_states, target_positions)))
-        loss = None
-        if labels is not None:
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+        features = self.transform(gather_targets(hidden_states, target_positions))
+        loss, logits = predict_tokens(self, features, labels, skip_logits=skip_logits, **kwargs)
         return Seq2SeqLMOutput(
             loss=loss,
             logits=logits,

@@ -94,7 +94,7 @@ class TrainingLoop:
             is_last = number == len(micro_batches) - 1
             with nullcontext() if is_last else self.accelerator.no_sync(self.model):
                 batch = {name: tensor.to(device) for name, tensor in batch.items()}
-                loss = loss_share(predict(self.model, batch), batch, totals)
+                loss = loss_share(predict(self.model, batch, totals), batch, totals)
                 self.accelerator.backward(loss * world)  # DDP averages gradients over processes; shares want the sum
                 sums[0] += loss.detach()
         grad_norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.gradient_clip))

@@ -9,28 +9,27 @@ from transformers.utils import ModelOutput
 
 from .objectives.masking import IGNORED
 
-TARGETS = ("labels", "next_sentence_label")  # what the loss reads; everything else is model input
-
 
 def count_targets(batch: dict[str, torch.Tensor]) -> torch.Tensor:
     """(2,) float: hidden tokens that are predicted, and rows."""
     return torch.tensor([(batch["labels"] != IGNORED).sum().item(), len(batch["input_ids"])], dtype=torch.float)
 
 
-def predict(model: nn.Module, batch: dict[str, torch.Tensor]) -> ModelOutput:
-    """The model's outputs for a micro-batch, its targets left out."""
-    return model(**{name: tensor for name, tensor in batch.items() if name not in TARGETS})
+def predict(model: nn.Module, batch: dict[str, torch.Tensor], totals: torch.Tensor) -> ModelOutput:
+    """The model's outputs for a micro-batch: `loss` is the masked tokens' share; their logits are not kept.
+
+    Args:
+        totals: (2,) `count_targets` summed over the whole step, all processes included.
+    """
+    inputs = {name: tensor for name, tensor in batch.items() if name != "next_sentence_label"}
+    return model(**inputs, num_items_in_batch=totals[0], skip_logits=True)
 
 
 def loss_share(outputs: ModelOutput, batch: dict[str, torch.Tensor], totals: torch.Tensor) -> torch.Tensor:
     """Masked-token loss summed over this micro-batch and divided by the step's count of targets, so that neither the
     number of micro-batches and processes nor their unevenness matters; the same for next-sentence loss and rows.
-
-    Args:
-        totals: (2,) `count_targets` summed over the whole step, all processes included.
     """
-    logits = outputs["prediction_logits"] if "next_sentence_label" in batch else outputs["logits"]
-    loss = cross_entropy(logits.float(), batch["labels"], ignore_index=IGNORED, reduction="sum") / totals[0]
+    loss = outputs["loss"]
     if "next_sentence_label" in batch:
         logits = outputs["seq_relationship_logits"].float()
         loss = loss + cross_entropy(logits, batch["next_sentence_label"], reduction="sum") / totals[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -29,20 +30,22 @@ def step_flops(model: PreTrainedModel, *, rows: int, length: int, predicted: int
     return PASSES * (2 * tokens * sum(trunk.values()) + scores_and_mixing + 2 * predicted * sum(head))
 
 
-def matrix_rate(device: torch.device, *, seconds: float = MEASURING_SECONDS) -> float:
+def matrix_rate(
+    device: torch.device, *, seconds: float = MEASURING_SECONDS, clock: Callable[[], float] = time.perf_counter
+) -> float:
     """FLOP/s of a product of two square matrices: fp32 and 1024 wide on a CPU, bf16 and 8192 wide on a GPU."""
     on_gpu = device.type == "cuda"
     size, dtype = (8192, torch.bfloat16) if on_gpu else (1024, torch.float32)
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     products, start = 0, None
-    while start is None or time.perf_counter() - start < seconds:
+    while start is None or clock() - start < seconds:
         a @ b
         synchronize(device)
         if start is None:  # the first one warms up
-            start = time.perf_counter()
+            start = clock()
         else:
             products += 1
-    return products * 2 * size**3 / (time.perf_counter() - start)
+    return products * 2 * size**3 / (clock() - start)
 
 
 def synchronize(device: torch.device) -> None:

@@ -28,7 +28,7 @@ def validate(model: nn.Module, batches: list[dict[str, torch.Tensor]], accelerat
         counts = start + rank < len(batches)
         batch = batches[start + rank] if counts else batches[-1]
         batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
-        outputs = predict(accelerator.unwrap_model(model), batch)
+        outputs = predict(accelerator.unwrap_model(model), batch, totals)
         figures[0] += counts * loss_share(outputs, batch, totals)
         if "next_sentence_label" in batch:
             right = outputs["seq_relationship_logits"].argmax(dim=-1) == batch["next_sentence_label"]

@@ -25,6 +25,8 @@ from families import (
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from hf_tiny_transformer import token_loss
+
 
 @every_family
 def test_language_model_losses(family: str):
@@ -233,3 +235,43 @@ def test_dropout_acts_in_training_only(family: str, task: str):
             model.train()
             first, second = model(**inputs).logits, model(**inputs).logits
             assert not torch.allclose(first, second, atol=1e-3), name
+
+
+@every_lm_head
+@pytest.mark.parametrize("rows_at_once", [1, 5, 1000])
+def test_a_loss_without_logits_is_the_same_loss(family: str, task: str, rows_at_once: int, monkeypatch):
+    """Whatever the chunks: dense, on the targets only, and as a part of a larger batch; gradients too."""
+    monkeypatch.setattr(token_loss, "CPU_CHUNK", rows_at_once * VOCAB)
+    monkeypatch.setattr(token_loss, "CPU_SLICE", 7)
+    model, inputs = tiny_model(family, task), training_batch(family, task)
+    inputs["labels"] = torch.where(real(inputs), output_ids(inputs), -100)
+    for extra in ({}, {"num_items_in_batch": torch.tensor(50)}):
+        plain, frugal = model(**inputs, **extra), model(**inputs, **extra, skip_logits=True)
+        assert_close(frugal.loss, plain.loss)
+        assert plain[1].shape == (2, LENGTH, VOCAB)
+        assert not {"logits", "prediction_logits"} & set(frugal)
+        assert_close(gradients(model, **inputs, **extra, skip_logits=True), gradients(model, **inputs, **extra))
+    labels = inputs.pop("labels").flatten()
+    targets = torch.tensor([2, 3, 9])
+    sparse = {**inputs, "labels": labels[targets], "target_positions": targets}
+    assert_close(gradients(model, **sparse, skip_logits=True), gradients(model, **sparse))
+
+
+def test_a_loss_without_logits_needs_labels_and_survives_extremes():
+    """Sure of the wrong token: a large loss, not infinity. bf16 autocast: near the fp32 loss. No gradient unasked."""
+    model, inputs = language_model("Encoder"), training_batch("Encoder")
+    with pytest.raises(ValueError, match="labels"):
+        model(input_ids=inputs["input_ids"], skip_logits=True)
+    expected = model(**inputs, skip_logits=True).loss
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        halved = model(**inputs, skip_logits=True).loss
+        halved.backward()
+    assert halved.dtype == torch.float
+    assert abs(halved - expected) < 0.02
+    assert model.lm_head.weight.grad.dtype == torch.float
+    with torch.no_grad():
+        assert not model(**inputs, skip_logits=True).loss.requires_grad
+        model.lm_head.bias[0] = 1e4
+        inputs["labels"] = torch.ones_like(inputs["labels"])
+        sure_of_the_wrong = model(**inputs, skip_logits=True).loss
+    assert 80 < sure_of_the_wrong < 90
