@@ -120,6 +120,7 @@ def ours(arguments: argparse.Namespace, device: torch.device) -> tuple[PreTraine
         vocab_size=arguments.vocab_size,
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
+        attn_implementation=arguments.attention,
         **_shape(arguments),
     )
     recipe = Recipe(
@@ -134,8 +135,12 @@ def ours(arguments: argparse.Namespace, device: torch.device) -> tuple[PreTraine
     ordinary = np.flatnonzero(~special)
     facts = VocabularyFacts(2, 3, 4, 0, special, np.ones(arguments.vocab_size, bool), ordinary, ordinary[:0])
     data = PackedTokens(_tokens(arguments).reshape(-1), cls_id=2)
-    batches = BatchSource(make_objective("mlm", data, facts, masking="token"), seed=0)
-    accelerator = Accelerator(mixed_precision="bf16" if device.type == "cuda" else "no")
+    objective = make_objective("mlm", data, facts, masking="token")
+    batches = BatchSource(objective, seed=0, single_row=arguments.attention.startswith("flash"))
+    accelerator = Accelerator(
+        mixed_precision="bf16" if device.type == "cuda" else "no",
+        dynamo_backend="inductor" if arguments.compile else None,
+    )
     model = TinyTransformerBertForMaskedLM(config)
     model, *optimizers = accelerator.prepare(model, *build_optimizers(model, recipe))
     loop = TrainingLoop(accelerator, model.train(), optimizers, batches, recipe, max_steps=10**6)
@@ -157,7 +162,8 @@ def report(arguments: argparse.Namespace, rounds: list[dict[str, dict[str, float
     threads = "GPU" if torch.cuda.is_available() else f"{arguments.threads} thread{'s' * (arguments.threads > 1)}"
     print(
         f"{arguments.shape}, vocabulary {arguments.vocab_size:,}, batch {arguments.batch} x {arguments.length}, "
-        f"{100 * MASK_RATE:.0f} % hidden, {threads}, {arguments.rounds} rounds\n"
+        f"{100 * MASK_RATE:.0f} % hidden, {threads}, {arguments.rounds} rounds; ours: {arguments.optimizer}, "
+        f"{arguments.attention}{', compiled' if arguments.compile else ''}\n"
     )
     print("| | tokens/s | GFLOP/s needed | share of the matrix rate | peak memory, GiB |")
     print("| --- | ---: | ---: | ---: | ---: |")
@@ -207,6 +213,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--micro-batch", type=int, help="ours only; the whole batch by default")
     parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--optimizer", choices=["adamw", "muon"], default="adamw", help="ours only; stock has AdamW")
+    parser.add_argument("--attention", default="sdpa", help="ours only: sdpa, flash_attention_2, ...")
+    parser.add_argument("--compile", action="store_true", help="ours only: torch.compile, as accelerate does it")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=10.0, help="timed, a side and round")

@@ -23,10 +23,12 @@ class BatchSource:
 
     Args:
         seed: of the run.
+        single_row: join a batch's rows into one, (1, B * T), where positions tell the documents apart: what flash
+            attention reads packed documents from.
     """
 
-    def __init__(self, objective: Objective, *, seed: int):
-        self.objective, self.seed = objective, seed
+    def __init__(self, objective: Objective, *, seed: int, single_row: bool = False):
+        self.objective, self.seed, self.single_row = objective, seed, single_row
         self._order = lru_cache(maxsize=2)(self._permutation)
 
     def rows_of_step(self, plan: StagePlan, step: int) -> list[tuple[int, int]]:
@@ -60,7 +62,10 @@ class BatchSource:
     ) -> dict[str, torch.Tensor]:
         """The batch of these (epoch, row number)s; see `Objective.build`."""
         generators = [np.random.default_rng((self.seed, ROWS, stage, epoch, row)) for epoch, row in rows]
-        return self.objective.build(np.array([row for _, row in rows]), generators, block_size, mask_rate)
+        batch = self.objective.build(np.array([row for _, row in rows]), generators, block_size, mask_rate)
+        if self.single_row and "position_ids" in batch:  # targets are (N,) already, by place in the flattened rows
+            batch |= {name: batch[name].reshape(1, -1) for name in ("input_ids", "position_ids")}
+        return batch
 
     def _permutation(self, stage: int, epoch: int, size: int) -> np.ndarray:
         return np.random.default_rng((self.seed, ORDER, stage, epoch)).permutation(size)

@@ -16,6 +16,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from hf_tiny_transformer.runs import UserError
+
 from .batches import BatchSource
 from .loop import TrainingLoop
 from .objectives import make_objective
@@ -35,10 +37,19 @@ AUTO_CLASSES = {
 }
 
 
-def build_model(recipe: Recipe, data: PreparedData, accelerator: Accelerator) -> PreTrainedModel:
-    """A fresh model of the recipe's family, sized for the tokenizer; tokens that the counts know start from them."""
+def build_model(recipe: Recipe, data: PreparedData, accelerator: Accelerator, *, attention: str) -> PreTrainedModel:
+    """A fresh model of the recipe's family, sized for the tokenizer; tokens that the counts know start from them.
+
+    Raises:
+        UserError: what computes `attention` is not installed, or can't serve this model.
+    """
     config = CONFIG_CLASSES[recipe.family](**recipe.model, **_token_fields(recipe.family, data.tokenizer))
-    model = AUTO_CLASSES[recipe.objective].from_config(config)
+    if attention.startswith("flash") and recipe.family == "seq2seq":
+        raise UserError(f"--attention {attention}: can't tell a Seq2Seq's packed documents apart; use sdpa")
+    try:
+        model = AUTO_CLASSES[recipe.objective].from_config(config, attn_implementation=attention)
+    except (ImportError, ValueError) as error:
+        raise UserError(f"--attention {attention}: {str(error).splitlines()[0]}") from None
     if recipe.embedding_init == "cooccurrence":
         vectors = torch.from_numpy(initial_embeddings(data, model.config.hidden_size, accelerator))
         known = vectors.abs().sum(dim=1) > 0
@@ -60,29 +71,32 @@ def _token_fields(family: str, tokenizer: PreTrainedTokenizerFast) -> dict[str, 
 
 
 def build_loop(
-    recipe: Recipe, data: PreparedData, accelerator: Accelerator, *, seed: int, max_steps: int
+    recipe: Recipe, data: PreparedData, accelerator: Accelerator, *, seed: int, max_steps: int, attention: str = "sdpa"
 ) -> TrainingLoop:
     """Model, optimizers and batches, all from the seed; prepared for the devices at hand."""
     set_seed(seed)
-    model = build_model(recipe, data, accelerator)
+    model = build_model(recipe, data, accelerator, attention=attention)
     optimizers = build_optimizers(model, recipe)
     model, *optimizers = accelerator.prepare(model, *optimizers)
-    batches = batch_source(recipe, data, data.train_tokens, "training", seed)
+    batches = batch_source(recipe, data, data.train_tokens, "training", seed, attention)
     return TrainingLoop(accelerator, model, optimizers, batches, recipe, max_steps)
 
 
-def batch_source(recipe: Recipe, data: PreparedData, file: Path, what: str, seed: int) -> BatchSource:
+def batch_source(
+    recipe: Recipe, data: PreparedData, file: Path, what: str, seed: int, attention: str = "sdpa"
+) -> BatchSource:
     """The batches of a file of packed tokens, named `what` in errors."""
     facts = vocabulary_facts(data.tokenizer)
     block_size = max(stage.block_size for stage in recipe.stages)
     packed = open_packed(file, len(data.tokenizer), facts.cls_id, block_size=block_size, what=what)
     masking = recipe.masking if what == "training" else "token"
-    return BatchSource(make_objective(recipe.objective, packed, facts, masking=masking), seed=seed)
+    objective = make_objective(recipe.objective, packed, facts, masking=masking)
+    return BatchSource(objective, seed=seed, single_row=attention.startswith("flash"))
 
 
-def validation_batches(recipe: Recipe, data: PreparedData) -> list[dict[str, torch.Tensor]]:
+def validation_batches(recipe: Recipe, data: PreparedData, attention: str = "sdpa") -> list[dict[str, torch.Tensor]]:
     """The same batches each time; few enough to keep."""
-    source = batch_source(recipe, data, data.validation_tokens, "validation", VALIDATION_SEED)
+    source = batch_source(recipe, data, data.validation_tokens, "validation", VALIDATION_SEED, attention)
     block_size, size = recipe.stages[-1].block_size, recipe.micro_batch_size
     mask_rate = None if recipe.objective == "next_token" else VALIDATION_MASK_RATE
     return list(source.validation_batches(block_size, mask_rate=mask_rate, blocks=recipe.validation_blocks, size=size))

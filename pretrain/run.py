@@ -59,9 +59,10 @@ def pretrain(settings: RunSettings, recipe: Recipe) -> None:
     else:
         max_steps = settings.max_steps or _measured_steps(settings, recipe, data, accelerator)
         recorded = new_record(settings, data, max_steps)
-    loop = build_loop(recipe, data, accelerator, seed=recorded["seed"], max_steps=recorded["max_steps"])
+    seed, max_steps, attention = recorded["seed"], recorded["max_steps"], settings.attention
+    loop = build_loop(recipe, data, accelerator, seed=seed, max_steps=max_steps, attention=attention)
     loop.skip_bad_steps = settings.skip_bad_steps
-    validation = validation_batches(recipe, data)
+    validation = validation_batches(recipe, data, attention)
     where = f"{accelerator.num_processes} x {accelerator.device.type}, {accelerator.distributed_type.value}"
     logger.info("model: %s parameters, %d steps on %s", f"{_parameters(loop.model):,}", loop.max_steps, where)
     if accelerator.is_main_process:  # only now: whatever is wrong with the input has shown itself
@@ -135,7 +136,9 @@ def _peak_share(loop: TrainingLoop) -> Callable[[float], float]:
 def _measured_steps(settings: RunSettings, recipe: Recipe, data: PreparedData, accelerator: Accelerator) -> int:
     """How many steps fit into the minutes, found once: from then on the schedule is a function of the step."""
     minutes = settings.minutes or DEFAULT_MINUTES
-    seconds = build_loop(recipe, data, accelerator, seed=settings.seed, max_steps=10**6).measure_step_seconds()
+    seed, attention = settings.seed, settings.attention
+    trial = build_loop(recipe, data, accelerator, seed=seed, max_steps=10**6, attention=attention)
+    seconds = trial.measure_step_seconds()
     steps = max(1, int(minutes * 60 / seconds))
     logger.info("%.3f s a step: %s steps in %g minutes", seconds, f"{steps:,}", minutes)
     return steps

@@ -27,6 +27,8 @@ class RunSettings:
         keep_last: how many checkpoints stay, besides those of step 0 and of the best validation loss; all by default.
         save_best: save at every new lowest validation loss too, and publish that model at the end instead of the last.
         skip_bad_steps: how many steps with a loss that is not finite, or exploded, are passed over before the run ends.
+        attention: how attention is computed; flash_attention_2 needs a GPU and the package flash-attn, and spares the
+            (T, T) mask of packed documents.
         log_with: a tracker that gets the figures of metrics.jsonl too; its package must be installed.
         resume: go on from the last checkpoint of the run in output, or begin if there is none.
     """
@@ -42,6 +44,7 @@ class RunSettings:
     keep_last: int | None = None
     save_best: bool = False
     skip_bad_steps: int = 0
+    attention: Literal["sdpa", "flash_attention_2", "flex_attention", "eager"] = "sdpa"
     log_with: Literal["tensorboard", "trackio", "wandb"] | None = None
     resume: bool = False
 

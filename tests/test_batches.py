@@ -5,9 +5,11 @@ from itertools import chain, pairwise
 import numpy as np
 import pytest
 import torch
+from families import language_model
 
 from pretrain import packing
 from pretrain.batches import BatchSource
+from pretrain.loss import count_targets, predict
 from pretrain.objectives import make_objective
 from pretrain.objectives.masking import IGNORED
 from pretrain.packing import open_packed, positions_within_documents, write_packed
@@ -178,3 +180,20 @@ def test_packing_goes_on_behind_the_last_whole_shard(documents, tokenizer, tmp_p
     assert write_packed(documents, tokenizer, tmp_path / "half.bin", tmp_path / "b") == count
     assert (tmp_path / "half.bin").read_bytes() == whole.read_bytes()
     assert [(tmp_path / "b" / name).stat().st_mtime_ns for name in done] == times
+
+
+@pytest.mark.parametrize("objective", ["mlm", "next_token"])
+def test_rows_joined_to_one_give_the_same_loss(packed, facts, objective):
+    """What flash attention reads; documents are told apart by positions alone, which sdpa does too."""
+    family = "Encoder" if objective == "mlm" else "Decoder"
+    model = language_model(family, vocab_size=120, max_position_embeddings=32)
+    (plan,) = plans(Stage(1.0, 32, 6, 0.25 if objective == "mlm" else None))
+    rows, joined = (
+        BatchSource(make_objective(objective, packed, facts, masking="token"), seed=1, single_row=single_row)
+        for single_row in (False, True)
+    )
+    (of_rows,), (of_one,) = (list(s.micro_batches(plan, 3, rank=0, world=1, size=6)) for s in (rows, joined))
+    assert of_rows["input_ids"].shape == (6, 32) and of_one["input_ids"].shape == (1, 192)
+    totals = count_targets(of_rows)
+    losses = [predict(model, batch, totals).loss for batch in (of_rows, of_one)]
+    torch.testing.assert_close(losses[1], losses[0])

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -275,6 +276,11 @@ def test_a_damaged_checkpoint_is_named(run, corpus_file, tmp_path, capsys):
         (["--learning_rate", "-1"], "learning_rate"),
         (["--stages.block_size=512", "--validation_share=0.01"], "less than one block of 512"),
         (["--lerning_rate", "1"], "lerning_rate"),
+        pytest.param(
+            ["--attention", "flash_attention_2"],
+            "flash_attention_2",
+            marks=pytest.mark.skipif(find_spec("flash_attn") is not None, reason="flash-attn is installed"),
+        ),
     ],
 )
 def test_bad_input_leaves_no_output_behind(flags, words, corpus_file, tmp_path, capsys):
