@@ -238,7 +238,7 @@ def refused(capsys, arguments):
     capsys.readouterr()
     assert run_cli(lambda: main(arguments)) == 2
     message = capsys.readouterr().err
-    assert message.count("error: ") == 1
+    assert [line.startswith("error: ") for line in message.splitlines()].count(True) == 1
     assert "Traceback" not in message
     return message
 
