@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -87,7 +88,7 @@ def load(
             directory, attn_implementation="eager", dtype=torch.float, output_loading_info=True
         )
         reader = (AutoImageProcessor if image else AutoTokenizer).from_pretrained(directory)
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         raise UserError(f"--model {directory}: cannot be opened ({error})") from error
     missing = sorted(key for key in loading["missing_keys"] if not any(part in key for part in UNREAD))
     if missing:
@@ -155,9 +156,14 @@ def read_image_attention(model: PreTrainedModel, processor: BaseImageProcessor, 
 
 
 def _require_room(model: PreTrainedModel, length: int, flag: str) -> None:
-    room = getattr(model.config, "max_position_embeddings", None)
-    if room and length > room:
-        raise UserError(f"--{flag}: {length} tokens, and the model has {room} positions; shorten it")
+    room = _positions(model)
+    if length > room:
+        raise UserError(f"--{flag}: {length} tokens, and the model has {room:,} positions; shorten it")
+
+
+def _positions(model: PreTrainedModel) -> int:
+    """How many tokens it was made for; where its config does not say (T5), as many as anybody would draw."""
+    return getattr(model.config, "max_position_embeddings", None) or 2**20
 
 
 def _written(
@@ -165,7 +171,8 @@ def _written(
 ) -> torch.LongTensor:
     """(1, T) what the decoder reads: its start token and what was written, but for the last token."""
     if pair is None:
-        written = model.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False, num_beams=1)
+        room = min(NEW_TOKENS, _positions(model) - 1)
+        written = model.generate(**inputs, max_new_tokens=room, do_sample=False, num_beams=1)
         return written[:, :-1] if written.shape[1] > 1 else written
     labels = tokenizer(text_target=pair, return_tensors="pt")["input_ids"]
     start = model.config.decoder_start_token_id

@@ -23,9 +23,7 @@ def add_attend_command(commands: argparse._SubParsersAction) -> None:
     given = command.add_mutually_exclusive_group(required=True)
     given.add_argument("--text", help="what the model reads")
     given.add_argument("--image", type=Path, help="what a model of images sees")
-    command.add_argument(
-        "--pair", help="second segment; of an encoder-decoder: what it writes (default: its own)"
-    )
+    command.add_argument("--pair", help="second segment; of an encoder-decoder: what it writes (default: its own)")
     command.add_argument("--layer", type=int, default=-1, help="shown first, from 0 (default: the last)")
     command.add_argument("--head", type=int, help="shown first, from 0 (default: the mean of the heads)")
     command.add_argument("--word", help="token whose lines are shown first")
