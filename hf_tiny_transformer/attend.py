@@ -151,7 +151,7 @@ def read_image_attention(model: PreTrainedModel, processor: BaseImageProcessor, 
     if extra < 0:
         raise UserError("--image: this model's tokens are not the patches of one square grid")
     weights = torch.cat(attentions)[..., extra:, extra:]
-    patches = [f"row {row}, column {column}" for row in range(side) for column in range(side)]
+    patches = [f"{row},{column}" for row in range(side) for column in range(side)]  # as matrices are read
     return AttentionMap("the patches, to each other", patches, patches, weights, grid=(side, side))
 
 

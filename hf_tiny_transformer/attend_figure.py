@@ -12,6 +12,7 @@ from .attend import AttentionMap
 
 ACCENT = "#b3400e"
 HEAT = LinearSegmentedColormap.from_list("attention", ["#f7f8fa", "#74aed4", "#08306b"])  # the page's colours
+OVER = LinearSegmentedColormap.from_list("over", [(1.0, 0.47, 0.08, 0.0), (1.0, 0.47, 0.08, 0.85)])  # lets images show
 CELL, ROW = 0.3, 0.22  # inches: of the heat map's cells and the lines' words
 LARGEST = 24.0  # inches; smaller cells beyond
 
@@ -79,12 +80,12 @@ def draw_over_image(
     for axes in (left, right):
         axes.imshow(image, cmap="gray", extent=(0, columns, rows, 0), interpolation="nearest")
         axes.set_axis_off()
-    shades = right.imshow(weights.reshape(one.grid), cmap="inferno", alpha=0.65, extent=(0, columns, rows, 0), vmin=0)
+    shades = right.imshow(weights.reshape(one.grid), cmap=OVER, extent=(0, columns, rows, 0), vmin=0)
     if patch is not None:
         corner = (patch % columns, patch // columns)
-        right.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor="white", linewidth=2))
+        right.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor="#ff4d00", linewidth=2.5))
     figure.colorbar(shades, ax=right, shrink=0.8)
-    right.set_title(_which(one, layer, head), fontsize=9)
+    figure.suptitle(_which(one, layer, head), fontsize=9)
     return figure
 
 
