@@ -29,6 +29,20 @@ def draw_heat_map(one: AttentionMap, layer: int = -1, head: int | None = None) -
     return figure
 
 
+def draw_heads(one: AttentionMap) -> Figure:
+    """Every layer and head at a glance: layers from top to bottom, heads from left to right, each from 0 to its own
+    largest weight."""
+    layers, heads = one.weights.shape[:2]
+    size = min(2.2, LARGEST / max(layers, heads))
+    figure = Figure(figsize=(size * heads + 0.3, size * layers * 1.12), layout="constrained")
+    for layer, row in enumerate(figure.subplots(layers, heads, squeeze=False)):
+        for head, axes in enumerate(row):
+            axes.imshow(one.head(layer, head), cmap=HEAT, vmin=0, aspect="auto")
+            axes.set_title(f"layer {layer}, head {head}", fontsize=8)
+            axes.set(xticks=[], yticks=[])
+    return figure
+
+
 def draw_lines(one: AttentionMap, layer: int = -1, head: int | None = None, word: str | int | None = None) -> Figure:
     """One token's attention as lines, the thicker the more (the classic picture of what "it" attends to).
 
