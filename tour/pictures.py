@@ -58,7 +58,7 @@ def of_an_encoder(directory: Path) -> dict[str, Figure]:
     model, tokenizer = load(directory)
     (it,) = read_attention(model, tokenizer, IT)
     return {
-        "why": draw_lines(it, layer=0, word="it"),
+        "why": draw_lines(it, word="it"),
         "self-attention": draw_heat_map(it),
         "heads": draw_heads(it),
         "bert": guesses(directory),
