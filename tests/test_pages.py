@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_report import leave_run
 
 from hf_tiny_transformer.attend import AttentionMap
 from hf_tiny_transformer.attend_command import attention_page
+from pretrain.report import report
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser: pip install playwright")
 BROWSERS = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"]
@@ -139,3 +141,22 @@ def test_an_encoder_decoders_three_kinds(look, tmp_path):
     assert drawing(page)[0] != before[0] and page.locator("#queries li").count() == 6
     page.select_option("#kind", label="few")
     assert page.inner_text("#asking") == "“b” attends to" and page.locator("#layer option").count() == 1
+
+
+def test_runs_are_drawn_compared_and_hidden(look, tmp_path):
+    """A curve for each run over tokens and over minutes; its name takes it away; the pointer reads it."""
+    names = [leave_run(tmp_path / "first", learning_rate=0.01), leave_run(tmp_path / "second", level=3.0)]
+    page = opened(look, report(names), tmp_path)
+    assert page.locator("#tokens .smoothed").count() == page.locator("#seconds .smoothed").count() == 2
+    before = page.locator("#tokens .smoothed").last.get_attribute("d")
+    assert "NaN" not in page.inner_html(".charts")
+    page.hover("#tokens", position={"x": 150, "y": 150})
+    told = page.inner_text("#tip").splitlines()
+    assert "M tokens" in told[0] and [line.split(": ")[0] for line in told[1:]] == [str(name) for name in names]
+    page.click(".legend button >> nth=0")
+    assert page.locator("#tokens .smoothed").count() == 1
+    assert page.locator("#tokens .smoothed").last.get_attribute("d") != before  # it has the room to itself
+    assert page.inner_text("#differing tbody").split() == ["learning_rate", "0.01", "0.002"]
+    page.click(".legend button >> nth=1")
+    assert page.locator("#tokens path").count() == 0
+    assert fits(page)
