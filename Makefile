@@ -1,6 +1,6 @@
 # Everything sets itself up: a .venv of its own, with the versions pinned in constraints.txt.
 .DEFAULT_GOAL := help
-.PHONY: help pretrain test conformance lint format clean
+.PHONY: help pretrain test tour conformance lint format clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -29,6 +29,9 @@ pretrain: $(READY)  ## the main job: raw text in, a fine-tuned model and its fig
 
 test: $(READY)  ## the tests
 	$(BIN)/python -m pytest
+
+tour: $(READY)  ## docs/tour.md in both languages: every number and picture anew
+	$(BIN)/python -m tour
 
 conformance: $(READY)  ## Hugging Face's own model tests, on our families and on stock ones
 	$(BIN)/python -m conformance

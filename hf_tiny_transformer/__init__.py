@@ -2,8 +2,10 @@
 
 from transformers import (
     AutoConfig,
+    AutoImageProcessor,
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForImageClassification,
     AutoModelForMaskedLM,
     AutoModelForMultipleChoice,
     AutoModelForNextSentencePrediction,
@@ -12,11 +14,14 @@ from transformers import (
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
+    ViTImageProcessorPil,
 )
+from transformers.utils import is_vision_available
 
 from .configuration_bert import TinyTransformerBertConfig
 from .configuration_decoder import TinyTransformerDecoderConfig
 from .configuration_encoder import TinyTransformerEncoderConfig
+from .configuration_image import TinyTransformerEncoderImageConfig
 from .configuration_seq2seq import TinyTransformerSeq2SeqConfig
 from .modeling_bert import (
     TinyTransformerBertForMaskedLM,
@@ -41,6 +46,7 @@ from .modeling_encoder import (
     TinyTransformerEncoderForTokenClassification,
     TinyTransformerEncoderModel,
 )
+from .modeling_image import TinyTransformerEncoderForImageClassification, TinyTransformerEncoderImageModel
 from .modeling_seq2seq import TinyTransformerSeq2SeqForConditionalGeneration, TinyTransformerSeq2SeqModel
 
 __version__ = "0.1.0"
@@ -66,6 +72,10 @@ _FAMILIES = {
         AutoModelForQuestionAnswering: TinyTransformerEncoderForQuestionAnswering,
         AutoModelForMultipleChoice: TinyTransformerEncoderForMultipleChoice,
     },
+    TinyTransformerEncoderImageConfig: {
+        AutoModel: TinyTransformerEncoderImageModel,
+        AutoModelForImageClassification: TinyTransformerEncoderForImageClassification,
+    },
     TinyTransformerDecoderConfig: {
         AutoModel: TinyTransformerDecoderModel,
         AutoModelForPreTraining: TinyTransformerDecoderForCausalLM,
@@ -83,6 +93,11 @@ for _config_class, _model_classes in _FAMILIES.items():
     AutoConfig.register(_config_class.model_type, _config_class)
     for _auto_class, _model_class in _model_classes.items():
         _auto_class.register(_config_class, _model_class)
+
+if is_vision_available():  # Pillow is there: resize, scale to [0, 1], normalise, as stock ViT does
+    AutoImageProcessor.register(
+        TinyTransformerEncoderImageConfig, image_processor_classes={"pil": ViTImageProcessorPil}
+    )
 
 __all__ = [
     "__version__",

@@ -1,4 +1,4 @@
-"""`python -m hf_tiny_transformer import | export`: between stock checkpoints and the Bert family, from the shell."""
+"""`python -m hf_tiny_transformer import | export | attend`: stock checkpoints and the Bert family; attention drawn."""
 
 import argparse
 import sys
@@ -9,6 +9,7 @@ from typing import NoReturn
 from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
+from .attend_command import add_attend_command
 from .conversion_bert import (
     STOCK_ARCHITECTURES,
     copy_tokenizer_files,
@@ -111,6 +112,8 @@ def _parser() -> Parser:
     export_command.add_argument("--model", dest="source", type=Path, required=True, help="our model directory")
     export_command.add_argument("--output", type=Path, required=True, help="new directory")
     export_command.set_defaults(run=lambda given: _report(export_stock(given.source, given.output), given.output))
+
+    add_attend_command(commands)
     return parser
 
 

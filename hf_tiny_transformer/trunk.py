@@ -112,7 +112,7 @@ class TinyTransformerTrunk(TinyTransformerTrunkPreTrainedModel):
         cross_attention: bool = False,
     ):
         super().__init__(config)
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed_tokens = self.token_embeddings(config)
         if config.position_embedding_type == "learned":
             self.embed_positions = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         if config.position_embedding_type == "rotary":
@@ -126,6 +126,10 @@ class TinyTransformerTrunk(TinyTransformerTrunkPreTrainedModel):
         self.norm = layer_norm(config)
         self.gradient_checkpointing = False
         self.post_init()
+
+    def token_embeddings(self, config: TinyTransformerTrunkConfig) -> nn.Module:
+        """One vector for each word of the vocabulary; where tokens are no words, a subclass has another."""
+        return nn.Embedding(config.vocab_size, config.hidden_size)
 
     def embed(self, input_ids: torch.LongTensor | None, inputs_embeds: torch.Tensor | None) -> torch.Tensor:
         """(B, T) -> (B, T, hidden_size), or the embeddings that were given.

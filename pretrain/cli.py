@@ -13,6 +13,7 @@ from transformers.utils import logging as transformers_logging
 
 from hf_tiny_transformer.runs import UserError
 
+from . import report
 from .recipe import DEFAULT_RECIPE, Recipe, find_recipe
 from .record import RECIPE_FILE
 from .run import pretrain
@@ -22,8 +23,11 @@ RECIPE_FLAG = "--recipe"
 
 
 def main(argv: list[str] | None = None) -> None:
-    """`python -m pretrain ...`; see --help."""
-    settings, recipe = parse(sys.argv[1:] if argv is None else argv)
+    """`python -m pretrain ...` and `python -m pretrain report ...`; see --help."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["report"]:
+        return report.main(argv[1:])
+    settings, recipe = parse(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     transformers_logging.disable_progress_bar()
     for noisy in ("httpx", "transformers", "accelerate", "datasets", "filelock"):
@@ -38,7 +42,7 @@ def parse(argv: list[str]) -> tuple[RunSettings, Recipe]:
     recipe_name, rest = _take_recipe([_with_underscores(argument) for argument in argv])
     parser = jsonargparse.ArgumentParser(
         prog="python -m pretrain",
-        description="Pretrain by a recipe. Every field of it is a flag.",
+        description="Pretrain by a recipe. Every field of it is a flag. `python -m pretrain report` compares runs.",
         exit_on_error=False,
         allow_abbrev=False,
     )

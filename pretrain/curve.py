@@ -9,46 +9,83 @@ import matplotlib
 matplotlib.use("Agg")  # no display is needed, and none is opened
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 
-SMOOTHING_SHARE = 0.02  # of the run: the length of the running mean
+from .recipe import Recipe
+from .schedule import plan_stages
+
+SMOOTHING_SHARE = 0.03  # of the run: the length of the running mean
+BLUE, ORANGE, GREY, RULE = "#1f6fb2", "#c4570c", "#5c6576", "#dcdfe5"  # the pages' colours
 
 
-def draw_curve(metrics: list[dict], path: Path) -> None:
-    """Training loss (raw and smoothed), validation loss and learning rate over tokens, as a PNG."""
+def draw_curve(metrics: list[dict], path: Path, recipe: Recipe, max_steps: int) -> None:
+    """Training loss (raw and smoothed), validation loss and learning rate over tokens, as a PNG; the recipe's stages,
+    warm-up and decay marked."""
     if not metrics:
         return
     tokens = np.array([line["tokens"] for line in metrics]) / 1e6
+    steps = np.array([line["step"] for line in metrics])
     loss = np.array([line["loss"] for line in metrics])
-    validated = [(line["tokens"] / 1e6, line["validation_loss"]) for line in metrics if "validation_loss" in line]
-
     figure, (top, bottom) = plt.subplots(
-        2, 1, figsize=(8, 5), sharex=True, height_ratios=(4, 1), constrained_layout=True
+        2, 1, figsize=(9, 5.4), sharex=True, height_ratios=(4, 1), constrained_layout=True
     )
-    top.plot(tokens, loss, color="tab:blue", alpha=0.25, linewidth=0.8, label="training loss")
-    top.plot(tokens, _smooth(loss), color="tab:blue", linewidth=2, label="training loss, smoothed")
+    top.plot(tokens, loss, color=BLUE, alpha=0.22, linewidth=0.7, label="training, each step")
+    top.plot(tokens, smooth(loss), color=BLUE, linewidth=2, label="training, smoothed")
+    validated = [(line["tokens"] / 1e6, line["validation_loss"]) for line in metrics if "validation_loss" in line]
     if validated:
-        x, y = zip(*validated, strict=True)
-        top.plot(x, y, color="tab:orange", marker="o", markersize=4, linewidth=1.5, label="validation loss")
-        top.annotate(f"{y[-1]:.2f}", (x[-1], y[-1]), textcoords="offset points", xytext=(0, -16), ha="center")
-        top.margins(y=0.1)
+        _draw_validation(top, validated)
+    top.margins(y=0.1)  # leaves room for the last validation's figure
     top.set_ylabel("loss, nats per token asked for")
-    top.grid(alpha=0.3)
-    top.legend(frameon=False)
-    bottom.plot(tokens, [line["learning_rate"] for line in metrics], color="tab:gray")
-    bottom.set_ylabel("learning rate")
-    bottom.set_xlabel("tokens read, millions")
-    bottom.grid(alpha=0.3)
-    bottom.set_ylim(bottom=0)
+    top.legend(frameon=False, loc="upper right")
+    rates = [line["learning_rate"] for line in metrics]
+    bottom.fill_between(tokens, rates, color=GREY, alpha=0.15, linewidth=0)
+    bottom.plot(tokens, rates, color=GREY, linewidth=1.5)
+    bottom.set(ylabel="learning rate", xlabel="tokens read, millions", xlim=(0, tokens[-1]))
+    bottom.set_ylim(0, 1.25 * max([*rates, 1e-12]))
+    bottom.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
+    for axes in (top, bottom):
+        axes.grid(color=RULE, linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+    for step, names in phases(recipe, max_steps).items():
+        where = np.interp(step, np.concatenate(([0], steps)), np.concatenate(([0], tokens)))
+        for axes in (top, bottom):
+            axes.axvline(where, color=GREY, linewidth=0.9, linestyle=(0, (4, 3)), alpha=0.7)
+        place = {"xytext": (3, -2), "textcoords": "offset points", "va": "top", "fontsize": 8, "color": GREY}
+        bottom.annotate("\n".join(names), (where, 1), xycoords=("data", "axes fraction"), **place)
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
 
-def _smooth(values: np.ndarray) -> np.ndarray:
-    """Running mean whose first values are not pulled towards zero."""
-    keep = 1 - 1 / max(1.0, SMOOTHING_SHARE * len(values))
-    mean, weight, smoothed = 0.0, 0.0, []
-    for value in values:
-        mean = keep * mean + (1 - keep) * value
-        weight = keep * weight + (1 - keep)
-        smoothed.append(mean / weight)
+def phases(recipe: Recipe, max_steps: int) -> dict[int, list[str]]:
+    """Step -> what begins there: the stages but the first, the constant stretch after the warm-up, and the decay."""
+    begins: dict[int, list[str]] = {}
+    for plan in plan_stages(recipe, max_steps)[1:]:
+        stage = plan.stage
+        rate = f", {100 * stage.mask_rate:g} % hidden" if stage.mask_rate else ""
+        begins.setdefault(plan.first, []).append(f"{stage.batch_size} x {stage.block_size} tokens{rate}")
+    if recipe.warmup > 0:
+        begins.setdefault(round(recipe.warmup * max_steps), []).append("warm")
+    if recipe.decay > 0:
+        begins.setdefault(round((1 - recipe.decay) * max_steps), []).append("decay")
+    return begins
+
+
+def smooth(values: np.ndarray) -> np.ndarray:
+    """Mean of each value's neighbourhood, as far to its right as to its left, so that no fall shows too late; where the
+    run ends there is but the left. Values that are no numbers are left out."""
+    half = round(SMOOTHING_SHARE * len(values) / 2)
+    smoothed = []
+    for place in range(len(values)):
+        reach = min(half, place)
+        near = values[place - reach : place + reach + 1]
+        near = near[np.isfinite(near)]
+        smoothed.append(near.mean() if len(near) else np.nan)
     return np.array(smoothed)
+
+
+def _draw_validation(axes: Axes, validated: list[tuple[float, float]]) -> None:
+    x, y = zip(*validated, strict=True)
+    axes.plot(x, y, color=ORANGE, marker="o", markersize=5, linewidth=1.5, label="validation", clip_on=False, zorder=3)
+    place = {"xytext": (4, -18), "textcoords": "offset points", "ha": "right", "color": ORANGE, "fontweight": "bold"}
+    axes.annotate(f"{y[-1]:.3f}", (x[-1], y[-1]), **place)

@@ -51,7 +51,7 @@ def publish(
     progress = read_progress(checkpoint)
     metrics = read_metrics(output / "training" / "metrics.jsonl")
     examples = demonstrate(output, recipe.family, recipe.examples)
-    draw_curve(metrics, output / "training" / "loss.png")
+    draw_curve(metrics, output / "training" / "loss.png", recipe, recorded["max_steps"])
     summary = {
         "steps": progress.step,
         "tokens": progress.tokens,
