@@ -19,8 +19,8 @@ class TinyTransformerConfig(PreTrainedConfig):
     model_classes: ClassVar[dict[str, type]] = {}
 
     def save_pretrained(self, save_directory: str | PathLike, push_to_hub: bool = False, **kwargs) -> None:
-        """As transformers does it. The family's source files lie beside config.json then, and its `auto_map` names every
-        class of the family, so that a Python without this package opens the directory with `trust_remote_code=True`.
+        """As transformers does it. The family's source files then lie beside config.json, and its `auto_map` names all
+        classes of the family, so that a Python without this package opens the directory with `trust_remote_code=True`.
 
         transformers' own way (`register_for_auto_class`) names the one class that was saved, fails where FSDP has put
         a class of its own in its place, and is inherited by classes that no Auto class stands for.

@@ -1,4 +1,4 @@
-"""Protects that a saved model opens where this package is not: its code lies beside it, for every class of its family."""
+"""Protects that a saved model opens where this package is not: its code lies beside it, for all of its family."""
 
 import json
 import shutil
