@@ -11,9 +11,8 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from .configuration_base import TinyTransformerConfig
+from . import _FAMILIES
 from .runs import UserError
 
 TOKENIZER_FILES = (
@@ -46,14 +45,14 @@ def open_ours(directory: str | PathLike) -> PreTrainedModel:
 
 def _class_of(content: dict[str, Any], file: Path) -> type[PreTrainedModel]:
     """The class that a config.json names in `architectures`."""
+    families = {config_class.model_type: set(table.values()) for config_class, table in _FAMILIES.items()}
     model_type = content.get("model_type")
-    config_class = CONFIG_MAPPING[model_type] if model_type in CONFIG_MAPPING else None
-    if config_class is None or not issubclass(config_class, TinyTransformerConfig):
-        raise UserError(f"{file}: model_type is {model_type!r}; name a checkpoint of this package's families")
-    classes = {model_class.__name__: model_class for model_class in config_class.model_classes.values()}
+    if model_type not in families:
+        raise UserError(f"{file}: model_type is {model_type!r}; ours are {', '.join(families)}")
+    classes = {model_class.__name__: model_class for model_class in families[model_type]}
     architectures = content.get("architectures") or []
     if len(architectures) != 1 or architectures[0] not in classes:
-        raise UserError(f"{file}: architectures is {architectures}; it must name one of {', '.join(classes)}")
+        raise UserError(f"{file}: architectures is {architectures}; it must name one of {', '.join(sorted(classes))}")
     return classes[architectures[0]]
 
 
