@@ -103,7 +103,7 @@ def load_stock_bert(directory: str | PathLike, model_class: type[BertModelT]) ->
             unknown or of the wrong shape.
     """
     directory = Path(directory)
-    config = config_from_stock(_read_stock_config(directory), source=directory / "config.json")
+    config = config_from_stock(read_stock_config(directory), source=directory / "config.json")
     given = _to_our_names(read_safetensors(directory), config, directory)
     model = model_class(config)
     is_trunk = not hasattr(model, model_class.base_model_prefix)
@@ -179,7 +179,7 @@ def stock_class_of(directory: str | PathLike) -> type[TinyTransformerBertPreTrai
         UserError: not a stock bert checkpoint, or its class has no partner here.
     """
     directory = Path(directory)
-    architectures = _read_stock_config(directory).architectures or []
+    architectures = read_stock_config(directory).architectures or []
     if len(architectures) != 1 or architectures[0] not in STOCK_ARCHITECTURES:
         raise UserError(
             f"{directory / 'config.json'}: architectures is {architectures}; "
@@ -188,7 +188,13 @@ def stock_class_of(directory: str | PathLike) -> type[TinyTransformerBertPreTrai
     return STOCK_ARCHITECTURES[architectures[0]]
 
 
-def _read_stock_config(directory: Path) -> BertConfig:
+def read_stock_config(directory: str | PathLike) -> BertConfig:
+    """The configuration of a stock `bert` checkpoint.
+
+    Raises:
+        UserError: no such checkpoint, or a field of the wrong kind.
+    """
+    directory = Path(directory)
     content = read_config_json(directory)
     file = directory / "config.json"
     if content.get("model_type") != "bert":

@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from .batches import BatchSource
+from .initial import InitialModel
 from .loop import TrainingLoop
 from .objectives import make_objective
 from .optimizer import build_optimizers
@@ -35,8 +36,13 @@ AUTO_CLASSES = {
 }
 
 
-def build_model(recipe: Recipe, data: PreparedData, accelerator: Accelerator) -> PreTrainedModel:
-    """A fresh model of the recipe's family, sized for the tokenizer; tokens that the counts know start from them."""
+def build_model(
+    recipe: Recipe, data: PreparedData, accelerator: Accelerator, initial: InitialModel | None = None
+) -> PreTrainedModel:
+    """The initial model; without one a fresh one of the recipe's family, sized for the tokenizer: tokens that
+    the counts know start from them."""
+    if initial is not None:
+        return initial.load(AUTO_CLASSES[recipe.objective]._model_mapping[type(initial.config)])
     config = CONFIG_CLASSES[recipe.family](**recipe.model, **_token_fields(recipe.family, data.tokenizer))
     model = AUTO_CLASSES[recipe.objective].from_config(config)
     if recipe.embedding_init == "cooccurrence":
@@ -60,11 +66,17 @@ def _token_fields(family: str, tokenizer: PreTrainedTokenizerFast) -> dict[str, 
 
 
 def build_loop(
-    recipe: Recipe, data: PreparedData, accelerator: Accelerator, *, seed: int, max_steps: int
+    recipe: Recipe,
+    data: PreparedData,
+    accelerator: Accelerator,
+    *,
+    seed: int,
+    max_steps: int,
+    initial: InitialModel | None = None,
 ) -> TrainingLoop:
     """Model, optimizers and batches, all from the seed; prepared for the devices at hand."""
     set_seed(seed)
-    model = build_model(recipe, data, accelerator)
+    model = build_model(recipe, data, accelerator, initial)
     optimizers = build_optimizers(model, recipe)
     model, *optimizers = accelerator.prepare(model, *optimizers)
     batches = batch_source(recipe, data, data.train_tokens, "training", seed)
