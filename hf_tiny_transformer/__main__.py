@@ -12,6 +12,9 @@ from transformers.utils import logging as transformers_logging
 from .runs import UserError, run_cli
 from .stock import export_stock, import_stock
 
+EXPORT_HELP = "our checkpoint -> one that needs no code of ours"
+FORMAT_HELP = "stock: transformers' own bert or modernbert; onnx: in transformers.js' layout"
+
 
 class Parser(argparse.ArgumentParser):
     """An argument parser whose complaint is one line, like that of every other wrong input."""
@@ -46,15 +49,28 @@ def _parser() -> Parser:
     import_command.add_argument("--output", type=Path, required=True, help="new directory")
     import_command.set_defaults(run=lambda given: _report(import_stock(given.source, given.output), given.output))
 
-    to_others = "our checkpoint -> one that needs no code of ours"
-    export_command = commands.add_parser("export", help=to_others, allow_abbrev=False)
-    export_command.add_argument(
-        "--format", choices=["stock"], required=True, help="stock: transformers' own bert or modernbert"
-    )
+    export_command = commands.add_parser("export", help=EXPORT_HELP, allow_abbrev=False)
+    export_command.add_argument("--format", choices=["stock", "onnx"], required=True, help=FORMAT_HELP)
     export_command.add_argument("--model", dest="source", type=Path, required=True, help="our model directory")
     export_command.add_argument("--output", type=Path, required=True, help="new directory")
-    export_command.set_defaults(run=lambda given: _report(export_stock(given.source, given.output), given.output))
+    export_command.add_argument("--int8", action="store_true", help="onnx: also a file with 8-bit weights")
+    export_command.set_defaults(run=_export)
     return parser
+
+
+def _export(given: argparse.Namespace) -> None:
+    if given.format == "stock":
+        if given.int8:
+            raise UserError("--int8 goes with --format onnx")
+        _report(export_stock(given.source, given.output), given.output)
+        return
+    from .onnx_export import export_onnx  # slow to import
+
+    report = export_onnx(given.source, given.output, int8=given.int8)
+    _report(report.model, given.output)
+    print(f"largest difference between onnxruntime and torch: {report.difference:.1e}")
+    if given.int8:
+        print(f"with 8-bit weights: {report.int8_error:.2f} standard deviations of the output (root mean square)")
 
 
 def _report(model: PreTrainedModel, output: Path) -> None:

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from .checkpoint_files import copy_tokenizer_files, open_ours
-from .conversion_bert import load_stock_bert, save_stock_bert, stock_class_of
-from .conversion_modernbert import to_stock
+from .conversion_bert import config_to_stock, load_stock_bert, save_stock_bert, stock_class_of
+from .conversion_modernbert import STOCK_CLASSES, stock_config, to_stock
 from .modeling_bert import TinyTransformerBertPreTrainedModel
 from .modeling_seq2seq import TinyTransformerSeq2SeqPreTrainedModel
 from .runs import UserError, atomic_directory, require_free_output
@@ -56,3 +56,17 @@ def export_stock(source: Path, output: Path) -> PreTrainedModel:
         stock.save_pretrained(staging)
         copy_tokenizer_files(source, staging)
     return model
+
+
+def config_for_others(model: PreTrainedModel) -> PreTrainedConfig:
+    """For a program that reads config.json and has another way to compute the model: the stock config of the same
+    function, or ours where there is none."""
+    try:
+        if isinstance(model, TinyTransformerBertPreTrainedModel):
+            config, name = config_to_stock(model.config), type(model).__name__.removeprefix("TinyTransformer")
+        else:
+            config, name = stock_config(model), STOCK_CLASSES[type(model)].__name__
+    except UserError:
+        return model.config
+    config.architectures = [name]
+    return config
