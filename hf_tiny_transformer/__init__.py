@@ -91,6 +91,7 @@ _FAMILIES = {
 
 for _config_class, _model_classes in _FAMILIES.items():
     AutoConfig.register(_config_class.model_type, _config_class)
+    _config_class.model_classes = {a.__name__: m for a, m in _model_classes.items()}
     for _auto_class, _model_class in _model_classes.items():
         _auto_class.register(_config_class, _model_class)
 

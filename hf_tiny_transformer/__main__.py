@@ -1,4 +1,4 @@
-"""`python -m hf_tiny_transformer import | export | attend`: stock checkpoints and the Bert family; attention drawn."""
+"""`python -m hf_tiny_transformer import | export | attend`: other formats and ours; attention drawn."""
 
 import argparse
 import sys
@@ -6,20 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from safetensors import SafetensorError
+from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from .attend_command import add_attend_command
-from .conversion_bert import (
-    STOCK_ARCHITECTURES,
-    copy_tokenizer_files,
-    load_stock_bert,
-    read_config_json,
-    save_stock_bert,
-    stock_class_of,
-)
-from .modeling_bert import TinyTransformerBertPreTrainedModel
-from .runs import UserError, atomic_directory, require_free_output, run_cli
+from .runs import UserError, run_cli
+from .stock import export_stock, import_stock
+
+EXPORT_HELP = "our checkpoint -> one that needs no code of ours"
+FORMAT_HELP = "stock: transformers' own bert or modernbert; onnx: in transformers.js' layout"
 
 
 class Parser(argparse.ArgumentParser):
@@ -46,58 +41,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise UserError(f"{where}{error.strerror or error}") from error
 
 
-def import_stock(source: Path, output: Path) -> TinyTransformerBertPreTrainedModel:
-    """Writes the stock `bert` checkpoint `source` as one of the Bert family, with its tokenizer; returns the model.
-
-    Raises:
-        UserError: as `load_stock_bert`; or `output` already holds something.
-    """
-    require_free_output(output)
-    model = load_stock_bert(source, stock_class_of(source))
-    with atomic_directory(output) as staging:
-        model.save_pretrained(staging)
-        copy_tokenizer_files(source, staging)
-    return model
-
-
-def export_stock(source: Path, output: Path) -> TinyTransformerBertPreTrainedModel:
-    """Writes the Bert family's checkpoint `source` as a stock one, its tokenizer along, and returns the model.
-
-    Raises:
-        UserError: `source` is not a whole checkpoint of the Bert family; or `output` already holds something.
-    """
-    require_free_output(output)
-    model = _load_ours(source)
-    save_stock_bert(model, output, tokenizer_from=source)
-    return model
-
-
-def _load_ours(directory: Path) -> TinyTransformerBertPreTrainedModel:
-    """Opens a checkpoint of the Bert family as the class it was saved from; every weight must come from the file."""
-    config = read_config_json(directory)
-    classes = {model_class.__name__: model_class for model_class in STOCK_ARCHITECTURES.values()}
-    if config.get("model_type") != "tiny_transformer_bert":
-        raise UserError(
-            f"{directory / 'config.json'}: model_type is {config.get('model_type')!r}; "
-            "--format stock exports the Bert family ('tiny_transformer_bert') only"
-        )
-    architectures = config.get("architectures") or []
-    if len(architectures) != 1 or architectures[0] not in classes:
-        raise UserError(
-            f"{directory / 'config.json'}: architectures is {architectures}; it must name one of {', '.join(classes)}"
-        )
-    try:
-        model, loading = classes[architectures[0]].from_pretrained(
-            directory, use_safetensors=True, output_loading_info=True
-        )
-    except (SafetensorError, ValueError, TypeError, RuntimeError) as error:
-        raise UserError(f"{directory}: cannot be opened ({error})") from error
-    for kind in ("missing_keys", "unexpected_keys"):
-        if loading[kind]:
-            raise UserError(f"{directory}: {kind.replace('_keys', '')} weights: {', '.join(sorted(loading[kind]))}")
-    return model
-
-
 def _parser() -> Parser:
     parser = Parser(prog="python -m hf_tiny_transformer", description=__doc__, allow_abbrev=False)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
@@ -107,17 +50,33 @@ def _parser() -> Parser:
     import_command.add_argument("--output", type=Path, required=True, help="new directory")
     import_command.set_defaults(run=lambda given: _report(import_stock(given.source, given.output), given.output))
 
-    export_command = commands.add_parser("export", help="Bert family -> stock bert checkpoint", allow_abbrev=False)
-    export_command.add_argument("--format", choices=["stock"], required=True, help="stock: transformers' own bert")
+    export_command = commands.add_parser("export", help=EXPORT_HELP, allow_abbrev=False)
+    export_command.add_argument("--format", choices=["stock", "onnx"], required=True, help=FORMAT_HELP)
     export_command.add_argument("--model", dest="source", type=Path, required=True, help="our model directory")
     export_command.add_argument("--output", type=Path, required=True, help="new directory")
-    export_command.set_defaults(run=lambda given: _report(export_stock(given.source, given.output), given.output))
+    export_command.add_argument("--int8", action="store_true", help="onnx: also a file with 8-bit weights")
+    export_command.set_defaults(run=_export)
 
     add_attend_command(commands)
     return parser
 
 
-def _report(model: TinyTransformerBertPreTrainedModel, output: Path) -> None:
+def _export(given: argparse.Namespace) -> None:
+    if given.format == "stock":
+        if given.int8:
+            raise UserError("--int8 goes with --format onnx")
+        _report(export_stock(given.source, given.output), given.output)
+        return
+    from .onnx_export import export_onnx  # slow to import
+
+    report = export_onnx(given.source, given.output, int8=given.int8)
+    _report(report.model, given.output)
+    print(f"largest difference between onnxruntime and torch: {report.difference:.1e}")
+    if given.int8:
+        print(f"with 8-bit weights: {report.int8_error:.2f} standard deviations of the output (root mean square)")
+
+
+def _report(model: PreTrainedModel, output: Path) -> None:
     print(f"{output}: {type(model).__name__}, {model.num_parameters():,} parameters, written")
 
 

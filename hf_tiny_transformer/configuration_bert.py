@@ -2,12 +2,13 @@
 """Configuration of the Bert family: the fields and names of stock `bert`, encoder part."""
 
 from huggingface_hub.dataclasses import strict
-from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils.type_validators import activation_fn_key, interval, positive_int_field, probability
+
+from .configuration_base import TinyTransformerConfig
 
 
 @strict
-class TinyTransformerBertConfig(PreTrainedConfig):
+class TinyTransformerBertConfig(TinyTransformerConfig):
     """BERT as published (Devlin et al. 2018). The defaults are BERT-Tiny's shape (Turc et al. 2019), small vocabulary.
 
     Args:

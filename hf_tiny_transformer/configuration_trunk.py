@@ -4,13 +4,14 @@
 from typing import Literal
 
 from huggingface_hub.dataclasses import strict
-from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.utils.type_validators import activation_fn_key, interval, positive_int_field, probability
 
+from .configuration_base import TinyTransformerConfig
+
 
 @strict
-class TinyTransformerTrunkConfig(PreTrainedConfig):
+class TinyTransformerTrunkConfig(TinyTransformerConfig):
     """The shape of a pre-norm trunk (`trunk.py`); no model is built from it alone.
 
     Args:

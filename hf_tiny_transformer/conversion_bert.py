@@ -1,9 +1,7 @@
 """Stock `bert` checkpoints <-> the Bert family: one to one, the weights' bytes untouched."""
 
-import json
 import logging
 import re
-import shutil
 from dataclasses import fields
 from os import PathLike
 from pathlib import Path
@@ -11,12 +9,12 @@ from typing import Any, TypeVar
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from transformers import BertConfig
 from transformers.activations import ACT2FN
 from transformers.configuration_utils import PreTrainedConfig
 
+from .checkpoint_files import copy_tokenizer_files, read_config_json, read_safetensors
 from .configuration_bert import TinyTransformerBertConfig
 from .modeling_bert import (
     TinyTransformerBertForMaskedLM,
@@ -74,14 +72,6 @@ STOCK_ARCHITECTURES: dict[str, type[TinyTransformerBertPreTrainedModel]] = {
     )
 }
 
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.txt",
-)
-
 _TRUNK_PREFIXES = ("embeddings.", "encoder.", "pooler.")
 # stock's second name of cls.predictions.bias; its forward reads this one
 _DECODER_BIAS = "cls.predictions.decoder.bias"
@@ -113,8 +103,8 @@ def load_stock_bert(directory: str | PathLike, model_class: type[BertModelT]) ->
             unknown or of the wrong shape.
     """
     directory = Path(directory)
-    config = config_from_stock(_read_stock_config(directory), source=directory / "config.json")
-    given = _to_our_names(_read_safetensors(directory), config, directory)
+    config = config_from_stock(read_stock_config(directory), source=directory / "config.json")
+    given = _to_our_names(read_safetensors(directory), config, directory)
     model = model_class(config)
     is_trunk = not hasattr(model, model_class.base_model_prefix)
     if is_trunk:
@@ -189,7 +179,7 @@ def stock_class_of(directory: str | PathLike) -> type[TinyTransformerBertPreTrai
         UserError: not a stock bert checkpoint, or its class has no partner here.
     """
     directory = Path(directory)
-    architectures = _read_stock_config(directory).architectures or []
+    architectures = read_stock_config(directory).architectures or []
     if len(architectures) != 1 or architectures[0] not in STOCK_ARCHITECTURES:
         raise UserError(
             f"{directory / 'config.json'}: architectures is {architectures}; "
@@ -198,35 +188,13 @@ def stock_class_of(directory: str | PathLike) -> type[TinyTransformerBertPreTrai
     return STOCK_ARCHITECTURES[architectures[0]]
 
 
-def copy_tokenizer_files(source: str | PathLike, target: str | PathLike) -> list[str]:
-    """Copies the tokenizer files of a model directory into another and returns their names."""
-    names = [name for name in TOKENIZER_FILES if (Path(source) / name).is_file()]
-    for name in names:
-        shutil.copyfile(Path(source) / name, Path(target) / name)
-    return names
-
-
-def read_config_json(directory: str | PathLike) -> dict[str, Any]:
-    """The parsed config.json of a model directory.
+def read_stock_config(directory: str | PathLike) -> BertConfig:
+    """The configuration of a stock `bert` checkpoint.
 
     Raises:
-        UserError: no such directory or file, or it holds no JSON object.
+        UserError: no such checkpoint, or a field of the wrong kind.
     """
-    file = Path(directory) / "config.json"
-    if not Path(directory).is_dir():
-        raise UserError(f"{directory}: no such directory")
-    if not file.is_file():
-        raise UserError(f"{directory}: holds no config.json; name a model directory")
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{file}: is not JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{file}: must hold a JSON object")
-    return content
-
-
-def _read_stock_config(directory: Path) -> BertConfig:
+    directory = Path(directory)
     content = read_config_json(directory)
     file = directory / "config.json"
     if content.get("model_type") != "bert":
@@ -251,29 +219,6 @@ def _partner_names(num_hidden_layers: int) -> dict[str, str]:
             for suffix in suffixes:
                 partners[ours.format(n=n) + suffix] = stock.format(n=n) + suffix
     return partners
-
-
-def _read_safetensors(directory: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a model directory by their names in the file."""
-    index = directory / "model.safetensors.index.json"
-    files = [directory / "model.safetensors"]
-    if index.is_file() and not files[0].is_file():
-        try:
-            shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{index}: is not an index of safetensors shards ({error})") from error
-        files = [directory / Path(shard).name for shard in sorted(shards)]
-    tensors: dict[str, torch.Tensor] = {}
-    for file in files:
-        if not file.is_file():
-            if any(directory.glob("*.bin")):
-                raise UserError(f"{file}: no such file; only safetensors is read: convert the .bin weights to it first")
-            raise UserError(f"{file}: no such file; the checkpoint has no weights")
-        try:
-            tensors.update(load_file(file))
-        except SafetensorError as error:
-            raise UserError(f"{file}: is not a whole safetensors file ({error})") from error
-    return tensors
 
 
 def _to_our_names(

@@ -19,6 +19,7 @@ from transformers import (
 from hf_tiny_transformer.runs import UserError
 
 from .batches import BatchSource
+from .initial import InitialModel
 from .loop import TrainingLoop
 from .objectives import make_objective
 from .optimizer import build_optimizers
@@ -37,19 +38,15 @@ AUTO_CLASSES = {
 }
 
 
-def build_model(recipe: Recipe, data: PreparedData, accelerator: Accelerator, *, attention: str) -> PreTrainedModel:
-    """A fresh model of the recipe's family, sized for the tokenizer; tokens that the counts know start from them.
-
-    Raises:
-        UserError: what computes `attention` is not installed, or can't serve this model.
-    """
+def build_model(
+    recipe: Recipe, data: PreparedData, accelerator: Accelerator, initial: InitialModel | None = None
+) -> PreTrainedModel:
+    """The initial model; without one a fresh one of the recipe's family, sized for the tokenizer: tokens that
+    the counts know start from them."""
+    if initial is not None:
+        return initial.load(AUTO_CLASSES[recipe.objective]._model_mapping[type(initial.config)])
     config = CONFIG_CLASSES[recipe.family](**recipe.model, **_token_fields(recipe.family, data.tokenizer))
-    if attention.startswith("flash") and recipe.family == "seq2seq":
-        raise UserError(f"--attention {attention}: can't tell a Seq2Seq's packed documents apart; use sdpa")
-    try:
-        model = AUTO_CLASSES[recipe.objective].from_config(config, attn_implementation=attention)
-    except (ImportError, ValueError) as error:
-        raise UserError(f"--attention {attention}: {str(error).splitlines()[0]}") from None
+    model = AUTO_CLASSES[recipe.objective].from_config(config)
     if recipe.embedding_init == "cooccurrence":
         vectors = torch.from_numpy(initial_embeddings(data, model.config.hidden_size, accelerator))
         known = vectors.abs().sum(dim=1) > 0
@@ -71,15 +68,36 @@ def _token_fields(family: str, tokenizer: PreTrainedTokenizerFast) -> dict[str, 
 
 
 def build_loop(
-    recipe: Recipe, data: PreparedData, accelerator: Accelerator, *, seed: int, max_steps: int, attention: str = "sdpa"
+    recipe: Recipe,
+    data: PreparedData,
+    accelerator: Accelerator,
+    *,
+    seed: int,
+    max_steps: int,
+    initial: InitialModel | None = None,
+    attention: str = "sdpa",
 ) -> TrainingLoop:
-    """Model, optimizers and batches, all from the seed; prepared for the devices at hand."""
+    """Model, optimizers and batches, all from the seed; prepared for the devices at hand.
+
+    Raises:
+        UserError: what computes `attention` is not installed, or can't serve this model.
+    """
     set_seed(seed)
-    model = build_model(recipe, data, accelerator, attention=attention)
+    model = build_model(recipe, data, accelerator, initial)
+    _set_attention(model, attention)
     optimizers = build_optimizers(model, recipe)
     model, *optimizers = accelerator.prepare(model, *optimizers)
     batches = batch_source(recipe, data, data.train_tokens, "training", seed, attention)
     return TrainingLoop(accelerator, model, optimizers, batches, recipe, max_steps)
+
+
+def _set_attention(model: PreTrainedModel, attention: str) -> None:
+    if attention.startswith("flash") and model.config.is_encoder_decoder:
+        raise UserError(f"--attention {attention}: can't tell a Seq2Seq's packed documents apart; use sdpa")
+    try:
+        model.set_attn_implementation(attention)
+    except (ImportError, ValueError) as error:
+        raise UserError(f"--attention {attention}: {str(error).splitlines()[0]}") from None
 
 
 def batch_source(

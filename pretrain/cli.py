@@ -14,12 +14,13 @@ from transformers.utils import logging as transformers_logging
 from hf_tiny_transformer.runs import UserError
 
 from . import report
-from .recipe import DEFAULT_RECIPE, Recipe, find_recipe
+from .recipe import DEFAULT_RECIPE, DEFAULT_RECIPE_WITH_INIT, Recipe, find_recipe
 from .record import RECIPE_FILE
 from .run import pretrain
 from .settings import RunSettings
 
 RECIPE_FLAG = "--recipe"
+FIXED_BY_INIT = ("--family", "--model", "--vocab_size", "--lowercase", "--embedding_init")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -66,6 +67,8 @@ def parse(argv: list[str]) -> tuple[RunSettings, Recipe]:
         raise UserError(_one_line(error, recipe_name)) from None
     values = {name: value for name, value in vars(built).items() if name != "recipe"}
     settings = RunSettings(**{f.name: values.pop(f.name) for f in fields(RunSettings)})
+    if settings.init is not None:
+        _refuse_flags_beside_init(rest, settings.init)
     return settings, Recipe(**values)
 
 
@@ -76,6 +79,7 @@ def _take_recipe(argv: list[str]) -> tuple[Path, list[str]]:
     first.add_argument(RECIPE_FLAG)
     first.add_argument("--output", default="")
     first.add_argument("--resume", action="store_true")
+    first.add_argument("--init")
     try:
         known, _ = first.parse_known_args(argv)
     except argparse.ArgumentError as error:
@@ -84,7 +88,14 @@ def _take_recipe(argv: list[str]) -> tuple[Path, list[str]]:
     rest = [a for i, a in enumerate(argv) if not _is_recipe(a) and not (i and argv[i - 1] == RECIPE_FLAG)]
     if known.recipe is None and known.resume and own.is_file():
         return own, rest
-    return find_recipe(known.recipe or DEFAULT_RECIPE), rest
+    return find_recipe(known.recipe or (DEFAULT_RECIPE_WITH_INIT if known.init else DEFAULT_RECIPE)), rest
+
+
+def _refuse_flags_beside_init(argv: list[str], init: str) -> None:
+    for argument in argv:
+        flag = argument.split("=", 1)[0]
+        if flag.split(".", 1)[0] in FIXED_BY_INIT:
+            raise UserError(f"{flag}: --init {init} brings a model and a tokenizer of its own; leave this flag out")
 
 
 def _is_recipe(argument: str) -> bool:

@@ -80,6 +80,7 @@ def write_packed(documents: Iterable[str], tokenizer: PreTrainedTokenizerFast, p
 def _write_shard(documents: Iterator[str], tokenizer: PreTrainedTokenizerFast, shard: Path) -> None:
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()
+    backend.no_padding()  # of a foreign tokenizer
     backend.encode_special_tokens = True
     staging = shard.with_suffix(".part")
     with staging.open("wb") as stream:

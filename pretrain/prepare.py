@@ -21,6 +21,7 @@ from hf_tiny_transformer.runs import atomic_directory, atomic_write_json, cache_
 
 from .corpus import Corpus, open_corpus
 from .embeddings import cooccurrence_embeddings
+from .initial import InitialModel
 from .packing import open_packed, write_packed
 from .recipe import CONFIG_CLASSES, Recipe
 from .tokenizer import train_tokenizer, vocabulary_facts
@@ -49,10 +50,15 @@ class PreparedData:
         return self.directory / "validation.bin"
 
 
-def prepare_data(sources: list[str], text_field: str, recipe: Recipe, accelerator: Accelerator) -> PreparedData:
+def prepare_data(
+    sources: list[str], text_field: str, recipe: Recipe, accelerator: Accelerator, initial: InitialModel | None = None
+) -> PreparedData:
     """Reads the corpus; trains the tokenizer and packs unless the same text was prepared with the same settings before.
 
     One process does it, all wait for that one.
+
+    Args:
+        initial: its tokenizer is taken, none is trained.
 
     Raises:
         UserError: see `open_corpus`, `train_tokenizer`.
@@ -60,20 +66,18 @@ def prepare_data(sources: list[str], text_field: str, recipe: Recipe, accelerato
     start = time.perf_counter()
     with accelerator.main_process_first():
         corpus = open_corpus(sources, text_field=text_field, validation_share=recipe.validation_share)
-        settings = {
-            "format": FORMAT,
-            "corpus": corpus.facts.fingerprint,
-            "vocab_size": recipe.vocab_size,
-            "lowercase": recipe.lowercase,
-            "max_length": _max_length(recipe),
-            "family": recipe.family,
-        }
+        settings = {"format": FORMAT, "corpus": corpus.facts.fingerprint}
+        if initial is not None:
+            settings["tokenizer"] = initial.tokenizer_fingerprint()
+        else:
+            settings |= {"vocab_size": recipe.vocab_size, "lowercase": recipe.lowercase}
+            settings |= {"max_length": _max_length(recipe), "family": recipe.family}
         directory = cache_entry("corpora", settings)
         directory.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{directory}.lock"):  # another run may want the same
             if not directory.is_dir():
-                _build(directory, corpus, recipe)
-    tokenizer = AutoTokenizer.from_pretrained(directory)
+                _build(directory, corpus, recipe, initial)
+    tokenizer = AutoTokenizer.from_pretrained(directory) if initial is None else initial.tokenizer()
     stored = json.loads((directory / "facts.json").read_text(encoding="utf-8"))
     logger.info(
         "corpus: %s documents, %s training tokens, prepared in %.1f s",
@@ -98,11 +102,12 @@ def initial_embeddings(data: PreparedData, dimensions: int, accelerator: Acceler
     return np.load(path)
 
 
-def _build(directory: Path, corpus: Corpus, recipe: Recipe) -> None:
-    """Trains the tokenizer and packs. What is finished of it lies beside until all is, and is not done again."""
+def _build(directory: Path, corpus: Corpus, recipe: Recipe, initial: InitialModel | None) -> None:
+    """Trains the tokenizer, unless the initial model has one, and packs. What is finished of it lies beside until all
+    is, and is not done again."""
     show_progress = sys.stderr.isatty()
     unfinished = directory.with_name(f"{directory.name}.unfinished")
-    if not (unfinished / "tokenizer").is_dir():
+    if initial is None and not (unfinished / "tokenizer").is_dir():
         logger.info("corpus: training a tokenizer of %s pieces", f"{recipe.vocab_size:,}")
         tokenizer = train_tokenizer(
             corpus.train,
@@ -114,7 +119,7 @@ def _build(directory: Path, corpus: Corpus, recipe: Recipe) -> None:
         )
         with atomic_directory(unfinished / "tokenizer") as staging:
             tokenizer.save_pretrained(staging)
-    tokenizer = AutoTokenizer.from_pretrained(unfinished / "tokenizer")
+    tokenizer = AutoTokenizer.from_pretrained(unfinished / "tokenizer") if initial is None else initial.tokenizer()
     logger.info("corpus: tokenising and packing")
     with atomic_directory(directory) as staging:
         tokenizer.save_pretrained(staging)

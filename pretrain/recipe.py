@@ -18,6 +18,7 @@ from hf_tiny_transformer.runs import UserError
 
 RECIPES = Path(__file__).parent / "recipes"
 DEFAULT_RECIPE = "sample"
+DEFAULT_RECIPE_WITH_INIT = "adapt"
 CONFIG_CLASSES = {
     "encoder": TinyTransformerEncoderConfig,
     "bert": TinyTransformerBertConfig,

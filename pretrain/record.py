@@ -20,7 +20,7 @@ RUN_FILE = Path("training") / "run.json"
 
 def new_record(settings: RunSettings, data: PreparedData, max_steps: int) -> dict:
     """What a run is decided by, besides its recipe, and where it came from."""
-    kept = {name: getattr(settings, name) for name in ("corpus", "text_field", "seed", "minutes")}
+    kept = {name: getattr(settings, name) for name in ("corpus", "init", "text_field", "seed", "minutes")}
     return kept | {"max_steps": max_steps, "corpus_fingerprint": data.facts["fingerprint"]}
 
 
@@ -52,6 +52,8 @@ def require_same(recorded: dict, output: Path, settings: RunSettings, data: Prep
             f"--max-steps {settings.max_steps}: {output} was planned for {recorded['max_steps']} steps, its learning "
             "rates too; leave it out to resume"
         )
+    if settings.init not in (recorded.get("init"), None):
+        raise UserError(f"--init {settings.init}: {output} began with {recorded.get('init')}; leave it out to resume")
     if recorded["corpus_fingerprint"] != data.facts["fingerprint"]:
         raise UserError(f"--corpus: not the text that {output} was trained on; give the same sources to resume")
     began_with = yaml.safe_load((output / RECIPE_FILE).read_text(encoding="utf-8"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,7 +14,8 @@ from accelerate import Accelerator
 from hf_tiny_transformer.runs import TerminatedError, keep_freed_memory, require_free_output
 
 from .build import build_loop, validation_batches
-from .checkpoint import Progress, checkpoint_path, latest_checkpoint, load_checkpoint
+from .checkpoint import Progress, checkpoint_path, checkpoint_steps, latest_checkpoint, load_checkpoint
+from .initial import InitialModel, adapt_recipe, open_initial
 from .loop import TrainingLoop
 from .metrics import Reporter
 from .prepare import PreparedData, prepare_data
@@ -40,29 +42,32 @@ def pretrain(settings: RunSettings, recipe: Recipe) -> None:
         TerminatedError: SIGTERM came; a checkpoint of the step then computed is there.
     """
     settings.validate()
+    output = Path(settings.output)
+    recorded = read_record(output) if settings.resume else None
+    initial = _initial_model(settings, output, recorded)
+    if initial is not None:
+        recipe = adapt_recipe(recipe, initial)
     recipe.validate()
     keep_freed_memory()
-    output = Path(settings.output)
     accelerator = Accelerator(
         mixed_precision="bf16" if torch.cuda.is_available() else "no",
         log_with=settings.log_with,
         project_dir=output / "training",
     )
-    recorded = read_record(output) if settings.resume else None
     if recorded is None:
         require_free_output(output)
     start = time.perf_counter()
-    data = prepare_data(settings.corpus, settings.text_field, recipe, accelerator)
+    data = prepare_data(settings.corpus, settings.text_field, recipe, accelerator, initial)
 
+    build = partial(build_loop, recipe, data, accelerator, initial=initial, attention=settings.attention)
     if recorded is not None:
         require_same(recorded, output, settings, data, recipe)
     else:
-        max_steps = settings.max_steps or _measured_steps(settings, recipe, data, accelerator)
+        max_steps = settings.max_steps or _measured_steps(settings, build)
         recorded = new_record(settings, data, max_steps)
-    seed, max_steps, attention = recorded["seed"], recorded["max_steps"], settings.attention
-    loop = build_loop(recipe, data, accelerator, seed=seed, max_steps=max_steps, attention=attention)
+    loop = build(seed=recorded["seed"], max_steps=recorded["max_steps"])
     loop.skip_bad_steps = settings.skip_bad_steps
-    validation = validation_batches(recipe, data, attention)
+    validation = validation_batches(recipe, data, settings.attention)
     where = f"{accelerator.num_processes} x {accelerator.device.type}, {accelerator.distributed_type.value}"
     logger.info("model: %s parameters, %d steps on %s", f"{_parameters(loop.model):,}", loop.max_steps, where)
     if accelerator.is_main_process:  # only now: whatever is wrong with the input has shown itself
@@ -76,6 +81,14 @@ def pretrain(settings: RunSettings, recipe: Recipe) -> None:
         publish(output, checkpoint_path(output, step), data, recipe, recorded, timings)
     accelerator.wait_for_everyone()
     accelerator.end_training()
+
+
+def _initial_model(settings: RunSettings, output: Path, recorded: dict | None) -> InitialModel | None:
+    """What --init names. A resumed run has it in its own first checkpoint, and needs the directory no more."""
+    source = settings.init or (recorded or {}).get("init")
+    if source is not None and recorded is not None and 0 in checkpoint_steps(output):
+        source = checkpoint_path(output, 0)
+    return None if source is None else open_initial(source)
 
 
 def _train(
@@ -133,11 +146,10 @@ def _peak_share(loop: TrainingLoop) -> Callable[[float], float]:
     return lambda rate: rate * flops / (stage.batch_size * stage.block_size) / possible
 
 
-def _measured_steps(settings: RunSettings, recipe: Recipe, data: PreparedData, accelerator: Accelerator) -> int:
+def _measured_steps(settings: RunSettings, build: Callable[..., TrainingLoop]) -> int:
     """How many steps fit into the minutes, found once: from then on the schedule is a function of the step."""
     minutes = settings.minutes or DEFAULT_MINUTES
-    seed, attention = settings.seed, settings.attention
-    trial = build_loop(recipe, data, accelerator, seed=seed, max_steps=10**6, attention=attention)
+    trial = build(seed=settings.seed, max_steps=10**6)
     seconds = trial.measure_step_seconds()
     steps = max(1, int(minutes * 60 / seconds))
     logger.info("%.3f s a step: %s steps in %g minutes", seconds, f"{steps:,}", minutes)

@@ -18,6 +18,7 @@ class RunSettings:
     Args:
         output: directory of the run.
         corpus: sample, files, folders, globs, hub:NAME[:CONFIG].
+        init: a model directory, ours or a stock bert: the run begins with its weights, config and tokenizer.
         text_field: the column or field that holds the text, in .jsonl, .csv, .parquet and Hub data.
         seed: decides the weights at the start, the order of the blocks and the masks.
         minutes: turned into a number of steps once, from a measured rate; 5 when nothing is said.
@@ -35,6 +36,7 @@ class RunSettings:
 
     output: str
     corpus: list[str]
+    init: str | None = None
     text_field: str = "text"
     seed: int = 1
     minutes: float | None = None

@@ -319,7 +319,7 @@ def test_commands_go_there_and_back(tmp_path: Path, capsys: pytest.CaptureFixtur
         (["import", "--from", "{mine}", "--output", "{new}"], "model_type is 'tiny_transformer_bert'"),
         (["import", "--from", "{stock}", "--output", "{full}"], "already holds"),
         (["import", "--from", "{stock}", "--output", "{full}/note/new"], "note"),
-        (["export", "--model", "{mine}", "--format", "onnx", "--output", "{new}"], "invalid choice: 'onnx'"),
+        (["export", "--model", "{mine}", "--format", "tflite", "--output", "{new}"], "invalid choice: 'tflite'"),
         (["export", "--model", "{stock}", "--format", "stock", "--output", "{new}"], "model_type is 'bert'"),
         (["export", "--model", "{broken}", "--format", "stock", "--output", "{new}"], "cannot be opened"),
         (["export", "--model", "{gaps}", "--format", "stock", "--output", "{new}"], "missing weights"),

@@ -4,9 +4,11 @@ import pytest
 import torch
 import transformers
 from families import LANGUAGE_MODELS, model_class, tiny_model
-from stock_modernbert import SHAPE, assert_close, assert_same_function, our_model, stock_partner
+from stock_modernbert import SHAPE, assert_close, assert_same_function, our_model
 from torch import nn
 from transformers import PreTrainedModel
+
+from hf_tiny_transformer.conversion_modernbert import to_stock
 
 
 def inputs_for(task: str) -> dict[str, torch.Tensor]:
@@ -31,15 +33,13 @@ def inputs_for(task: str) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("task", ["Model", "ForCausalLM", "ForSequenceClassification"])
 def test_decoder_is_stock_modernbert_decoder_with_full_attention(task: str, theta: float):
     model = our_model("Decoder", task, rope_parameters={"rope_type": "default", "rope_theta": theta})
-    if task == "ForSequenceClassification":  # ours has a bias where stock's last layer has none
-        model.classifier.register_parameter("bias", None)
-    assert_same_function("Decoder", task, model, inputs_for(task))
+    assert_same_function(model, inputs_for(task))
 
 
 def test_both_decoders_write_the_same_text():
     """Left-padded prompts, caches, and the library's loop: twelve words that do not repeat one."""
     model = our_model("Decoder", "ForCausalLM")
-    stock = stock_partner("Decoder", "ForCausalLM", model)
+    stock = to_stock(model)
     inputs = inputs_for("ForCausalLM")
     prompt = {name: inputs[name].roll(3, dims=1) for name in ("input_ids", "attention_mask")}
     prompt["attention_mask"][0] = 1
@@ -52,7 +52,7 @@ def test_both_decoders_write_the_same_text():
 
 def test_packed_rows_are_stock_packed_rows():
     model = our_model("Decoder", "ForCausalLM")
-    stock = stock_partner("Decoder", "ForCausalLM", model)
+    stock = to_stock(model)
     row = {"input_ids": inputs_for("ForCausalLM")["input_ids"][:1], "use_cache": False}
     row["position_ids"] = torch.tensor([[0, 1, 2, 3, 0, 1, 0, 1, 2]])
     assert_close(model(**row).logits, stock(**row).logits)
@@ -61,7 +61,7 @@ def test_packed_rows_are_stock_packed_rows():
 def test_a_swapped_pair_of_weights_would_show():
     """The comparison above is no formality: gate and up exchanged, it fails."""
     model = our_model("Decoder", "Model")
-    stock, inputs = stock_partner("Decoder", "Model", model), inputs_for("Model")
+    stock, inputs = to_stock(model), inputs_for("Model")
     mlp: nn.Module = model.layers[1].mlp
     mlp.gate_proj, mlp.up_proj = mlp.up_proj, mlp.gate_proj
     with torch.no_grad():

@@ -40,4 +40,4 @@ def inputs_for(task: str) -> dict[str, torch.Tensor]:
 )
 def test_encoder_is_stock_modernbert_with_full_attention(task: str, pooling: str):
     model = our_model("Encoder", task, classifier_pooling=pooling)
-    assert_same_function("Encoder", task, model, inputs_for(task))
+    assert_same_function(model, inputs_for(task))

@@ -1,0 +1,192 @@
+"""`export --format onnx`: a checkpoint as an ONNX graph in transformers.js' layout, kept if it does what torch does.
+
+Needs the extra `export` (onnx, onnxscript, onnxruntime).
+"""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from .checkpoint_files import copy_tokenizer_files, open_ours
+from .modeling_bert import TinyTransformerBertPreTrainedModel
+from .modeling_seq2seq import TinyTransformerSeq2SeqPreTrainedModel
+from .runs import UserError, atomic_directory, require_free_output
+from .stock import config_for_others
+
+MODEL_FILE, INT8_FILE = "onnx/model.onnx", "onnx/model_quantized.onnx"  # where transformers.js looks
+TOLERANCE = 1e-4  # largest difference of any output, fp32
+LONGEST_CHECK = 512
+
+
+@dataclass(frozen=True)
+class OnnxReport:
+    """`difference` is the largest between onnxruntime and torch, over all outputs and batches; `int8_error` is the
+    quantised file's, root mean square in standard deviations of the output, or None without one."""
+
+    model: PreTrainedModel
+    difference: float
+    int8_error: float | None = None
+
+
+class Graph(nn.Module):
+    """`model` with its inputs by position and its outputs as a tuple, as an exporter wants them."""
+
+    def __init__(self, model: PreTrainedModel):
+        super().__init__()
+        self.model = model
+        self.input_names = ["input_ids", "attention_mask"]
+        if isinstance(model, TinyTransformerBertPreTrainedModel):
+            self.input_names.append("token_type_ids")
+        self.settings = {"use_cache": False} if hasattr(model.config, "use_cache") else {}
+        with torch.no_grad():
+            outputs = model(**self.example(2, 5), **self.settings)
+        self.output_names = [name for name, value in outputs.items() if isinstance(value, torch.Tensor)]
+
+    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Inputs in the order of `input_names`, outputs in that of `output_names`."""
+        outputs = self.model(**dict(zip(self.input_names, inputs, strict=True)), **self.settings)
+        return tuple(outputs[name] for name in self.output_names)
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """Names of the inputs' axes, all of any size."""
+        return (
+            ("batch", "choices", "length")
+            if type(self.model).__name__.endswith("MultipleChoice")
+            else ("batch", "length")
+        )
+
+    def example(self, batch_size: int, length: int) -> dict[str, torch.Tensor]:
+        """Random texts; the last one is padded, if there are several."""
+        shape = (batch_size, 3, length) if len(self.axes) == 3 else (batch_size, length)
+        generator = torch.Generator().manual_seed(batch_size * 1000 + length)
+        ids = torch.randint(0, self.model.config.vocab_size, shape, generator=generator)
+        mask = torch.ones_like(ids)
+        if batch_size > 1:
+            mask[-1, ..., length - length // 3 :] = 0
+        inputs = {
+            "input_ids": ids,
+            "attention_mask": mask,
+            "token_type_ids": (torch.arange(length) > 1).long().expand(shape),
+        }
+        return {name: inputs[name].contiguous() for name in self.input_names}
+
+
+def export_onnx(source: Path, output: Path, *, int8: bool = False) -> OnnxReport:
+    """Writes our checkpoint `source` as ONNX (fp32, any batch size and length) with its tokenizer, config.json and,
+    where asked for, a copy with 8-bit weights (onnxruntime's dynamic quantisation).
+
+    config.json is that of the stock architecture with the same function, where there is one: transformers.js knows it.
+
+    Raises:
+        UserError: the extra is not installed; no whole checkpoint of ours; a family or setting that can't be exported;
+            outputs that differ from torch's by more than `TOLERANCE`; `output` already holds something.
+    """
+    _require_extra()
+    require_free_output(output)
+    model = open_ours(source).float()
+    if isinstance(model, TinyTransformerSeq2SeqPreTrainedModel):
+        raise UserError(f"{source}: --format onnx takes Bert, Encoder and Decoder; Seq2Seq generates with two caches")
+    graph = Graph(model).eval()
+    with atomic_directory(output) as staging:
+        file = staging / MODEL_FILE
+        file.parent.mkdir()
+        _write_graph(graph, file, source)
+        difference, _ = compare(graph, file)
+        if not difference <= TOLERANCE:  # nor NaN
+            raise UserError(
+                f"{source}: onnxruntime's outputs differ from torch's by {difference:.1e}, more than {TOLERANCE:.0e}; "
+                "nothing is written"
+            )
+        report = OnnxReport(model, difference)
+        if int8:
+            _quantise(file, staging / INT8_FILE)
+            _, error = compare(graph, staging / INT8_FILE)
+            report = OnnxReport(model, difference, error)
+        config_for_others(model).to_json_file(staging / "config.json")
+        if model.can_generate():
+            model.generation_config.save_pretrained(staging)
+        copy_tokenizer_files(source, staging)
+    return report
+
+
+def compare(graph: Graph, file: Path) -> tuple[float, float]:
+    """onnxruntime beside torch over batches of several shapes, random texts: the largest difference, and the largest
+    root mean square of an output's differences, in standard deviations of that output."""
+    from onnxruntime import InferenceSession
+
+    session = InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    longest = min(graph.model.config.max_position_embeddings, LONGEST_CHECK)
+    largest, errors = [], []
+    for batch_size, length in ((1, 1), (1, 2), (2, 7), (3, min(longest, 33)), (1, longest)):
+        inputs = graph.example(batch_size, length)
+        with torch.no_grad():
+            expected = graph(*inputs.values())
+        got = session.run(graph.output_names, {name: tensor.numpy() for name, tensor in inputs.items()})
+        for mine, theirs in zip(expected, got, strict=True):
+            difference = mine.numpy() - theirs
+            largest.append(np.abs(difference).max())
+            errors.append(np.sqrt(np.square(difference).mean()) / max(mine.std(correction=0).item(), 1e-12))
+    return float(np.max(largest)), float(np.max(errors))  # a NaN stays one
+
+
+def _write_graph(graph: Graph, file: Path, source: Path) -> None:
+    inputs = graph.example(2, 7)
+    dimensions = dict(enumerate(torch.export.Dim(name) for name in graph.axes))
+    with _quiet():
+        try:
+            program = torch.onnx.export(
+                graph,
+                tuple(inputs.values()),
+                input_names=graph.input_names,
+                output_names=graph.output_names,
+                dynamic_shapes=((dimensions,) * len(inputs),),
+                dynamo=True,
+                verbose=False,
+            )
+            program.save(str(file), external_data=False)
+        except Exception as error:  # what can't be traced, torch reports in a dozen ways
+            reason = str(error.__cause__ or error).strip().split("\n")[0]
+            raise UserError(f"{source}: torch can't export this model ({reason})") from error
+
+
+def _quantise(file: Path, target: Path) -> None:
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    with _quiet():
+        quantize_dynamic(str(file), str(target), weight_type=QuantType.QInt8, per_channel=True)
+
+
+def _require_extra() -> None:
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            f"--format onnx needs {error.name}: pip install 'hf-tiny-transformer[export]', or pip install {error.name}"
+        ) from None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporters' notices about packages and operators that play no part here."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "root")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

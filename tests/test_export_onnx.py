@@ -1,0 +1,134 @@
+"""Protects `export --format onnx`: the graph computes what torch does at any size, or nothing is written."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from families import model_class, tiny_config, tiny_tokenizer
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
+
+from hf_tiny_transformer import onnx_export
+from hf_tiny_transformer.__main__ import main
+from hf_tiny_transformer.runs import run_cli
+
+pytest.importorskip("onnx")
+pytest.importorskip("onnxscript")
+onnxruntime = pytest.importorskip("onnxruntime")
+
+
+def write_ours(directory: Path, family: str, task: str, **settings) -> PreTrainedModel:
+    torch.manual_seed(0)
+    model = model_class(family, task)(tiny_config(family, **settings)).eval()
+    model.save_pretrained(directory)
+    tiny_tokenizer().save_pretrained(directory)
+    return model
+
+
+def export(source: Path, output: Path, *flags: str) -> int:
+    command = ["export", "--format", "onnx", "--model", str(source), "--output", str(output), *flags]
+    return run_cli(lambda: main(command))
+
+
+def assert_same_as_torch(directory: Path, model: PreTrainedModel, outputs: list[str], shapes, atol: float) -> None:
+    """Held against torch here once more: other shapes than the command's own check has, and padding on the left."""
+    session = onnxruntime.InferenceSession(str(directory), providers=["CPUExecutionProvider"])
+    assert [output.name for output in session.get_outputs()] == outputs
+    for shape in shapes:
+        inputs = {"input_ids": torch.randint(1, 53, shape), "attention_mask": torch.ones(shape, dtype=torch.long)}
+        if shape[0] > 2:
+            inputs["attention_mask"][1, ..., :2] = 0
+        if any(given.name == "token_type_ids" for given in session.get_inputs()):
+            inputs["token_type_ids"] = torch.randint(0, 2, shape)
+        got = session.run(outputs, {name: tensor.numpy() for name, tensor in inputs.items()})
+        with torch.no_grad():
+            expected = model(**inputs)
+        seen = inputs["attention_mask"].bool().numpy()
+        for name, value in zip(outputs, got, strict=True):
+            mine, real = expected[name].numpy(), seen if value.shape[: seen.ndim] == seen.shape else slice(None)
+            np.testing.assert_allclose(value[real], mine[real], atol=atol)
+
+
+def test_an_encoder_in_fp32_and_int8_as_transformers_js_wants_it(tmp_path: Path, capsys):
+    model = write_ours(tmp_path / "ours", "Encoder", "ForMaskedLM")
+    capsys.readouterr()
+    assert export(tmp_path / "ours", tmp_path / "onnx", "--int8") == 0
+    printed = capsys.readouterr()
+    assert "largest difference between onnxruntime and torch: " in printed.out and not printed.err
+    assert float(printed.out.partition("8-bit weights: ")[2].split()[0]) < 0.1
+    assert {str(file.relative_to(tmp_path / "onnx")) for file in (tmp_path / "onnx").rglob("*") if file.is_file()} == {
+        *("config.json", "tokenizer.json", "tokenizer_config.json"),
+        *("onnx/model.onnx", "onnx/model_quantized.onnx"),
+    }
+    shapes = [(1, 3), (5, 4), (3, 32), (1, 100)]  # rotary positions know no last one
+    assert_same_as_torch(tmp_path / "onnx" / "onnx" / "model.onnx", model, ["logits"], shapes, atol=1e-5)
+    spread = model(input_ids=torch.arange(1, 53)[None]).logits.std().item()
+    quantised = tmp_path / "onnx" / "onnx" / "model_quantized.onnx"
+    assert_same_as_torch(quantised, model, ["logits"], shapes[:3], atol=spread)
+    assert AutoConfig.from_pretrained(tmp_path / "onnx").architectures == ["ModernBertForMaskedLM"]
+    assert AutoTokenizer.from_pretrained(tmp_path / "onnx")("word7")["input_ids"] == [2, 7, 3]
+
+
+@pytest.mark.parametrize(
+    ("family", "task", "settings", "outputs", "model_type"),
+    [
+        ("Bert", "ForQuestionAnswering", {}, ["start_logits", "end_logits"], "bert"),
+        (
+            "Encoder",
+            "ForMultipleChoice",
+            {"position_embedding_type": "learned"},
+            ["logits"],
+            "tiny_transformer_encoder",
+        ),
+        ("Decoder", "ForCausalLM", {}, ["logits"], "modernbert-decoder"),
+    ],
+)
+def test_other_families_and_heads(family, task, settings, outputs, model_type, tmp_path: Path):
+    """Where stock has no such function, config.json is our own, without the code."""
+    model = write_ours(tmp_path / "ours", family, task, num_hidden_layers=1, **settings)
+    assert export(tmp_path / "ours", tmp_path / "onnx") == 0
+    shapes = [(1, 2, 3), (4, 5, 6)] if task == "ForMultipleChoice" else [(1, 3), (4, 30)]
+    file = tmp_path / "onnx" / "onnx" / "model.onnx"
+    assert_same_as_torch(file, model, outputs, shapes, atol=1e-5)
+    assert json.loads((tmp_path / "onnx" / "config.json").read_text())["model_type"] == model_type
+    assert not list((tmp_path / "onnx").rglob("*.py"))
+
+
+def refused(source: Path, output: Path, capsys, *flags: str) -> str:
+    capsys.readouterr()
+    assert export(source, output, *flags) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1
+    assert not output.exists()
+    return error
+
+
+def test_what_does_not_compute_the_same_is_not_written(tmp_path: Path, capsys, monkeypatch):
+    write_ours(tmp_path / "ours", "Encoder", "Model")
+    monkeypatch.setattr(onnx_export, "_write_graph", lambda graph, file, source: file.touch())
+    for difference in (2e-4, float("nan")):
+        monkeypatch.setattr(onnx_export, "compare", lambda graph, file, found=difference: (found, found))
+        assert "differ from torch's by" in refused(tmp_path / "ours", tmp_path / "onnx", capsys)
+    assert [place.name for place in tmp_path.iterdir()] == ["ours"]
+
+
+def test_bad_input_gets_one_line(tmp_path: Path, capsys, monkeypatch):
+    write_ours(tmp_path / "ours", "Seq2Seq", "ForConditionalGeneration")
+    assert "takes Bert, Encoder and Decoder" in refused(tmp_path / "ours", tmp_path / "onnx", capsys)
+    assert "no such directory" in refused(tmp_path / "nowhere", tmp_path / "onnx", capsys)
+    command = [
+        "export",
+        "--format",
+        "stock",
+        "--int8",
+        "--model",
+        str(tmp_path / "ours"),
+        "--output",
+        str(tmp_path / "x"),
+    ]
+    assert run_cli(lambda: main(command)) == 2
+    assert "--int8 goes with --format onnx" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    assert "pip install 'hf-tiny-transformer[export]'" in refused(tmp_path / "ours", tmp_path / "onnx", capsys)
