@@ -142,6 +142,7 @@ def quieten() -> None:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    datasets.logging.set_verbosity(logging.CRITICAL)  # it logs an error and raises it, too
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
 

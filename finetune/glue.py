@@ -198,7 +198,7 @@ def _read_lines(path: Path) -> list[str]:
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file; --data needs GLUE's layout, with train.tsv, dev.tsv and so on") from None
+        raise UserError(f"{path}: no such file; --data needs GLUE's layout, with train.tsv, dev.tsv, ...") from None
     except OSError as error:
         raise UserError(f"{path}: can't be read ({error.strerror}); check the path and its permissions") from None
     try:

@@ -153,6 +153,8 @@ def _reading_problem(path: Path, error: BaseException) -> str:
                 return f"{path}, line {number}, column {broken.colno}: broken JSON ({broken.msg}); mend the line"
             if not isinstance(row, dict):
                 return f"{path}, line {number}: not a JSON object; each line is one, like {{...}}"
+    if "no data" in str(error):
+        return f"{path}: no rows; give it labelled texts"
     while error.__cause__ is not None:
         error = error.__cause__
     return f"{path}: can't be read ({' '.join(str(error).split())[:200]}); mend it"

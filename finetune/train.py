@@ -96,12 +96,10 @@ def train_seed(
         trainer = _Trainer(
             kind,
             data.validation,
+            checkpoint,
             model=model,
             args=_training_arguments(settings, seed, scratch),
-            data_collator=kind.collator(checkpoint),
             train_dataset=MaskedTexts(data.train.rows, checkpoint.tokenizer, settings.token_masking),
-            eval_dataset=data.validation.rows,
-            preprocess_logits_for_metrics=lambda logits, _labels: kind.outputs(logits),
             optimizer_cls_and_kwargs=_optimizer(model, settings),
         )
         trainer.remove_callback(PrinterCallback)
@@ -133,23 +131,21 @@ def model_outputs(
 ) -> np.ndarray:
     """What the model says to each of `split.rows`, in their order."""
     with tempfile.TemporaryDirectory() as scratch:
-        trainer = _Trainer(
-            kind,
-            split,
-            model=model,
-            args=_training_arguments(settings, seed=0, directory=scratch),
-            data_collator=kind.collator(checkpoint),
-            preprocess_logits_for_metrics=lambda logits, _labels: kind.outputs(logits),
-        )
+        trainer = _Trainer(kind, split, checkpoint, model=model, args=_training_arguments(settings, 0, scratch))
         return trainer.outputs(split)
 
 
 class _Trainer(Trainer):
     """Evaluates by the kind's scores, on rows sorted by length."""
 
-    def __init__(self, kind: Kind, validation: EncodedSplit, **arguments):
-        super().__init__(**arguments)
-        self.kind, self.validation = kind, validation
+    def __init__(self, kind: Kind, evaluated: EncodedSplit, checkpoint: Checkpoint, **arguments):
+        super().__init__(
+            data_collator=kind.collator(checkpoint),
+            eval_dataset=evaluated.rows,
+            preprocess_logits_for_metrics=lambda logits, _labels: kind.outputs(logits),
+            **arguments,
+        )
+        self.kind, self.evaluated = kind, evaluated
 
     def _get_eval_sampler(self, eval_dataset) -> torch.utils.data.Sampler:
         """In order: the stock method shuffles where training does, and predictions come back shuffled."""
@@ -163,7 +159,7 @@ class _Trainer(Trainer):
         return outputs
 
     def evaluate(self, *args, **kwargs) -> dict[str, float]:
-        metrics = self.kind.scores(self.outputs(self.validation), self.validation)
+        metrics = self.kind.scores(self.outputs(self.evaluated), self.evaluated)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 

@@ -91,7 +91,7 @@ BROKEN_MODELS: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     "config is no JSON": (lambda w: cut_in_half(w / "model/config.json"), ["config.json, line ", "broken JSON"]),
     "config is a list": (lambda w: (w / "model/config.json").write_text("[]"), ["config.json", "model_type"]),
     "unknown model_type": (lambda w: edit_config(w, model_type="nonsense"), ["config.json", "nonsense"]),
-    "no text classifier": (lambda w: edit_config(w, model_type="vit"), ["vit", "no text classifier"]),
+    "no text classifier": (lambda w: edit_config(w, model_type="vit"), ["vit", "no head", "SequenceClassification"]),
     "field of wrong type": (lambda w: edit_config(w, hidden_size="abc"), ["config.json", "hidden_size"]),
     "impossible heads": (lambda w: edit_config(w, num_attention_heads=5), ["--model", "attention heads (5)"]),
     "no weights": (lambda w: (w / "model/model.safetensors").unlink(), ["model.safetensors", "no such file"]),
@@ -157,7 +157,7 @@ def test_broken_data(name, work, capsys):
 
 
 BAD_FLAGS: dict[str, tuple[dict[str, str | None], list[str]]] = {
-    "unknown task": ({"task": "sst3"}, ["--task sst3", "sample-sentiment, sst2"]),
+    "unknown task": ({"task": "sst3"}, ["--task sst3", "sample-sentiment, cola, sst2", ".jsonl"]),
     "data for the sample": ({"task": "sample-sentiment"}, ["--data", "leave out --data"]),
     "data missing": ({"data": "/no/such/folder"}, ["--data /no/such/folder", "no such folder", "train.tsv"]),
     "no task": ({"task": None}, ["--task is missing", "--help"]),

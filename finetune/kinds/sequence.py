@@ -129,6 +129,9 @@ class MultiLabel(SequenceKind):
     def describe(self) -> str:
         return f"text classification with any number of labels ({', '.join(self.label_names)})"
 
+    def usage(self, example: Example) -> str:
+        return super().usage(example)[:-2] + ", top_k=None))  # the probability of each label"
+
     def target(self, label: tuple[int, ...]) -> list[float]:
         return [float(index in label) for index in range(len(self.label_names))]
 
