@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import csv
+import importlib.metadata
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import accelerate
-import datasets
-import numpy as np
-import peft
-import scipy
-import sklearn
-import tokenizers
 import torch
-import transformers
 from huggingface_hub import EvalResult, ModelCardData
 
 from hf_tiny_transformer.runs import UserError, atomic_directory, atomic_write_json, atomic_write_text
@@ -28,6 +21,11 @@ from .report import Row, Spread
 from .settings import FinetuneSettings
 from .tasks import Task
 from .train import EncodedSplits, ScoredSeed, SeedResult
+
+VERSIONS_OF = (
+    *("torch", "transformers", "tokenizers", "accelerate", "datasets", "peft", "optuna"),
+    *("numpy", "scipy", "scikit-learn"),
+)
 
 
 def collect_results(
@@ -207,18 +205,7 @@ def _eval_results(results: dict, task: Task) -> list[EvalResult]:
 
 
 def _versions() -> dict[str, str]:
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "tokenizers": tokenizers.__version__,
-        "accelerate": accelerate.__version__,
-        "peft": peft.__version__,
-        "datasets": datasets.__version__,
-        "numpy": np.__version__,
-        "scipy": scipy.__version__,
-        "scikit-learn": sklearn.__version__,
-    }
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in VERSIONS_OF}
 
 
 def _device() -> str:
