@@ -20,6 +20,7 @@ from transformers import (
     TrainerCallback,
     TrainingArguments,
 )
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from . import lora, processes
 from .checkpoint import Checkpoint, build_model
@@ -136,7 +137,7 @@ def model_outputs(
 
 
 class _Trainer(Trainer):
-    """Evaluates by the kind's scores, on rows sorted by length."""
+    """Trains on batches of texts of like length; evaluates by the kind's scores, on rows sorted by length."""
 
     def __init__(self, kind: Kind, evaluated: EncodedSplit, checkpoint: Checkpoint, **arguments):
         super().__init__(
@@ -147,9 +148,12 @@ class _Trainer(Trainer):
         )
         self.kind, self.evaluated = kind, evaluated
 
-    def _get_eval_sampler(self, eval_dataset) -> torch.utils.data.Sampler:
-        """In order: the stock method shuffles where training does, and predictions come back shuffled."""
-        return torch.utils.data.SequentialSampler(eval_dataset)
+    def _get_train_sampler(self, train_dataset=None) -> LengthGroupedSampler:
+        """The stock strategy group_by_length draws from the global generator, which after a few dropouts is no longer
+        the same in all processes: rows would be trained on twice, others not at all. And it shuffles evaluation."""
+        lengths = [len(row["input_ids"]) for row in self.train_dataset.rows]
+        order = torch.Generator().manual_seed(self.args.seed)
+        return LengthGroupedSampler(self.args.train_batch_size, lengths=lengths, generator=order)
 
     def outputs(self, split: EncodedSplit) -> np.ndarray:
         """(rows, ...) in the order of `split.rows`."""
@@ -199,7 +203,6 @@ def _training_arguments(settings: FinetuneSettings, seed: int, directory: str) -
         lr_scheduler_type="linear",
         warmup_steps=settings.warmup_ratio,  # below 1 it is a share of all steps
         label_smoothing_factor=settings.label_smoothing,
-        train_sampling_strategy="group_by_length",
         bf16=on_gpu and torch.cuda.is_bf16_supported(including_emulation=False),
         use_cpu=not on_gpu,
         dataloader_pin_memory=on_gpu,
