@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -139,6 +140,7 @@ def _pretraining_summary(model: str) -> dict | None:
 
 def quieten() -> None:
     """The libraries' notices and loading bars: our own lines say what matters, and errors are to be one line."""
+    warnings.filterwarnings("ignore", category=UserWarning, module="sklearn")  # of labels that some split lacks
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)

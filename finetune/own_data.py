@@ -146,14 +146,17 @@ def _check_utf8(path: Path) -> None:
 def _reading_problem(path: Path, error: BaseException) -> str:
     """The line that is to blame where it can be found, else the reader's own words."""
     if path.suffix.lower() == ".jsonl":
-        for number, line in _json_lines(path):
+        lines = list(_json_lines(path))
+        for number, line in lines:
             try:
                 row = json.loads(line)
             except json.JSONDecodeError as broken:
                 return f"{path}, line {number}, column {broken.colno}: broken JSON ({broken.msg}); mend the line"
             if not isinstance(row, dict):
                 return f"{path}, line {number}: not a JSON object; each line is one, like {{...}}"
-    if "no data" in str(error):
+        if not lines:
+            return f"{path}: no rows; give it labelled texts"
+    if "no data" in str(error):  # datasets' words for a header alone
         return f"{path}: no rows; give it labelled texts"
     while error.__cause__ is not None:
         error = error.__cause__
