@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel
@@ -10,16 +12,22 @@ from transformers import PreTrainedModel
 def with_adapters(model: PreTrainedModel, rank: int) -> PeftModel:
     """Every linear layer of the trunk gets an adapter of `rank` (alpha 2 * rank) and is frozen otherwise; the head,
     and a pooler, which many checkpoints come without, are trained whole."""
-    trunk = model.base_model_prefix
-    heads = [name for name, _ in model.named_children() if name != trunk]
-    heads += [name for name, _ in model.named_modules() if name == f"{trunk}.pooler"]
+    trunk = f"{model.base_model_prefix}."
+    pooler = f"{trunk}pooler."
+
+    def in_head(name: str) -> bool:
+        return not name.startswith(trunk) or f"{name}.".startswith(pooler)
+
     targets = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear) and not any(f"{name}.".startswith(f"{head}.") for head in heads)
+        name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear) and not in_head(name)
     ]
-    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets, modules_to_save=heads)
-    return get_peft_model(model, config)
+    head = [parameter for name, parameter in model.named_parameters() if in_head(name)]
+    with warnings.catch_warnings():  # peft asks transformers by a name that is on its way out
+        warnings.simplefilter("ignore", FutureWarning)
+        adapted = get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets))
+    for parameter in head:  # not peft's modules_to_save, which goes by the ends of names and finds others, too
+        parameter.requires_grad_(True)
+    return adapted
 
 
 def merged(model: PeftModel) -> PreTrainedModel:
