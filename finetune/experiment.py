@@ -105,7 +105,9 @@ def row_name(settings: FinetuneSettings) -> str:
 
 def free_paths(settings: FinetuneSettings) -> tuple[Path, Path | None]:
     """The two places to write to, after checking that a long run will not fail on them at its end."""
-    output = Path(settings.output) if settings.resume else require_free_output(settings.output)
+    output = Path(settings.output)
+    if not (settings.resume and output.is_dir()):
+        require_free_output(output)
     _require_writable_parent("--output", output)
     if settings.report is None:
         return output, None

@@ -251,11 +251,13 @@ def _examples(table: Table, texts: Sequence[str], column: str, kind: Kind) -> li
 
 def _label(value: Any, kind: Kind) -> Any:
     """As the kind has it; None where it does not know the label."""
+    if value is None:
+        return None
     if isinstance(kind, Regression):
         return _number(value)
     positions = {name: index for index, name in enumerate(kind.label_names)}
     if isinstance(kind, MultiLabel):
-        indices = [positions.get(name) for name in _several(value)] if value is not None else [None]
+        indices = [positions.get(name) for name in _several(value)]
         return None if None in indices else tuple(sorted(set(indices)))
     number = _number(value)
     return positions.get(_name(value), None if number is None else positions.get(f"{number:g}"))

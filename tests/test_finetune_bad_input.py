@@ -176,6 +176,13 @@ BAD_FLAGS: dict[str, tuple[dict[str, str | None], list[str]]] = {
     "negative decay": ({"weight_decay": "-0.1"}, ["--weight_decay -0.1", "at least 0"]),
     "dropout of one": ({"dropout": "1"}, ["--dropout 1", "less than 1"]),
     "growing layer decay": ({"layer_decay": "1.5"}, ["--layer_decay 1.5", "at most 1"]),
+    "no patience": ({"patience": "0"}, ["--patience 0", "at least 1"]),
+    "negative search": ({"search": "-1"}, ["--search -1", "at least 0"]),
+    "text for a rank": ({"lora": "low"}, ["--lora low", "a whole number or null"]),
+    "LoRA of nothing": ({"lora": "4", "from_scratch": "true"}, ["--lora", "leave out --from_scratch"]),
+    "resume of one task": ({"resume": "true"}, ["--resume", "--task glue"]),
+    "column for a task": ({"label": "stars"}, ["--label", "leave it out"]),
+    "file missing": ({"task": "no/such.csv", "data": None, "text": "a", "label": "b"}, ["no/such.csv", "no such file"]),
     "length beyond the model": ({"max_length": "33"}, ["--max_length 33", "at most 32"]),
     "contradiction": ({"compare": "true", "from_scratch": "true"}, ["--compare", "leave out --from_scratch"]),
     "switch with a text": ({"compare": "perhaps"}, ["--compare perhaps", "true or false"]),
@@ -204,6 +211,11 @@ def test_output_with_another_run_is_refused_before_anything_is_read(work, capsys
 def test_place_below_a_file_is_refused_at_once(flag, work, capsys):
     (work / "file").touch()
     assert_refused(work, capsys, arguments(work, **{flag: work / "file" / "x"}), [f"--{flag}", "is a file"])
+
+
+def test_batch_that_processes_cannot_share(work, capsys, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    assert_refused(work, capsys, arguments(work, batch_size="16"), ["--batch_size 16", "3 processes"])
 
 
 def test_report_that_is_a_directory(work, capsys):

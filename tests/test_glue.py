@@ -100,6 +100,30 @@ def test_each_tasks_own_files_are_read(folder, glue):
     assert [index for index, _ in next(iter(test.values()))][:3] == ["0", "1", "2"]
 
 
+@pytest.mark.parametrize("folder", ["MNLI", "QNLI", "STS-B"])
+def test_the_hubs_copy_is_read_the_same(folder, glue, monkeypatch):
+    """Its rows as they are known to be, with the texts of the files."""
+    task = GLUE[folder]
+    whole = load_task(task, str(glue))
+    parts = {part.hub_split: whole.reported[part.name] for part in task.glue.dev}
+
+    def rows(path: str, config: str, split: str) -> list[dict]:
+        assert path == "nyu-mll/glue" and config in (task.glue.hub_config, "ax")
+        examples = parts.get(split) or [*whole.validation, *whole.train]
+        return [
+            dict(zip(task.text_columns, e.texts, strict=True)) | {"label": e.label, "idx": i}
+            for i, e in enumerate(examples)
+        ]
+
+    monkeypatch.setattr("finetune.glue.datasets.load_dataset", rows)
+    loaded = load_task(task, None)
+    assert loaded.reported == whole.reported
+    assert len(loaded.train) == len(whole.train) and len(loaded.validation) == len(whole.validation)
+    test = load_test(task.glue, task.text_columns, None)
+    assert list(test) == [part.name for part in task.glue.test_parts]
+    assert all(answers[0][0] == "0" and answers[0][1].label is None for answers in test.values())
+
+
 def test_mrpc_as_microsoft_ships_it(glue, tmp_path):
     """The same splits as GLUE's own files, from the original ones and the list of dev pairs."""
     (tmp_path / "MRPC").mkdir()
