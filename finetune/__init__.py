@@ -1,6 +1,8 @@
 """From a checkpoint to measured task scores: `python -m finetune --model DIR_OR_HUB_ID --task NAME --output DIR`.
 
-The way through: `cli` (flags) -> `experiment` (one run, top to bottom) -> `tasks` (the table of tasks, their splits)
--> `checkpoint` (any model that `AutoModelForSequenceClassification` opens) -> `train` (one seed on transformers'
-`Trainer`) -> `baselines` (what `--compare` sets beside it) -> `report` and `results` (what is printed and written).
+The way through: `cli` (flags) -> `experiment` (one task, top to bottom) or `suite` (all of GLUE) -> `tasks` (the table
+of tasks; `glue` and `own_data` read them) -> `kinds` (all that depends on the kind of task: model, inputs, predictions,
+metrics) -> `checkpoint` (any model that the kind's Auto class opens) -> `search` (settings chosen on validation) ->
+`train` (one seed on transformers' `Trainer`) -> `baselines` (what `--compare` sets beside it) -> `submission` (GLUE's
+test rows) -> `report` and `results` (what is printed and written).
 """

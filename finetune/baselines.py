@@ -1,71 +1,94 @@
-"""What a fine-tuned model must beat, on the same splits: majority class, TF-IDF, and its own architecture untrained."""
+"""What a fine-tuned model must beat, on the same splits: a constant, TF-IDF, and its own architecture untrained."""
 
 from __future__ import annotations
 
 import dataclasses
 import time
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
+import scipy.sparse
 from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
 
 from .checkpoint import Checkpoint
 from .examples import Example, Splits
+from .kinds.base import Kind
 from .report import Row
 from .settings import FinetuneSettings
-from .train import EncodedSplits, train_seed
+from .train import EncodedSplits, score_reported, train_seed
 
-TFIDF_CS = (0.25, 1.0, 4.0, 16.0, 64.0)
+if TYPE_CHECKING:
+    from .kinds.sequence import SequenceKind
+
+STRENGTHS = (0.25, 1.0, 4.0, 16.0, 64.0)  # the linear model's C: how closely it fits its data
 SCRATCH_RATE_FACTORS = (1.0, 3.0)  # of the fine-tuned model's rate: fresh weights want larger steps
 
-Score = Callable[[np.ndarray, np.ndarray], float]
 
-
-def majority_class(splits: Splits, score: Score) -> Row:
-    """Always the training split's most frequent label."""
+def constant(kind: SequenceKind, splits: Splits) -> Row:
+    """One prediction for every text: the most frequent label, the mean."""
     started = time.perf_counter()
-    label = Counter(example.label for example in splits.train).most_common(1)[0][0]
-    validation, reported = (
-        score(_labels(examples), np.full(len(examples), label)) for examples in (splits.validation, splits.reported)
-    )
-    return Row.single("majority class", validation, reported, seconds=time.perf_counter() - started)
+    answer = kind.constant(kind.references(splits.train))
+
+    def score(examples: Sequence[Example]) -> dict[str, float]:
+        return kind.score_predictions(np.stack([np.asarray(answer)] * len(examples)), examples)
+
+    reported = {name: score(examples) for name, examples in splits.reported.items()}
+    validation = score(splits.validation)[kind.main]
+    return Row.single(kind.constant_name, validation, reported, seconds=time.perf_counter() - started)
 
 
-def tfidf(splits: Splits, score: Score) -> Row:
-    """Word 1- and 2-grams, sublinear tf, logistic regression, C chosen on validation. No chance in it: one figure."""
+def tfidf(kind: SequenceKind, splits: Splits) -> Row:
+    """Word 1- and 2-grams, sublinear tf, a linear model, its strength chosen on validation. No chance in it: one
+    figure. Of two texts it sees what they share, what they do not, and their cosine."""
     started = time.perf_counter()
     vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\b\w+\b")
-    train = vectorizer.fit_transform(_texts(splits.train))
-    validation, reported = (vectorizer.transform(_texts(part)) for part in (splits.validation, splits.reported))
-    classifiers = {c: LogisticRegression(C=c, max_iter=1000).fit(train, _labels(splits.train)) for c in TFIDF_CS}
-    tried = {c: score(_labels(splits.validation), model.predict(validation)) for c, model in classifiers.items()}
+    vectorizer.fit(text for example in splits.train for text in example.texts)
+
+    def features(examples: Sequence[Example]) -> scipy.sparse.csr_matrix:
+        parts = [vectorizer.transform(column) for column in zip(*(e.texts for e in examples), strict=True)]
+        if len(parts) == 1:
+            return parts[0]
+        shared = parts[0].multiply(parts[1])
+        return scipy.sparse.hstack([shared, abs(parts[0] - parts[1]), shared.sum(axis=1)]).tocsr()
+
+    train, validation = features(splits.train), features(splits.validation)
+    models = {c: kind.linear(c).fit(train, kind.references(splits.train)) for c in STRENGTHS}
+    tried = {
+        c: kind.score_predictions(model.predict(validation), splits.validation)[kind.main]
+        for c, model in models.items()
+    }
     best = max(tried, key=tried.__getitem__)
     return Row.single(
-        f"TF-IDF + logistic regression (C {best:g})",
+        f"TF-IDF + {kind.linear_name} (C {best:g})",
         tried[best],
-        score(_labels(splits.reported), classifiers[best].predict(reported)),
+        {
+            name: kind.score_predictions(models[best].predict(features(examples)), examples)
+            for name, examples in splits.reported.items()
+        },
         seconds=time.perf_counter() - started,
         choice=f"words and pairs of words; C by validation: {_listed(tried)}",
     )
 
 
-def from_scratch(checkpoint: Checkpoint, settings: FinetuneSettings, data: EncodedSplits, score: Score) -> Row:
+def from_scratch(kind: Kind, checkpoint: Checkpoint, settings: FinetuneSettings, data: EncodedSplits) -> Row:
     """Same architecture, tokenizer, seeds and code path, fresh weights; its learning rate is chosen on validation
     with seed 1 among `SCRATCH_RATE_FACTORS` times the fine-tuned model's."""
     started = time.perf_counter()
+    settings = dataclasses.replace(settings, from_scratch=True, compare=False, lora=None)
 
     def run(rate: float, seed: int):
         at_rate = dataclasses.replace(settings, learning_rate=rate)
-        title = f"from scratch, rate {rate:g}, seed {seed}"
-        return train_seed(checkpoint, at_rate, data, score, seed, from_scratch=True, title=title).result
+        return train_seed(kind, checkpoint, at_rate, data, seed, title=f"from scratch, rate {rate:g}, seed {seed}")
 
     rates = [min(1.0, settings.learning_rate * factor) for factor in SCRATCH_RATE_FACTORS]
     trials = {rate: run(rate, seed=1) for rate in rates}
-    tried = {rate: result.validation for rate, result in trials.items()}
+    tried = {rate: trained.validation for rate, trained in trials.items()}
     best = max(tried, key=tried.__getitem__)
-    results = [trials[best], *(run(best, seed) for seed in range(2, settings.seeds + 1))]
+    results = [
+        score_reported(kind, checkpoint, settings, data, trials[best] if seed == 1 else run(best, seed)).result
+        for seed in range(1, settings.seeds + 1)
+    ]
     return Row.of_seeds(
         f"same architecture, from scratch (rate {best:g})",
         results,
@@ -76,11 +99,3 @@ def from_scratch(checkpoint: Checkpoint, settings: FinetuneSettings, data: Encod
 
 def _listed(tried: dict[float, float]) -> str:
     return ", ".join(f"{value:g} gives {100 * score:.2f}" for value, score in tried.items())
-
-
-def _texts(examples: Sequence[Example]) -> list[str]:
-    return [" ".join(example.texts) for example in examples]
-
-
-def _labels(examples: Sequence[Example]) -> np.ndarray:
-    return np.array([example.label for example in examples])

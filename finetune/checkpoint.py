@@ -1,18 +1,16 @@
-"""Opening any checkpoint that `AutoModelForSequenceClassification` knows, with errors that a user can act on."""
+"""Opening any checkpoint that the task's Auto class knows, with errors that a user can act on."""
 
 from __future__ import annotations
 
 import copy
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from transformers import (
     AutoConfig,
-    AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
@@ -21,6 +19,8 @@ from transformers import (
 )
 
 from hf_tiny_transformer.runs import UserError
+
+from .kinds.base import Kind
 
 DEFAULT_MAX_LENGTH = 128
 DROPOUT_FIELDS = (
@@ -38,31 +38,30 @@ class Checkpoint:
     """A model to fine-tune: `config` already carries the task's labels and the dropout; `max_length` counts tokens."""
 
     source: str
+    auto_class: type
     config: PreTrainedConfig
     tokenizer: PreTrainedTokenizerBase
     max_length: int
 
 
-def open_checkpoint(
-    source: str, label_names: Sequence[str], *, dropout: float | None, max_length: int | None
-) -> Checkpoint:
+def open_checkpoint(source: str, kind: Kind, *, dropout: float | None, max_length: int | None) -> Checkpoint:
     """Reads config and tokenizer of a directory or Hub model; the weights are read by `build_model`.
 
     Raises:
         UserError: missing, unreadable or inconsistent files, an unknown model type, an unreachable Hub id.
     """
     _check_directory(source)
-    config = _read_config(source, label_names)
+    config = _read_config(source, kind)
     tokenizer = _read_tokenizer(source, config)
     if dropout is not None:
         for name in DROPOUT_FIELDS:
             if hasattr(config, name):
                 setattr(config, name, dropout)
-    return Checkpoint(source, config, tokenizer, _usable_length(max_length, config, tokenizer))
+    return Checkpoint(source, kind.auto_class, config, tokenizer, _usable_length(max_length, config, tokenizer))
 
 
 def build_model(checkpoint: Checkpoint, seed: int, *, from_scratch: bool) -> PreTrainedModel:
-    """The fp32 classifier; `seed` decides the fresh weights: those of the head, or all of them with `from_scratch`.
+    """The fp32 model; `seed` decides the fresh weights: those of the head, or all of them with `from_scratch`.
 
     Raises:
         UserError: the weights are unreadable or do not belong to the config.
@@ -71,8 +70,8 @@ def build_model(checkpoint: Checkpoint, seed: int, *, from_scratch: bool) -> Pre
     config = copy.deepcopy(checkpoint.config)
     try:
         if from_scratch:
-            return AutoModelForSequenceClassification.from_config(config, dtype=torch.float32, trust_remote_code=False)
-        model, info = AutoModelForSequenceClassification.from_pretrained(
+            return checkpoint.auto_class.from_config(config, dtype=torch.float32, trust_remote_code=False)
+        model, info = checkpoint.auto_class.from_pretrained(
             checkpoint.source,
             config=config,
             dtype=torch.float32,
@@ -109,15 +108,9 @@ def _check_config_file(path: Path) -> None:
         raise UserError(f"{path}: no field model_type; save the model with save_pretrained")
 
 
-def _read_config(source: str, label_names: Sequence[str]) -> PreTrainedConfig:
+def _read_config(source: str, kind: Kind) -> PreTrainedConfig:
     try:
-        config = AutoConfig.from_pretrained(
-            source,
-            id2label=dict(enumerate(label_names)),
-            label2id={name: index for index, name in enumerate(label_names)},
-            problem_type="single_label_classification",
-            trust_remote_code=False,
-        )
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False, **kind.config_fields())
     except Exception as error:
         if not Path(source).is_dir():
             first_line = str(error).strip().split("\n")[0]
@@ -126,10 +119,10 @@ def _read_config(source: str, label_names: Sequence[str]) -> PreTrainedConfig:
                 f"({first_line}); check the name and the network"
             ) from None
         raise UserError(f"{Path(source) / 'config.json'}: {_short(error)}; mend the field") from None
-    if type(config) not in AutoModelForSequenceClassification._model_mapping:  # register() extends this mapping too
+    if type(config) not in kind.auto_class._model_mapping:  # register() extends this mapping too
         raise UserError(
-            f"--model {source}: config.json's model_type {config.model_type!r} has no text classifier; "
-            "name a model that AutoModelForSequenceClassification opens"
+            f"--model {source}: config.json's model_type {config.model_type!r} has no head for this task; "
+            f"name a model that {kind.auto_class.__name__} opens"
         )
     return config
 

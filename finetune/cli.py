@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import re
 import shlex
 import sys
 from argparse import ArgumentError
+from contextlib import nullcontext, redirect_stderr
 from dataclasses import fields
 from typing import Any, get_args, get_type_hints
 
@@ -13,25 +15,30 @@ from jsonargparse import ActionYesNo, ArgumentParser
 
 from hf_tiny_transformer.runs import UserError, run_cli
 
+from . import processes
 from .experiment import run_experiment
 from .settings import FinetuneSettings
+from .suite import run_suite
+from .tasks import SUITE
 
 PROGRAM = "python -m finetune"
-_SWITCHES = {"from_scratch", "compare"}  # may stand alone: --compare as well as --compare true
+_SWITCHES = {"from_scratch", "compare", "submission", "resume"}  # may stand alone: --compare as well as --compare true
 _TYPE_NAMES = {int: "a whole number", float: "a number", str: "a text", type(None): "null"}
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command with `argv` (default: the process's own) and returns its exit status: 0, 2 or 130."""
     arguments = sys.argv[1:] if argv is None else argv
-    return run_cli(lambda: _main(arguments))
+    with nullcontext() if processes.is_main() else redirect_stderr(io.StringIO()):  # one process names an error
+        return run_cli(lambda: _main(arguments))
 
 
 def _main(argv: list[str]) -> None:
     settings = parse_settings(argv)
     import hf_tiny_transformer  # noqa: F401  (registers our model families with the Auto classes)
 
-    run_experiment(settings, command=shlex.join([*shlex.split(PROGRAM), *argv]))
+    run = run_suite if settings.task == SUITE else run_experiment
+    run(settings, command=shlex.join([*shlex.split(PROGRAM), *argv]))
 
 
 def parse_settings(argv: list[str]) -> FinetuneSettings:

@@ -4,32 +4,41 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from hf_tiny_transformer.runs import UserError
+
+HELD_OUT_SHARE = 0.05
+HELD_OUT_MOST = 2000
+HELD_OUT_SEED = 20202
 
 
 @dataclass(frozen=True)
 class Example:
-    """`texts` has one entry per text column of the task; `label` indexes the task's `label_names`."""
+    """`texts` has one entry per text column of the task; what `label` is, the kind of task says (JSON can hold it)."""
 
     texts: tuple[str, ...]
-    label: int
+    label: Any
 
 
 @dataclass(frozen=True)
 class Splits:
-    """`validation` serves every choice (epoch, seed, hyperparameter); `reported` is read only for the final scores."""
+    """`validation` serves every choice (epoch, seed, hyperparameter); `reported`, by name, is read only for the final
+    scores. Where there are several, the first is the one a single figure stands for."""
 
     train: Sequence[Example]
     validation: Sequence[Example]
-    reported: Sequence[Example]
-    reported_name: str
+    reported: dict[str, Sequence[Example]]
+
+    @property
+    def headline(self) -> str:
+        return next(iter(self.reported))
 
     def named(self) -> dict[str, Sequence[Example]]:
-        return {"train": self.train, "validation": self.validation, self.reported_name: self.reported}
+        return {"train": self.train, "validation": self.validation, **self.reported}
 
     def describe(self) -> dict:
         """Rows per split, and a sha256 over all texts and labels in order: runs with equal ones used equal data."""
@@ -47,5 +56,16 @@ class Splits:
         for name, examples in self.named().items():
             if not examples:
                 raise UserError(f"{origin}: the {name} split is empty; give it more rows")
-        if len(Counter(example.label for example in self.train)) < 2:
+        if len({json.dumps(example.label) for example in self.train}) < 2:
             raise UserError(f"{origin}: all {len(self.train)} training rows carry one label; give it rows of each")
+
+
+def hold_out(train: Sequence[Example]) -> tuple[list[Example], list[Example]]:
+    """(training rows, validation rows): a seeded part of a training set that comes without a validation split."""
+    order = list(range(len(train)))
+    random.Random(HELD_OUT_SEED).shuffle(order)
+    held_out = set(order[: min(HELD_OUT_MOST, max(1, round(HELD_OUT_SHARE * len(order))))])
+    return (
+        [example for i, example in enumerate(train) if i not in held_out],
+        [example for i, example in enumerate(train) if i in held_out],
+    )

@@ -7,94 +7,107 @@ import logging
 import os
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
 import datasets
-import numpy as np
 import transformers
 
 from hf_tiny_transformer.runs import UserError, atomic_write_text, keep_freed_memory, require_free_output
 
-from .baselines import Score, from_scratch, majority_class, tfidf
+from . import processes
+from .baselines import from_scratch
 from .checkpoint import Checkpoint, build_model, open_checkpoint
-from .report import Row, markdown_report, text_table
+from .kinds.base import Kind
+from .report import Row, markdown_report, table_cells, text_table
 from .results import collect_results, write_result_directory
+from .search import search
 from .settings import FinetuneSettings
-from .tasks import METRICS, find_task, load_task
-from .train import EncodedSplits, TrainedSeed, encode_splits, train_seed
+from .submission import answer_test
+from .tasks import open_task
+from .train import EncodedSplits, ScoredSeed, encode_splits, score_reported, train_seed
 
 
-def run_experiment(settings: FinetuneSettings, command: str) -> dict:
-    """Trains all seeds, prints the table, writes `settings.output`; returns what results.json holds.
+def run_experiment(settings: FinetuneSettings, command: str, *, baselines: bool = False) -> dict:
+    """Trains all seeds, prints the table, writes `settings.output`; returns what results.json holds. Of several
+    processes one prints and writes. `baselines` asks for those that are quick even without `settings.compare`.
 
     Raises:
         UserError: any input is wrong. All of it is checked before the first training step, and nothing is written.
     """
-    _quieten()
+    quieten()
     keep_freed_memory()
     clock = _Clock()
-    output, report = _free_paths(settings)
-    task = find_task(settings.task)
-    score = partial(_score, task.metric)
+    output, report = free_paths(settings)
+    with clock.step("read and split the data"):
+        task, splits = open_task(settings)
     with clock.step("open the checkpoint"):
         checkpoint = open_checkpoint(
-            settings.model, task.label_names, dropout=settings.dropout, max_length=settings.max_length
+            settings.model, task.kind, dropout=settings.dropout, max_length=settings.max_length
         )
-        build_model(checkpoint, seed=0, from_scratch=settings.from_scratch)  # its errors now, not after the data
+        build_model(checkpoint, seed=0, from_scratch=settings.from_scratch)  # its errors now, not after tokenizing
         pretraining = _pretraining_summary(settings.model)
-    with clock.step("read and split the data"):
-        splits = load_task(task, settings.data)
     with clock.step("tokenize"):
-        data = encode_splits(splits, checkpoint)
+        data = encode_splits(task.kind, splits, checkpoint)
+    searched = None
+    if settings.search:
+        with clock.step("search"):
+            settings, searched = search(task.kind, checkpoint, settings, data.train, data.validation)
     with clock.step("train and score all seeds"):
-        best, row = _all_seeds(checkpoint, settings, data, score)
+        best, row = _all_seeds(task.kind, checkpoint, settings, data)
     comparison = []
+    if settings.compare or baselines:
+        with clock.step("quick baselines"):
+            comparison += task.kind.baselines(splits)
     if settings.compare:
-        with clock.step("majority class and TF-IDF"):
-            comparison += [majority_class(splits, score), tfidf(splits, score)]
         with clock.step("same architecture from scratch"):
-            comparison.append(from_scratch(checkpoint, settings, data, score))
+            comparison.append(from_scratch(task.kind, checkpoint, settings, data))
+    submission = {}
+    if settings.submission:
+        with clock.step("answer the test rows"):
+            submission = answer_test(task, checkpoint, settings, best)
     results = collect_results(
-        task, settings, checkpoint, splits, best, row, comparison, pretraining, command, clock.seconds
+        task, settings, checkpoint, splits, best, row, comparison, searched, pretraining, command, clock.seconds
     )
-    write_result_directory(output, results, task, splits, best, checkpoint)
-    rows = [*comparison, row]
-    print(text_table(rows, task.metric, splits.reported_name))
-    print(f"seed {best.result.seed}, the best on validation, is in {output}")
-    if report is not None:
-        atomic_write_text(report, markdown_report(results, rows))
-        print(f"report: {report}")
+    if processes.is_main():
+        write_result_directory(output, results, task, splits, data, best, checkpoint, submission)
+        rows = [*comparison, row]
+        print(text_table(table_cells(rows, task.kind.main)))
+        print(f"seed {best.result.seed}, the best on validation, is in {output}", flush=True)
+        if report is not None:
+            atomic_write_text(report, markdown_report(results, rows))
+            print(f"report: {report}")
+    processes.wait_for_everyone()
     return results
 
 
 def _all_seeds(
-    checkpoint: Checkpoint, settings: FinetuneSettings, data: EncodedSplits, score: Score
-) -> tuple[TrainedSeed, Row]:
+    kind: Kind, checkpoint: Checkpoint, settings: FinetuneSettings, data: EncodedSplits
+) -> tuple[ScoredSeed, Row]:
     started = time.perf_counter()
     best, seed_results = None, []
     for seed in range(1, settings.seeds + 1):
-        trained = train_seed(
-            checkpoint, settings, data, score, seed, from_scratch=settings.from_scratch, title=f"seed {seed}"
-        )
-        seed_results.append(trained.result)
-        if best is None or trained.result.validation > best.result.validation:
-            best = trained
+        trained = train_seed(kind, checkpoint, settings, data, seed, title=f"seed {seed}")
+        scored = score_reported(kind, checkpoint, settings, data, trained)
+        seed_results.append(scored.result)
+        if best is None or scored.result.validation > best.result.validation:
+            best = scored
+    return best, Row.of_seeds(row_name(settings), seed_results, seconds=time.perf_counter() - started)
+
+
+def row_name(settings: FinetuneSettings) -> str:
     path = Path(settings.model)
     name = path.resolve().name if path.is_dir() else settings.model
-    name += ", from scratch" if settings.from_scratch else ", fine-tuned"
-    return best, Row.of_seeds(name, seed_results, seconds=time.perf_counter() - started)
+    return name + (", from scratch" if settings.from_scratch else ", fine-tuned")
 
 
-def _score(metric: str, labels: np.ndarray, predictions: np.ndarray) -> float:
-    return float(METRICS[metric](labels, predictions))
-
-
-def _free_paths(settings: FinetuneSettings) -> tuple[Path, Path | None]:
+def free_paths(settings: FinetuneSettings) -> tuple[Path, Path | None]:
     """The two places to write to, after checking that a long run will not fail on them at its end."""
-    output = require_free_output(settings.output)
+    output = Path(settings.output)
+    if not (settings.resume and output.is_dir()):
+        require_free_output(output)
     _require_writable_parent("--output", output)
     if settings.report is None:
         return output, None
@@ -127,11 +140,13 @@ def _pretraining_summary(model: str) -> dict | None:
     return summary
 
 
-def _quieten() -> None:
+def quieten() -> None:
     """The libraries' notices and loading bars: our own lines say what matters, and errors are to be one line."""
+    warnings.filterwarnings("ignore", category=UserWarning, module="sklearn")  # of labels that some split lacks
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    datasets.logging.set_verbosity(logging.CRITICAL)  # it logs an error and raises it, too
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
 

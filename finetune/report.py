@@ -24,25 +24,29 @@ class Spread:
         return f"{100 * self.mean:.2f}" + ("" if self.std is None else f" ± {100 * self.std:.2f}")
 
 
+Scores = dict[str, dict[str, float]]  # split -> metric -> score
+
+
 @dataclass(frozen=True)
 class Row:
-    """One line of the table. `results` is empty for what does not depend on a seed; `choice` says what was chosen."""
+    """One line of the table. `reported` is split -> metric -> score. `results` is empty for what does not depend on a
+    seed; `choice` says what was chosen."""
 
     name: str
     validation: Spread
-    reported: Spread
+    reported: dict[str, dict[str, Spread]]
     seconds: float
     results: list[SeedResult] = field(default_factory=list)
     choice: str = ""
 
     @classmethod
-    def single(cls, name: str, validation: float, reported: float, seconds: float, choice: str = "") -> Row:
-        return cls(name, Spread(validation, None), Spread(reported, None), round(seconds, 2), choice=choice)
+    def single(cls, name: str, validation: float, reported: Scores, seconds: float, choice: str = "") -> Row:
+        return cls(name, Spread(validation, None), _spreads([reported]), round(seconds, 2), choice=choice)
 
     @classmethod
     def of_seeds(cls, name: str, results: list[SeedResult], seconds: float, choice: str = "") -> Row:
         validation = Spread.of([result.validation for result in results])
-        reported = Spread.of([result.reported for result in results])
+        reported = _spreads([result.reported for result in results])
         return cls(name, validation, reported, round(seconds, 2), results, choice)
 
     @property
@@ -50,13 +54,21 @@ class Row:
         return str(len(self.results)) if self.results else "-"
 
 
-def header(metric: str, reported_name: str) -> list[str]:
-    return ["model", "seeds", f"validation {metric}, %", f"{reported_name} {metric}, %", "seconds"]
+def _spreads(of_runs: Sequence[Scores]) -> dict[str, dict[str, Spread]]:
+    return {
+        split: {metric: Spread.of([run[split][metric] for run in of_runs]) for metric in metrics}
+        for split, metrics in of_runs[0].items()
+    }
 
 
-def text_table(rows: Sequence[Row], metric: str, reported_name: str) -> str:
+def table_cells(rows: Sequence[Row], main: str) -> list[list[str]]:
+    """Header and lines; `main` is the metric that the choices on validation were made by."""
+    columns = [f"{split} {metric}, %" for split, metrics in rows[0].reported.items() for metric in metrics]
+    return [["model", "seeds", f"validation {main}, %", *columns, "seconds"], *map(_cells, rows)]
+
+
+def text_table(cells: Sequence[Sequence[str]]) -> str:
     """Aligned columns: the name to the left, figures to the right."""
-    cells = [header(metric, reported_name), *map(_cells, rows)]
     widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
     return "\n".join(
         "  ".join([line[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(line[1:], widths[1:], strict=True))])
@@ -64,8 +76,8 @@ def text_table(rows: Sequence[Row], metric: str, reported_name: str) -> str:
     )
 
 
-def markdown_table(rows: Sequence[Row], metric: str, reported_name: str) -> str:
-    lines = [header(metric, reported_name), ["---", *["---:"] * 4], *map(_cells, rows)]
+def markdown_table(cells: Sequence[Sequence[str]]) -> str:
+    lines = [cells[0], ["---", *["---:"] * (len(cells[0]) - 1)], *cells[1:]]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
@@ -75,12 +87,14 @@ def markdown_report(results: dict, rows: Sequence[Row]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     parts = [
         f"# {results['task']}: {results['model']}",
-        markdown_table(rows, results["metric"], results["reported_split"]),
+        markdown_table(table_cells(rows, results["metric"])),
         "Mean ± standard deviation over seeds. Every choice (epoch, seed, C, the control's learning rate) was made on "
-        f"validation; the {results['reported_split']} split was read once per run.",
+        f"validation; the {' and '.join(results['scores'])} split was read once per run.",
     ]
     if any(row.choice for row in rows):
         parts.append("\n".join(f"- {row.name}: {row.choice}" for row in rows if row.choice))
+    if results["search"]:
+        parts += ["## Search", _search_part(results["search"])]
     parts += ["## Settings", _table("setting", "value", results["settings"])]
     parts += ["## Data", _table("split", "rows", counts), f"sha256 of texts and labels: `{results['data']['sha256']}`"]
     parts += ["## Time", _table("step", "seconds", results["timings"])]
@@ -89,6 +103,14 @@ def markdown_report(results: dict, rows: Sequence[Row]) -> str:
     parts += ["## Where", f"{results['device']}; {versions}"]
     parts += ["## Again", f"```\n{results['command']}\n```"]
     return "\n\n".join(parts) + "\n"
+
+
+def _search_part(search: dict) -> str:
+    names = list(search["chosen"])
+    cells = [["trial", *names, "validation, %"]]
+    for number, trial in enumerate(search["trials"], start=1):
+        cells.append([str(number), *(_plain(trial[name]) for name in names), f"{100 * trial['validation']:.2f}"])
+    return markdown_table(cells)
 
 
 def _pretraining_parts(summary: dict) -> list[str]:
@@ -105,7 +127,8 @@ def _pretraining_parts(summary: dict) -> list[str]:
 
 
 def _cells(row: Row) -> list[str]:
-    return [row.name, row.runs, str(row.validation), str(row.reported), f"{row.seconds:.1f}"]
+    figures = [str(spread) for metrics in row.reported.values() for spread in metrics.values()]
+    return [row.name, row.runs, str(row.validation), *figures, f"{row.seconds:.1f}"]
 
 
 def _table(left: str, right: str, values: dict) -> str:

@@ -9,6 +9,8 @@ from typing import Any
 
 from hf_tiny_transformer.runs import UserError
 
+from . import processes
+
 
 @dataclass(frozen=True)
 class FinetuneSettings:
@@ -16,14 +18,25 @@ class FinetuneSettings:
 
     Args:
         model: directory with config.json, model.safetensors and tokenizer files, or a model id on the Hub
-        task: name of a task: sample-sentiment (needs no network) or sst2
+        task: sample-sentiment (needs no network); cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte or wnli; glue, all nine
+            of them; or a file of your own, .csv, .tsv or .jsonl, with --text and --label
         output: directory for the result; it must not hold another run
         data: for GLUE tasks: folder in GLUE's layout (SST-2/train.tsv, SST-2/dev.tsv); without it the Hub's copy
+        text: for a file of your own: the column with the text
+        pair: for a file of your own: the column with the second text, where two are judged together
+        label: for a file of your own: the column with the label, the labels (a list, or joined by |) or the number
+        validation: for a file of your own: the rows that every choice is made by; without it a part of the file
+        test: for a file of your own: the rows that are reported; without it a part of the file
         report: markdown file for the final table, the settings and the times (an existing file is replaced)
+        submission: for GLUE: also answer the test rows, and pack them as the GLUE server wants them
+        resume: for --task glue: go on in --output, without the tasks that are finished there
         seeds: number of runs, seeds 1 to this; scores are their mean and standard deviation
         learning_rate: peak learning rate, that of the head
         batch_size: texts per optimizer step
         epochs: passes over the training split; the best one by validation score is kept
+        patience: stop after this many epochs without a better validation score; null never stops early
+        search: trials of a search for learning rate, batch size and epochs on validation (Optuna); 0 is off
+        lora: rank of low-rank adapters (peft), merged into the saved weights; null trains all weights
         warmup_ratio: share of the steps in which the learning rate rises, before it falls linearly to zero
         weight_decay: AdamW's, on matrices only (not on norms and biases)
         dropout: sets every dropout field of the model's config; null keeps the checkpoint's own
@@ -32,7 +45,7 @@ class FinetuneSettings:
         layer_decay: factor on the learning rate per layer, from the head down to the embeddings; 1.0 is off
         max_length: tokens per text, longer ones are cut; null takes 128, or fewer where the model has fewer positions
         from_scratch: the same architecture with fresh weights: the control
-        compare: also measure majority class, TF-IDF + logistic regression and the same architecture from scratch
+        compare: also measure a constant, TF-IDF with a linear model, and the same architecture from scratch
 
     Raises:
         UserError: a value is out of range, or two settings exclude each other.
@@ -42,11 +55,21 @@ class FinetuneSettings:
     task: str
     output: str
     data: str | None = None
+    text: str | None = None
+    pair: str | None = None
+    label: str | None = None
+    validation: str | None = None
+    test: str | None = None
+    submission: bool = False
+    resume: bool = False
     report: str | None = None
     seeds: int = 5
     learning_rate: float = 3e-4
     batch_size: int = 32
     epochs: int = 5
+    patience: int | None = None
+    search: int = 0
+    lora: int | None = None
     warmup_ratio: float = 0.1
     weight_decay: float = 0.01
     dropout: float | None = None
@@ -68,6 +91,13 @@ class FinetuneSettings:
                 raise UserError(f"--{field.name} is empty; give it a value")
         if self.compare and self.from_scratch:
             raise UserError("--compare trains the from-scratch control itself; leave out --from_scratch")
+        if self.lora is not None and self.from_scratch:
+            raise UserError("--lora adapts pretrained weights; leave it out, or leave out --from_scratch")
+        if self.batch_size % processes.count():
+            raise UserError(
+                f"--batch_size {self.batch_size}: can't be divided among {processes.count()} processes; "
+                "choose a multiple of their number"
+            )
 
 
 # Written so that nan fails every test.
@@ -76,6 +106,9 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "learning_rate": (lambda value: 0 < value <= 1, "greater than 0 and at most 1"),
     "batch_size": (lambda value: value >= 1, "at least 1"),
     "epochs": (lambda value: value >= 1, "at least 1"),
+    "patience": (lambda value: value >= 1, "at least 1"),
+    "search": (lambda value: value >= 0, "at least 0"),
+    "lora": (lambda value: value >= 1, "at least 1"),
     "warmup_ratio": (lambda value: 0 <= value < 1, "at least 0 and less than 1"),
     "weight_decay": (lambda value: 0 <= value < math.inf, "at least 0"),
     "dropout": (lambda value: 0 <= value < 1, "at least 0 and less than 1"),

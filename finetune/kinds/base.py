@@ -1,0 +1,106 @@
+"""What a kind of task has to say: the model, its inputs, its predictions, its scores."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+
+from hf_tiny_transformer.runs import UserError
+
+from ..examples import Example, Splits
+from ..scores import compute_metric
+
+if TYPE_CHECKING:
+    from ..checkpoint import Checkpoint
+    from ..report import Row
+    from ..settings import FinetuneSettings
+
+ModelInput = dict[str, Any]  # input_ids, attention_mask, ..., labels; not padded
+
+
+@dataclass(frozen=True)
+class EncodedSplit:
+    """Examples and the model inputs made of them: one for each example, or (long documents) several, in order."""
+
+    examples: Sequence[Example]
+    rows: list[ModelInput]
+
+    @cached_property
+    def by_length(self) -> np.ndarray:
+        """The rows' order in evaluation: neighbours of equal length, so that batches hold hardly any padding."""
+        return np.argsort([len(row["input_ids"]) for row in self.rows], kind="stable")
+
+
+class Kind(ABC):
+    """`metrics` are what is reported; `main`, one of them, is what every choice is made by."""
+
+    metrics: tuple[str, ...]
+    main: str
+
+    auto_class: ClassVar[type]  # the Auto class that opens the model
+    pipeline_tag: ClassVar[str]  # the Hub's name of the task, and transformers' of its pipeline
+
+    @abstractmethod
+    def config_fields(self) -> dict[str, Any]:
+        """What goes into the model's config: the head's labels and the like."""
+
+    @abstractmethod
+    def encode(self, examples: Sequence[Example], checkpoint: Checkpoint, *, labelled: bool = True) -> list[ModelInput]:
+        """Tokenises; no row is longer than `checkpoint.max_length`."""
+
+    @abstractmethod
+    def collator(self, checkpoint: Checkpoint) -> Callable[[list[ModelInput]], dict[str, torch.Tensor]]:
+        """Pads rows to a batch."""
+
+    def outputs(self, logits: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
+        """What evaluation keeps of a batch's output (loss taken off): one tensor, (B, ...). Some models return more
+        than logits (BART, T5); keeping it all would fill the memory."""
+        return (logits[0] if isinstance(logits, tuple) else logits).float()
+
+    @abstractmethod
+    def decode(self, outputs: np.ndarray, split: EncodedSplit) -> Any:
+        """Predictions, one for each example, of `outputs`, one for each row."""
+
+    @abstractmethod
+    def references(self, examples: Sequence[Example]) -> Any:
+        """What `decode`'s predictions are held against."""
+
+    @abstractmethod
+    def prediction_columns(self, outputs: np.ndarray, split: EncodedSplit) -> dict[str, Sequence]:
+        """predictions.csv's columns after the texts, each with an entry per example."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """For the model card, after "a model for": what it does and with which labels."""
+
+    def usage(self, example: Example) -> str:
+        """For the model card: Python that calls `pipe`, the pipeline, on a text."""
+        return f"print(pipe({example.texts[0]!r}))"
+
+    def check(self, settings: FinetuneSettings) -> None:
+        """Raises:
+        UserError: a setting that this kind has no use for.
+        """
+        if settings.label_smoothing:
+            raise UserError("--label_smoothing is for tasks with one label a text; leave it out")
+
+    def baselines(self, splits: Splits) -> list[Row]:
+        """Simpler methods on the same splits."""
+        return []
+
+    def encode_split(self, examples: Sequence[Example], checkpoint: Checkpoint) -> EncodedSplit:
+        return EncodedSplit(examples, self.encode(examples, checkpoint))
+
+    def scores(self, outputs: np.ndarray, split: EncodedSplit) -> dict[str, float]:
+        """Every metric of `outputs`, which lie in the order of `split.rows`."""
+        return self.score_predictions(self.decode(outputs, split), split.examples)
+
+    def score_predictions(self, predictions: Any, examples: Sequence[Example]) -> dict[str, float]:
+        references = self.references(examples)
+        return {name: compute_metric(name, references, predictions) for name in self.metrics}
