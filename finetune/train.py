@@ -20,13 +20,13 @@ from transformers import (
     TrainerCallback,
     TrainingArguments,
 )
-from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from . import lora, processes
 from .checkpoint import Checkpoint, build_model
 from .examples import Splits
 from .kinds.base import EncodedSplit, Kind, ModelInput
 from .optimizer import adamw, parameter_groups
+from .order import LengthGroupedOrder
 from .settings import FinetuneSettings
 
 
@@ -148,12 +148,9 @@ class _Trainer(Trainer):
         )
         self.kind, self.evaluated = kind, evaluated
 
-    def _get_train_sampler(self, train_dataset=None) -> LengthGroupedSampler:
-        """The stock strategy group_by_length draws from the global generator, which after a few dropouts is no longer
-        the same in all processes: rows would be trained on twice, others not at all. And it shuffles evaluation."""
+    def _get_train_sampler(self, train_dataset=None) -> LengthGroupedOrder:
         lengths = [len(row["input_ids"]) for row in self.train_dataset.rows]
-        order = torch.Generator().manual_seed(self.args.seed)
-        return LengthGroupedSampler(self.args.train_batch_size, lengths=lengths, generator=order)
+        return LengthGroupedOrder(lengths, self.args.train_batch_size, self.args.seed)
 
     def outputs(self, split: EncodedSplit) -> np.ndarray:
         """(rows, ...) in the order of `split.rows`."""

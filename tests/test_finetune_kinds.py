@@ -29,6 +29,7 @@ from finetune.checkpoint import build_model, open_checkpoint
 from finetune.examples import Example
 from finetune.kinds.base import EncodedSplit
 from finetune.kinds.sequence import MultiLabel, Regression, SingleLabel
+from finetune.order import LengthGroupedOrder
 from finetune.scores import compute_metric
 from finetune.search import search
 from finetune.train import MaskedTexts, _Trainer, _training_arguments, model_outputs, train_seed
@@ -212,3 +213,17 @@ def test_two_processes_train_together_and_one_speaks(toy, tmp_path):
     assert results["processes"] == 2 and results["test"]["mean"] > 0.6
     assert len((tmp_path / "out" / "predictions.csv").read_text().splitlines()) == 101
     assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
+
+
+def test_batches_hold_like_lengths_and_come_in_no_order_of_length():
+    """Each epoch every row once; hardly any padding; long and short batches by turns; a short batch is the last."""
+    lengths = np.random.default_rng(0).integers(3, 60, size=1000).tolist()
+    order = LengthGroupedOrder(lengths, batch_size=16, seed=1)
+    first, second = list(order), list(order)
+    assert sorted(first) == sorted(second) == list(range(1000)) and first != second and len(order) == 1000
+    assert first == list(LengthGroupedOrder(lengths, batch_size=16, seed=1))
+    batches = np.split(np.array(lengths)[first], range(16, 1000, 16))
+    padded = sum(len(batch) * batch.max() for batch in batches)
+    assert padded < 1.1 * sum(lengths)
+    longest = [batch.max() for batch in batches[:-1]]
+    assert abs(np.corrcoef(longest, np.arange(len(longest)))[0, 1]) < 0.3
