@@ -13,6 +13,7 @@ from jsonargparse import ActionYesNo, ArgumentParser
 
 from hf_tiny_transformer.runs import UserError, run_cli
 
+from .commands import find_command
 from .experiment import run_experiment
 from .settings import FinetuneSettings
 
@@ -24,7 +25,7 @@ _TYPE_NAMES = {int: "a whole number", float: "a number", str: "a text", type(Non
 def main(argv: list[str] | None = None) -> int:
     """Runs the command with `argv` (default: the process's own) and returns its exit status: 0, 2 or 130."""
     arguments = sys.argv[1:] if argv is None else argv
-    return run_cli(lambda: _main(arguments))
+    return run_cli(lambda: (find_command(arguments) or _main)(arguments))
 
 
 def _main(argv: list[str]) -> None:
