@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable
+from itertools import pairwise
 from typing import NoReturn
 
 from hf_tiny_transformer.runs import UserError
@@ -18,7 +19,7 @@ def find_command(argv: list[str]) -> Command | None:
         from .predict import main
 
         return main
-    if "--task=blimp" in argv or ("--task", "blimp") in zip(argv, argv[1:], strict=False):
+    if "--task=blimp" in argv or ("--task", "blimp") in pairwise(argv):
         from .zero_shot.cli import main
 
         return main

@@ -93,7 +93,9 @@ def _paradigm(name: str, rows: Iterable[dict], origin: str) -> Paradigm:
     for number, row in enumerate(rows, start=1):
         for key in _FIELDS:
             if not isinstance(row.get(key), str) or not row[key].strip():
-                raise UserError(f"{origin}, line {number}: no text in field {key!r}; BLiMP's files have it on each line")
+                raise UserError(
+                    f"{origin}, line {number}: no text in field {key!r}; BLiMP's files have it on each line"
+                )
         pairs.append((row["sentence_good"], row["sentence_bad"]))
         field, term = row["field"], row["linguistics_term"]
     return Paradigm(name, field, term, pairs, origin)

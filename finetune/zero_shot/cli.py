@@ -38,7 +38,9 @@ def parse_settings(argv: list[str]) -> ZeroShotSettings:
     """Raises:
     UserError: an unknown flag, a missing one, or a wrong value.
     """
-    parser = CommandParser(PROGRAM, "Score BLiMP's minimal pairs: how often is the grammatical sentence the likelier one?")
+    parser = CommandParser(
+        PROGRAM, "Score BLiMP's minimal pairs: how often is the grammatical sentence the likelier one?"
+    )
     parser.add_argument("--task", choices=["blimp"], required=True)
     parser.add_argument("--model", required=True, help="directory or Hub id of a masked or causal language model")
     parser.add_argument("--output", required=True, help="directory for results.json, report.md and predictions.csv")
@@ -47,8 +49,8 @@ def parse_settings(argv: list[str]) -> ZeroShotSettings:
         "--masking",
         choices=SCORES,
         default=SCORES[0],
-        help="of encoders: mask a token with the later ones of its word (PLL-word-l2r, Kauf and Ivanova 2023; default), "
-        "or the token alone (Salazar et al. 2020)",
+        help="of encoders: mask a token with the later ones of its word (default; PLL-word-l2r of Kauf and Ivanova "
+        "2023), or the token alone (Salazar et al. 2020)",
     )
     parser.add_argument("--from_scratch", action="store_true", help="the same model with fresh weights: the control")
     values = vars(parser.parse_args(argv))

@@ -57,9 +57,7 @@ def collect_results(
     }
 
 
-def write_results(
-    output: Path, results: dict, paradigms: Sequence[Paradigm], scores: dict[str, np.ndarray]
-) -> None:
+def write_results(output: Path, results: dict, paradigms: Sequence[Paradigm], scores: dict[str, np.ndarray]) -> None:
     """All files or none: results.json, report.md, predictions.csv.
 
     Raises:
@@ -90,8 +88,8 @@ def markdown_report(results: dict) -> str:
         f"# BLiMP: {100 * results['accuracy']:.2f}\n",
         f"`{results['model']}`{', fresh weights' if results['settings']['from_scratch'] else ''}: the mean over "
         f"{results['data']['files']} files of the share of pairs, in %, whose grammatical sentence scores higher by "
-        f"{results['scored_by']} (a tie counts half; chance is 50). {results['pairs']:,} pairs, {results['ties']} ties, "
-        f"{results['seconds']:.0f} s on {results['device']}.\n",
+        f"{results['scored_by']} (a tie counts half; chance is 50). {results['pairs']:,} pairs, "
+        f"{results['ties']} ties, {results['seconds']:.0f} s on {results['device']}.\n",
     ]
     for title, rows in (("field", results["fields"]), ("term", results["terms"])):
         sections += [f"| {title} | files | accuracy, % |", "| --- | ---: | ---: |"]

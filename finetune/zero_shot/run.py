@@ -39,7 +39,10 @@ def run_zero_shot(settings: ZeroShotSettings, command: str) -> dict:
     opened = open_model(settings.model, config, auto_class, from_scratch=settings.from_scratch)
     paradigms = load_blimp(settings.data)
     if len(paradigms) != FILES:
-        print(f"{len(paradigms)} files, but BLiMP has {FILES}: not to be compared with figures of the whole", file=sys.stderr)
+        print(
+            f"{len(paradigms)} files, but BLiMP has {FILES}: not to be compared with figures of the whole",
+            file=sys.stderr,
+        )
     sentences = {paradigm.name: _encode(paradigm, opened, causal) for paradigm in paradigms}
     started = time.perf_counter()
     make_rows = likelihood_rows if causal else _masking(settings, opened)

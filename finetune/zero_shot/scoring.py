@@ -92,7 +92,9 @@ def score_rows(
     options = {"use_cache": False} if hasattr(model.config, "use_cache") else {}
     for batch in _batches(rows, model.config.vocab_size, all_positions=not selects):
         length = len(batch[0])
-        reads = [(row * length + at, token, owner) for row, ids in enumerate(batch) for at, token, owner in _reads(rows, ids)]
+        reads = [
+            (row * length + at, token, owner) for row, ids in enumerate(batch) for at, token, owner in _reads(rows, ids)
+        ]
         flat, tokens, owners = (list(column) for column in zip(*reads, strict=True))
         positions, where = torch.tensor(flat).unique(return_inverse=True)
         input_ids = torch.tensor(batch, device=model.device)
