@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ..commands import CommandParser
 
 PROGRAM = "python -m finetune --task blimp"
-SCORES = ("word-l2r", "token")
+MASKINGS = ("word-l2r", "token")
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ def parse_settings(argv: list[str]) -> ZeroShotSettings:
     parser.add_argument("--data", help="folder of BLiMP's 67 .jsonl files; without it the Hub's nyu-mll/blimp")
     parser.add_argument(
         "--masking",
-        choices=SCORES,
-        default=SCORES[0],
+        choices=MASKINGS,
+        default=MASKINGS[0],
         help="of encoders: mask a token with the later ones of its word (default; PLL-word-l2r of Kauf and Ivanova "
         "2023), or the token alone (Salazar et al. 2020)",
     )
