@@ -26,9 +26,9 @@ from .predict_answers import Answer, Predictor, open_predictor
 from .predict_rows import FORMATS, Row, TextFile, file_format
 
 PROGRAM = "python -m finetune predict"
-BATCHES_AT_ONCE = 64  # are read, sorted by length and written together
+BATCHES_AT_ONCE = 16  # are read, sorted by length and written together
 NAMED_ERRORS = 20
-_BAR = "{percentage:3.0f}%|{bar}| {postfix} [{elapsed}<{remaining}]"
+_BAR = "{percentage:3.0f}%|{bar}| {desc} [{elapsed}<{remaining}]"
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def predict(settings: PredictSettings) -> None:
                 write({"line": row.line, **dict(zip(names, row.texts, strict=False)), **answer})
             count += len(window)
             rate = count / (time.perf_counter() - started)
-            bar.set_postfix_str(f"{count:,} rows, {rate:,.0f} rows/s", refresh=False)
+            bar.set_description_str(f"{count:,} rows, {rate:,.0f} rows/s", refresh=False)
             bar.update(source.position - bar.n)
     notes = f", {errors:,} of them with an error" if errors else ""
     notes += f", {predictor.cut:,} cut to {predictor.opened.max_length} tokens" if predictor.cut else ""

@@ -31,10 +31,6 @@ class Predictor:
         self.names = [opened.model.config.id2label[i] for i in range(opened.model.config.num_labels)]
         self.fields, self._answer = self._kind()
 
-    @property
-    def takes_pairs(self) -> bool:
-        return not _for_tokens(self.opened.model.config)
-
     @torch.inference_mode()
     def __call__(self, rows: Sequence[tuple[str, ...]]) -> list[Answer]:
         """One answer for each row of one text or two, in order; texts of similar length run together."""

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from families import model_class, tiny_config, tiny_tokenizer
 from transformers import AutoConfig, AutoTokenizer, BertConfig, BertForMaskedLM, pipeline
 
 from finetune import predict as predict_module
 from finetune.cli import main
 from finetune.predict_answers import open_predictor
 from finetune.predict_rows import TextFile
-from tests.families import model_class, tiny_config, tiny_tokenizer
 
 REPOSITORY = Path(__file__).parents[1]
 LABELS = {
@@ -251,7 +251,7 @@ def test_a_killed_process_leaves_only_an_unfinished_file_and_a_second_run_succee
     with (tmp_path / "in.txt").open("w", encoding="utf-8") as stream:
         stream.write("word5\n" * 200)
         stream.flush()
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while not (tmp_path / "out.jsonl.unfinished").exists() and time.monotonic() < deadline:
             time.sleep(0.1)
         process.send_signal(signal.SIGKILL)

@@ -10,6 +10,7 @@ from statistics import fmean
 import numpy as np
 import pytest
 import torch
+from families import language_model
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     BertConfig,
@@ -25,7 +26,6 @@ from transformers import (
 from finetune.cli import main
 from finetune.zero_shot import scoring
 from finetune.zero_shot.scoring import encode, likelihood_rows, masked_rows, score_rows
-from tests.families import language_model
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 PIECES = ["the", "cat", "dog", "sit", "bark", "##s", "##ting", "##ty", "a", "."]

@@ -20,7 +20,7 @@ from .results import collect_results, text_table, write_results
 from .scoring import Rows, Sentence, encode, likelihood_rows, masked_rows, score_rows
 
 PAIRS_AT_ONCE = 250  # rows are made for so many, and those of equal length run together
-_BAR = "{percentage:3.0f}%|{bar}| {n:,.0f}/{total:,} pairs [{elapsed}<{remaining}, {rate_fmt}]"
+_BAR = "{percentage:3.0f}%|{bar}| {n:,}/{total:,} pairs [{elapsed}<{remaining}, {rate_fmt}]"
 
 
 def run_zero_shot(settings: ZeroShotSettings, command: str) -> dict:
@@ -108,17 +108,18 @@ def _score_all(
             parts = []
             for start in range(0, len(texts), 2 * PAIRS_AT_ONCE):
                 part = texts[start : start + 2 * PAIRS_AT_ONCE]
-                advance = _Share(bar, len(part) / 2)
+                advance = _Share(bar, len(part) // 2)
                 parts.append(score_rows(opened.model, make_rows(part), len(part), advance))
             scores[name] = np.concatenate(parts).reshape(-1, 2)
     return scores
 
 
 class _Share:
-    """Moves a bar by shares of `pairs`."""
+    """Moves a bar by shares of `pairs`, in whole ones."""
 
-    def __init__(self, bar: tqdm, pairs: float) -> None:
-        self.bar, self.pairs = bar, pairs
+    def __init__(self, bar: tqdm, pairs: int) -> None:
+        self.bar, self.pairs, self.start, self.done = bar, pairs, bar.n, 0.0
 
     def __call__(self, share: float) -> None:
-        self.bar.update(share * self.pairs)
+        self.done += share
+        self.bar.update(self.start + round(self.pairs * self.done) - self.bar.n)
