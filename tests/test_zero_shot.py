@@ -136,7 +136,11 @@ def test_likelihood_is_the_sum_of_the_models_log_softmax(kind, template, monkeyp
 PAIRS = {
     "agreement_1": ("morphology", "agreement", [("the cat sits", "the cat sit"), ("a dog barks", "a dog bark")]),
     "agreement_2": ("morphology", "agreement", [("the dog sits .", "the dog sit .")]),
-    "islands": ("syntax", "island_effects", [("the cat", "cat the"), ("a dog", "a dog"), ("a cat .", "a . cat")]),
+    "islands": (
+        "syntax/semantics",
+        "island_effects",
+        [("the cat", "cat the"), ("a dog", "a dog"), ("a cat .", "a . cat")],
+    ),
 }
 
 
@@ -190,6 +194,7 @@ def test_the_command_counts_ties_half_and_means_over_files(work, model, tmp_path
     for group, names in (("agreement", ["agreement_1", "agreement_2"]), ("island_effects", ["islands"])):
         assert results["terms"][group]["accuracy"] == pytest.approx(fmean(accuracies[name] for name in names))
     assert results["fields"]["morphology"] == results["terms"]["agreement"]
+    assert set(results["fields"]) == {"morphology", "syntax_semantics"}
     report = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
     assert f"| agreement_1 | agreement | morphology | {100 * accuracies['agreement_1']:.2f} |" in report
     assert report.startswith(f"# BLiMP: {100 * results['accuracy']:.2f}\n") and results["command"] in report

@@ -97,5 +97,5 @@ def _paradigm(name: str, rows: Iterable[dict], origin: str) -> Paradigm:
                     f"{origin}, line {number}: no text in field {key!r}; BLiMP's files have it on each line"
                 )
         pairs.append((row["sentence_good"], row["sentence_bad"]))
-        field, term = row["field"], row["linguistics_term"]
+        field, term = row["field"].replace("/", "_"), row["linguistics_term"]  # some files say syntax/semantics
     return Paradigm(name, field, term, pairs, origin)
