@@ -16,6 +16,7 @@ from jsonargparse import ActionYesNo, ArgumentParser
 from hf_tiny_transformer.runs import UserError, run_cli
 
 from . import processes
+from .commands import find_command
 from .experiment import run_experiment
 from .settings import FinetuneSettings
 from .suite import run_suite
@@ -30,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command with `argv` (default: the process's own) and returns its exit status: 0, 2 or 130."""
     arguments = sys.argv[1:] if argv is None else argv
     with nullcontext() if processes.is_main() else redirect_stderr(io.StringIO()):  # one process names an error
-        return run_cli(lambda: _main(arguments))
+        return run_cli(lambda: (find_command(arguments) or _main)(arguments))
 
 
 def _main(argv: list[str]) -> None:

@@ -43,7 +43,7 @@ GOOD = [f"good{i}" for i in range(8)]
 BAD = [f"bad{i}" for i in range(8)]
 PLAIN = [f"plain{i}" for i in range(24)]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-TOY_FLAGS = ["--learning_rate", "5e-3", "--epochs", "4", "--batch_size", "16"]
+TOY_FLAGS = ["--learning_rate", "5e-3", "--epochs", "6", "--batch_size", "16"]
 
 
 def sample_installed() -> bool:

@@ -1,0 +1,126 @@
+"""What BLiMP scores come to, and the files that hold them."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+
+from hf_tiny_transformer.runs import UserError, atomic_directory, atomic_write_json, atomic_write_text
+
+from ..inference import FinishedModel
+from ..results import _device, _versions
+from .blimp import Paradigm, fingerprint
+from .cli import ZeroShotSettings
+
+
+def collect_results(
+    settings: ZeroShotSettings,
+    opened: FinishedModel,
+    scored_by: str,
+    paradigms: Sequence[Paradigm],
+    scores: dict[str, np.ndarray],
+    seconds: float,
+    command: str,
+) -> dict:
+    """What results.json holds. Accuracies lie between 0 and 1: of a file the share of pairs whose good sentence scores
+    higher, where a tie counts half; of a field, a term and the whole the mean over its files.
+
+    Args:
+        scores: by file, (pairs, 2): the good sentences' and the bad ones'.
+        seconds: what scoring took.
+    """
+    files = {paradigm.name: _file_record(paradigm, scores[paradigm.name]) for paradigm in paradigms}
+    pairs = sum(record["pairs"] for record in files.values())
+    return {
+        "task": "blimp",
+        "model": settings.model,
+        "scored_by": scored_by,
+        "accuracy": fmean(record["accuracy"] for record in files.values()),
+        "fields": _means(files, "field"),
+        "terms": _means(files, "term"),
+        "files": files,
+        "pairs": pairs,
+        "ties": sum(record["ties"] for record in files.values()),
+        "settings": asdict(settings),
+        "parameters": opened.model.num_parameters(),
+        "data": {"files": len(files), "pairs": pairs, "sha256": fingerprint(paradigms)},
+        "versions": _versions(),
+        "device": _device(),
+        "command": command,
+        "seconds": round(seconds, 2),
+        "pairs_per_second": round(pairs / seconds, 1),
+    }
+
+
+def write_results(output: Path, results: dict, paradigms: Sequence[Paradigm], scores: dict[str, np.ndarray]) -> None:
+    """All files or none: results.json, report.md, predictions.csv.
+
+    Raises:
+        UserError: the disk refuses.
+    """
+    try:
+        with atomic_directory(output) as staging:
+            atomic_write_json(staging / "results.json", results)
+            atomic_write_text(staging / "report.md", markdown_report(results))
+            _write_predictions(staging / "predictions.csv", paradigms, scores)
+    except OSError as error:
+        raise UserError(f"--output {output}: can't be written ({error.strerror or error}); free or change it") from None
+
+
+def text_table(results: dict) -> str:
+    """The whole and the terms, for a terminal."""
+    rows = [("all", results["accuracy"], results["data"]["files"])]
+    rows += [(name, row["accuracy"], row["files"]) for name, row in results["terms"].items()]
+    width = max(len(name) for name, *_ in rows)
+    lines = [f"{name:{width}}  {100 * accuracy:6.2f}  {files:2} file(s)" for name, accuracy, files in rows]
+    rate = f"{results['pairs']:,} pairs in {results['seconds']:.0f} s, {results['pairs_per_second']:.0f} pairs/s"
+    return "\n".join([*lines, f"{rate}; {results['ties']} ties; {results['scored_by']}"])
+
+
+def markdown_report(results: dict) -> str:
+    """Tables by field, by term and by file."""
+    sections = [
+        f"# BLiMP: {100 * results['accuracy']:.2f}\n",
+        f"`{results['model']}`{', fresh weights' if results['settings']['from_scratch'] else ''}: the mean over "
+        f"{results['data']['files']} files of the share of pairs, in %, whose grammatical sentence scores higher by "
+        f"{results['scored_by']} (a tie counts half; chance is 50). {results['pairs']:,} pairs, "
+        f"{results['ties']} ties, {results['seconds']:.0f} s on {results['device']}.\n",
+    ]
+    for title, rows in (("field", results["fields"]), ("term", results["terms"])):
+        sections += [f"| {title} | files | accuracy, % |", "| --- | ---: | ---: |"]
+        sections += [f"| {name} | {row['files']} | {100 * row['accuracy']:.2f} |" for name, row in rows.items()]
+        sections.append("")
+    sections += ["| file | term | field | accuracy, % |", "| --- | --- | --- | ---: |"]
+    sections += [
+        f"| {name} | {row['term']} | {row['field']} | {100 * row['accuracy']:.2f} |"
+        for name, row in results["files"].items()
+    ]
+    return "\n".join([*sections, "", "Made by:", "", "```", results["command"], "```", ""])
+
+
+def _file_record(paradigm: Paradigm, scores: np.ndarray) -> dict:
+    good, bad = scores.T
+    ties = int((good == bad).sum())
+    accuracy = float(((good > bad).sum() + ties / 2) / len(scores))
+    return {"accuracy": accuracy, "pairs": len(scores), "ties": ties, "field": paradigm.field, "term": paradigm.term}
+
+
+def _means(files: dict[str, dict], key: str) -> dict[str, dict]:
+    groups: dict[str, list[float]] = {}
+    for record in files.values():
+        groups.setdefault(record[key], []).append(record["accuracy"])
+    return {name: {"accuracy": fmean(values), "files": len(values)} for name, values in sorted(groups.items())}
+
+
+def _write_predictions(path: Path, paradigms: Sequence[Paradigm], scores: dict[str, np.ndarray]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["file", "index", "sentence_good", "sentence_bad", "score_good", "score_bad"])
+        for paradigm in paradigms:
+            for index, (pair, row) in enumerate(zip(paradigm.pairs, scores[paradigm.name], strict=True)):
+                writer.writerow([paradigm.name, index, *pair, *(f"{score:.6f}" for score in row)])
