@@ -184,7 +184,8 @@ def test_the_result_directory_holds_a_model_and_its_records_and_nothing_else(com
     output = compared[1]
     files = {file.name: file.stat().st_mode & 0o777 for file in output.iterdir()}
     model = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
-    assert set(files) == model | {"results.json", "predictions.csv", "README.md"}
+    assert set(files) == model | {"results.json", "predictions.csv", "README.md", "training"}
+    assert files.pop("training") == 0o755 and [file.name for file in (output / "training").iterdir()] == ["loss.png"]
     assert set(files.values()) == {0o644}
     assert [entry.name for entry in output.parent.iterdir() if entry.name.startswith(".")] == []
     results = results_of(output)
