@@ -427,8 +427,8 @@ def test_a_failure_while_writing_leaves_nothing_behind(toy, tmp_path, monkeypatc
 
 def test_a_run_does_not_replace_another(toy, tmp_path, capsys):
     run_in_process(toy, tmp_path / "out", "--seeds", "1", "--epochs", "1")
-    before = {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()}
+    before = {file: file.read_bytes() for file in (tmp_path / "out").rglob("*") if file.is_file()}
     with pytest.raises(AssertionError):
         run_in_process(toy, tmp_path / "out", "--seeds", "1", "--epochs", "1")
     assert "already holds something" in capsys.readouterr().err
-    assert {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()} == before
+    assert {file: file.read_bytes() for file in (tmp_path / "out").rglob("*") if file.is_file()} == before
