@@ -13,6 +13,7 @@ from typing import Any, get_args, get_type_hints
 
 from jsonargparse import ActionYesNo, ArgumentParser
 
+from hf_tiny_transformer.cards import public_name
 from hf_tiny_transformer.runs import UserError, run_cli
 
 from . import processes
@@ -39,7 +40,7 @@ def _main(argv: list[str]) -> None:
     import hf_tiny_transformer  # noqa: F401  (registers our model families with the Auto classes)
 
     run = run_suite if settings.task == SUITE else run_experiment
-    run(settings, command=shlex.join([*shlex.split(PROGRAM), *argv]))
+    run(settings, command=shlex.join([*shlex.split(PROGRAM), *map(public_name, argv)]))
 
 
 def parse_settings(argv: list[str]) -> FinetuneSettings:

@@ -6,6 +6,8 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from hf_tiny_transformer.card_figures import spread
+
 from .train import SeedResult
 
 
@@ -21,7 +23,7 @@ class Spread:
         return cls(statistics.fmean(scores), statistics.stdev(scores) if len(scores) > 1 else None)
 
     def __str__(self) -> str:
-        return f"{100 * self.mean:.2f}" + ("" if self.std is None else f" ± {100 * self.std:.2f}")
+        return spread(vars(self))
 
 
 Scores = dict[str, dict[str, float]]  # split -> metric -> score

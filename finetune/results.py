@@ -10,14 +10,16 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from huggingface_hub import EvalResult, ModelCardData
 
-from hf_tiny_transformer.runs import UserError, atomic_directory, atomic_write_json, atomic_write_text
+from hf_tiny_transformer.card_figures import training_seconds
+from hf_tiny_transformer.cards import estimate_energy, public_name
+from hf_tiny_transformer.runs import RunError, UserError, atomic_directory
 
 from . import processes
+from .card import write_card
 from .checkpoint import Checkpoint
 from .examples import Splits
-from .report import Row, Spread
+from .report import Row
 from .settings import FinetuneSettings
 from .tasks import Task
 from .train import EncodedSplits, ScoredSeed, SeedResult
@@ -45,9 +47,9 @@ def collect_results(
     metric's, `test` on the first reported split; `scores` has every reported split and metric."""
     key = splits.headline, task.kind.main
     return {
-        "task": task.name,
+        "task": public_name(task.name),
         "kind": type(task.kind).__name__,
-        "model": settings.model,
+        "model": public_name(settings.model),
         "metric": task.kind.main,
         "reported_split": splits.headline,
         "validation": asdict(row.validation),
@@ -57,7 +59,7 @@ def collect_results(
         "seeds": [_seed_record(result, key) for result in row.results],
         "comparison": [_row_record(other, key) for other in comparison],
         "search": search,
-        "settings": asdict(settings) | {"max_length": checkpoint.max_length},
+        "settings": public_settings(settings) | {"max_length": checkpoint.max_length},
         "parameters": best.model.num_parameters(),
         "data": splits.describe(),
         "pretraining": pretraining,
@@ -65,6 +67,7 @@ def collect_results(
         "device": _device(),
         "processes": processes.count(),
         "command": command,
+        "energy": estimate_energy(training_seconds(timings), processes.count()),
         "timings": timings,
         "seconds": round(sum(timings.values()), 2),
     }
@@ -84,19 +87,30 @@ def write_result_directory(
 
     Raises:
         UserError: the disk refuses.
+        RunError: the code that the card would show fails; all but the card is there, for it took long to make.
     """
+    failure = None
     try:
         with atomic_directory(output) as staging:
             best.model.save_pretrained(staging)
             checkpoint.tokenizer.save_pretrained(staging)
-            atomic_write_json(staging / "results.json", results)
             _write_predictions(staging / "predictions.csv", task, data, best)
             for name, text in submission.items():
                 (staging / "submission").mkdir(exist_ok=True)
                 (staging / "submission" / name).write_text(text, encoding="utf-8")
-            atomic_write_text(staging / "README.md", _card(results, task, best, splits, output.absolute().name))
+            try:
+                write_card(staging, results, task, best, checkpoint, splits.train[0], name=output.absolute().name)
+            except RunError as error:
+                failure = error
     except OSError as error:
         raise UserError(f"--output {output}: can't be written ({error.strerror or error}); free or change it") from None
+    if failure is not None:
+        raise RunError(f"{output}: {failure}") from failure
+
+
+def public_settings(settings: FinetuneSettings) -> dict:
+    """The settings as results.json, which is published, holds them: files and folders by their names only."""
+    return {name: public_name(value) if isinstance(value, str) else value for name, value in asdict(settings).items()}
 
 
 def _seed_record(result: SeedResult, headline: tuple[str, str]) -> dict:
@@ -135,73 +149,6 @@ def _write_predictions(path: Path, task: Task, data: EncodedSplits, best: Scored
                 writer.writerow([*(["split"] if several else []), "index", *texts, *columns])
             for index, (example, *values) in enumerate(zip(split.examples, *columns.values(), strict=True)):
                 writer.writerow([*([name] if several else []), index, *example.texts, *values])
-
-
-def _card(results: dict, task: Task, best: ScoredSeed, splits: Splits, name: str) -> str:
-    ours = not type(best.model).__module__.startswith("transformers.")
-    counts = results["data"]["counts"]
-    table = [f"| validation | {counts['validation']} | {task.kind.main} | {Spread(**results['validation'])} |"]
-    for split, metrics in results["scores"].items():
-        table += [f"| {split} | {counts[split]} | {metric} | {Spread(**score)} |" for metric, score in metrics.items()]
-    origin = "trained from scratch in the shape of" if results["settings"]["from_scratch"] else "fine-tuned from"
-    lines = "\n".join(table)
-    data = ModelCardData(
-        library_name="transformers",
-        pipeline_tag=task.kind.pipeline_tag,
-        model_name=name,
-        eval_results=_eval_results(results, task),
-    )
-    return f"""---
-{data.to_yaml()}
----
-
-# {name}
-
-A model for {task.kind.describe()} with {results["parameters"]:,} parameters,
-{origin} `{results["model"]}`.
-
-Data: {task.about}; {counts["train"]} training rows.
-
-| split | rows | metric | score, % |
-| --- | ---: | --- | ---: |
-{lines}
-
-The figures are mean ± standard deviation over {len(results["seeds"])} seed(s). The weights here are those of seed \
-{best.result.seed}, the best on validation; its {task.kind.main} on {splits.headline} is \
-{100 * results["seeds"][best.result.seed - 1]["test"]:.2f}.
-
-```python
-{"import hf_tiny_transformer  # registers the model family" + chr(10) if ours else ""}from transformers import pipeline
-
-pipe = pipeline("{task.kind.pipeline_tag}", model="PATH/TO/{name}")
-{task.kind.usage(splits.train[0])}
-```
-
-`results.json` holds settings, seeds, versions and times; `predictions.csv` what it answers to \
-{" and ".join(splits.reported)}, row by row. Made by:
-
-```
-{results["command"]}
-```
-"""
-
-
-def _eval_results(results: dict, task: Task) -> list[EvalResult]:
-    """The scores of the weights beside the card, as the Hub reads them (model-index)."""
-    best = results["seeds"][results["best_seed"] - 1]
-    return [
-        EvalResult(
-            task_type=task.kind.pipeline_tag,
-            dataset_type=task.dataset,
-            dataset_name=task.about,
-            dataset_config=task.dataset_config,
-            dataset_split=split,
-            metric_type=metric,
-            metric_value=round(score, 6),
-        )
-        for split, metrics in best["scores"].items()
-        for metric, score in metrics.items()
-    ]
 
 
 def _versions() -> dict[str, str]:

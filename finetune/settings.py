@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
+from hf_tiny_transformer.cards import check_license
 from hf_tiny_transformer.runs import UserError
 
 from . import processes
@@ -27,6 +28,7 @@ class FinetuneSettings:
         label: for a file of your own: the column with the label, the labels (a list, or joined by |) or the number
         validation: for a file of your own: the rows that every choice is made by; without it a part of the file
         test: for a file of your own: the rows that are reported; without it a part of the file
+        license: the model's, for its card, by the Hub's short name, such as apache-2.0; null states none
         report: markdown file for the final table, the settings and the times (an existing file is replaced)
         submission: for GLUE: also answer the test rows, and pack them as the GLUE server wants them
         resume: for --task glue: go on in --output, without the tasks that are finished there
@@ -60,6 +62,7 @@ class FinetuneSettings:
     label: str | None = None
     validation: str | None = None
     test: str | None = None
+    license: str | None = None
     submission: bool = False
     resume: bool = False
     report: str | None = None
@@ -89,6 +92,7 @@ class FinetuneSettings:
                     raise UserError(f"--{field.name} {value}: must be {wording}")
             if isinstance(value, str) and not value.strip():
                 raise UserError(f"--{field.name} is empty; give it a value")
+        check_license(self.license)
         if self.compare and self.from_scratch:
             raise UserError("--compare trains the from-scratch control itself; leave out --from_scratch")
         if self.lora is not None and self.from_scratch:

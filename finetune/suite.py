@@ -9,12 +9,14 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from hf_tiny_transformer.cards import public_name
 from hf_tiny_transformer.runs import UserError, atomic_write_json, atomic_write_text
 
 from . import processes
 from .experiment import free_paths, quieten, row_name, run_experiment
 from .glue import is_present
 from .report import Spread, markdown_table, text_table
+from .results import public_settings
 from .settings import FinetuneSettings
 from .submission import pack
 from .tasks import OWN_DATA_FLAGS, TASKS, Task
@@ -78,7 +80,7 @@ def run_suite(settings: FinetuneSettings, command: str) -> dict:
     cells = _table(present, list(results.values()), settings)
     summary = {
         "task": "glue",
-        "model": settings.model,
+        "model": public_name(settings.model),
         "absent": [task.glue.folder for task in absent],
         "tasks": {
             name: {key: result[key] for key in ("scores", "comparison", "data", "seconds")}
@@ -125,7 +127,7 @@ def _finished(output: Path, task: Task, settings: FinetuneSettings) -> dict | No
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{path}: can't be read ({error}); remove {path.parent}, and it is run again") from None
     chosen = set(results["search"]["chosen"]) if results.get("search") else set()
-    for name, value in dataclasses.asdict(settings).items():
+    for name, value in public_settings(settings).items():
         skipped = name in NOT_COMPARED | chosen or (name == "max_length" and value is None)
         if not skipped and before.get(name) != value:
             raise UserError(

@@ -1,4 +1,5 @@
-"""`python -m hf_tiny_transformer import | export | attend`: other formats and ours; attention drawn."""
+"""`python -m hf_tiny_transformer import | export | attend | verify | push`: to other formats and back, attention drawn,
+models checked and published."""
 
 import argparse
 import sys
@@ -10,8 +11,10 @@ from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from .attend_command import add_attend_command
+from .push import add_push_command
 from .runs import UserError, run_cli
 from .stock import export_stock, import_stock
+from .verify import add_verify_command
 
 EXPORT_HELP = "our checkpoint -> one that needs no code of ours"
 FORMAT_HELP = "stock: transformers' own bert or modernbert; onnx: in transformers.js' layout"
@@ -58,6 +61,8 @@ def _parser() -> Parser:
     export_command.set_defaults(run=_export)
 
     add_attend_command(commands)
+    add_verify_command(commands)
+    add_push_command(commands)
     return parser
 
 

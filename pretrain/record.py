@@ -8,6 +8,7 @@ from pathlib import Path
 
 import yaml
 
+from hf_tiny_transformer.cards import public_name
 from hf_tiny_transformer.runs import UserError, atomic_write_json, atomic_write_text
 
 from .prepare import PreparedData
@@ -19,8 +20,11 @@ RUN_FILE = Path("training") / "run.json"
 
 
 def new_record(settings: RunSettings, data: PreparedData, max_steps: int) -> dict:
-    """What a run is decided by, besides its recipe, and where it came from."""
-    kept = {name: getattr(settings, name) for name in ("corpus", "init", "text_field", "seed", "minutes")}
+    """What a run is decided by, besides its recipe, and where it came from; it is published, and names no folder of
+    this machine."""
+    kept = {name: getattr(settings, name) for name in ("text_field", "seed", "minutes", "license")}
+    kept |= {"corpus": [public_name(source) for source in settings.corpus]}
+    kept |= {"init": settings.init and public_name(settings.init)}
     return kept | {"max_steps": max_steps, "corpus_fingerprint": data.facts["fingerprint"]}
 
 
@@ -52,12 +56,13 @@ def require_same(recorded: dict, output: Path, settings: RunSettings, data: Prep
             f"--max-steps {settings.max_steps}: {output} was planned for {recorded['max_steps']} steps, its learning "
             "rates too; leave it out to resume"
         )
-    if settings.init not in (recorded.get("init"), None):
-        raise UserError(f"--init {settings.init}: {output} began with {recorded.get('init')}; leave it out to resume")
+    began_with = recorded.get("init")
+    if settings.init is not None and public_name(settings.init) != (began_with and public_name(began_with)):
+        raise UserError(f"--init {settings.init}: {output} began with {began_with}; leave it out to resume")
     if recorded["corpus_fingerprint"] != data.facts["fingerprint"]:
         raise UserError(f"--corpus: not the text that {output} was trained on; give the same sources to resume")
-    began_with = yaml.safe_load((output / RECIPE_FILE).read_text(encoding="utf-8"))
-    changed = [name for name, value in asdict(recipe).items() if began_with.get(name) != value]
+    written = yaml.safe_load((output / RECIPE_FILE).read_text(encoding="utf-8"))
+    changed = [name for name, value in asdict(recipe).items() if written.get(name) != value]
     if changed:
         raise UserError(
             f"{output / RECIPE_FILE}: this run began with another {', '.join(changed)}; "

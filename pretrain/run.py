@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from hf_tiny_transformer.runs import TerminatedError, keep_freed_memory, require_free_output
+from hf_tiny_transformer.runs import TerminatedError, UserError, keep_freed_memory, require_free_output
 
 from .build import build_loop, validation_batches
 from .checkpoint import Progress, checkpoint_path, checkpoint_steps, latest_checkpoint, load_checkpoint
@@ -62,6 +62,7 @@ def pretrain(settings: RunSettings, recipe: Recipe) -> None:
     build = partial(build_loop, recipe, data, accelerator, initial=initial, attention=settings.attention)
     if recorded is not None:
         require_same(recorded, output, settings, data, recipe)
+        recorded["license"] = settings.license or recorded.get("license")
     else:
         max_steps = settings.max_steps or _measured_steps(settings, build)
         recorded = new_record(settings, data, max_steps)
@@ -78,7 +79,7 @@ def pretrain(settings: RunSettings, recipe: Recipe) -> None:
         timings = {"prepare": data.facts["prepare_seconds"], "train": round(progress.seconds, 1)}
         timings["all"] = round(time.perf_counter() - start, 1)
         step = progress.best_step if settings.save_best else progress.step
-        publish(output, checkpoint_path(output, step), data, recipe, recorded, timings)
+        publish(output, checkpoint_path(output, step), data, recipe, recorded, timings, accelerator.num_processes)
     accelerator.wait_for_everyone()
     accelerator.end_training()
 
@@ -88,6 +89,8 @@ def _initial_model(settings: RunSettings, output: Path, recorded: dict | None) -
     source = settings.init or (recorded or {}).get("init")
     if source is not None and recorded is not None and 0 in checkpoint_steps(output):
         source = checkpoint_path(output, 0)
+    elif source is not None and settings.init is None and not Path(source).is_dir():  # its name only was written down
+        raise UserError(f"{output}: began with the model {source}; name its directory again with --init to resume")
     return None if source is None else open_initial(source)
 
 

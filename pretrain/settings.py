@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Literal
 
+from hf_tiny_transformer.cards import check_license
 from hf_tiny_transformer.runs import UserError
 
 DEFAULT_MINUTES = 5.0
@@ -31,6 +32,7 @@ class RunSettings:
         attention: how attention is computed; flash_attention_2 needs a GPU and the package flash-attn, and spares the
             (T, T) mask of packed documents.
         log_with: a tracker that gets the figures of metrics.jsonl too; its package must be installed.
+        license: the model's, by the Hub's short name, such as apache-2.0; none is stated when nothing is said.
         resume: go on from the last checkpoint of the run in output, or begin if there is none.
     """
 
@@ -48,12 +50,15 @@ class RunSettings:
     skip_bad_steps: int = 0
     attention: Literal["sdpa", "flash_attention_2", "flex_attention", "eager"] = "sdpa"
     log_with: Literal["tensorboard", "trackio", "wandb"] | None = None
+    license: str | None = None
     resume: bool = False
 
     def validate(self) -> None:
         """Raises:
-        UserError: a number out of range, two settings that exclude each other, or a tracker that is not installed.
+        UserError: a number out of range, two settings that exclude each other, a tracker that is not installed, or
+            no licence of the Hub's.
         """
+        check_license(self.license)
         for one, other in (("minutes", "max_steps"), ("save_minutes", "save_steps")):
             if getattr(self, one) is not None and getattr(self, other) is not None:
                 raise UserError(f"{_flag(one)} and {_flag(other)}: give one of them")

@@ -184,7 +184,8 @@ def test_the_result_directory_holds_a_model_and_its_records_and_nothing_else(com
     output = compared[1]
     files = {file.name: file.stat().st_mode & 0o777 for file in output.iterdir()}
     model = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
-    assert set(files) == model | {"results.json", "predictions.csv", "README.md"}
+    assert set(files) == model | {"results.json", "predictions.csv", "README.md", "training"}
+    assert files.pop("training") == 0o755 and [file.name for file in (output / "training").iterdir()] == ["loss.png"]
     assert set(files.values()) == {0o644}
     assert [entry.name for entry in output.parent.iterdir() if entry.name.startswith(".")] == []
     results = results_of(output)
@@ -426,8 +427,8 @@ def test_a_failure_while_writing_leaves_nothing_behind(toy, tmp_path, monkeypatc
 
 def test_a_run_does_not_replace_another(toy, tmp_path, capsys):
     run_in_process(toy, tmp_path / "out", "--seeds", "1", "--epochs", "1")
-    before = {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()}
+    before = {file: file.read_bytes() for file in (tmp_path / "out").rglob("*") if file.is_file()}
     with pytest.raises(AssertionError):
         run_in_process(toy, tmp_path / "out", "--seeds", "1", "--epochs", "1")
     assert "already holds something" in capsys.readouterr().err
-    assert {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()} == before
+    assert {file: file.read_bytes() for file in (tmp_path / "out").rglob("*") if file.is_file()} == before
