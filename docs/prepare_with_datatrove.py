@@ -64,15 +64,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("corpus", nargs="+", help="as --corpus of python -m pretrain")
     parser.add_argument("--text-field", default="text")
-    parser.add_argument(
-        "--output", type=Path, required=True, help="folder of the shards; work/ there may go afterwards"
-    )
+    parser.add_argument("--output", type=Path, required=True, help="folder of the shards; OUTPUT.work beside it may go")
     parser.add_argument("--tasks", type=int, default=8, help="as many shards are written")
     parser.add_argument("--workers", type=int, default=-1, help="tasks that run at the same time; default all")
     arguments = parser.parse_args()
     open_sources(arguments.corpus, text_field=arguments.text_field)  # says now what is wrong with the names
 
-    work = arguments.output / "work"
+    work = arguments.output.with_name(f"{arguments.output.name}.work")
     _require_same(work / "settings.json", {"corpus": arguments.corpus, "tasks": arguments.tasks})
     config = MinhashConfig(hash_config=HashConfig(hash_fc="sha1"))  # its xxhash wants one older than 4
     filtered, signatures, buckets, duplicates = (
