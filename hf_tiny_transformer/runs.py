@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 EXIT_BAD_INPUT = 2
 EXIT_DIVERGED = 3
@@ -89,14 +89,18 @@ def atomic_directory(path: str | os.PathLike) -> Iterator[Path]:
         raise
 
 
-def atomic_write_text(path: str | os.PathLike, text: str) -> None:
-    """Writes `text` so that `path` holds either its old or its whole new content, never a part."""
+@contextmanager
+def atomic_file(path: str | os.PathLike) -> Iterator[IO[bytes]]:
+    """Yields a stream; on success what was written to it becomes `path` by one rename, on any error it vanishes.
+
+    `path` therefore holds either its old or its whole new content, also where several processes write it.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, staging = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-            stream.write(text)
+        with os.fdopen(descriptor, "wb") as stream:
+            yield stream
             stream.flush()
             os.fsync(stream.fileno())
         os.chmod(staging, 0o644)
@@ -104,6 +108,12 @@ def atomic_write_text(path: str | os.PathLike, text: str) -> None:
     except BaseException:
         Path(staging).unlink(missing_ok=True)
         raise
+
+
+def atomic_write_text(path: str | os.PathLike, text: str) -> None:
+    """Writes `text` so that `path` holds either its old or its whole new content, never a part."""
+    with atomic_file(path) as stream:
+        stream.write(text.encode())
 
 
 def atomic_write_json(path: str | os.PathLike, value: Any) -> None:

@@ -52,7 +52,11 @@ def parse(argv: list[str]) -> tuple[RunSettings, Recipe]:
     )
     parser.add_argument("--output", type=str, required=True, help="directory of the run")
     parser.add_argument(
-        "--corpus", type=str, nargs="+", default=["sample"], help="sample, files, folders, globs, hub:NAME"
+        "--corpus",
+        type=str,
+        nargs="+",
+        default=["sample"],
+        help="sample, files, folders, globs, hub:NAME, hub-stream:NAME",
     )
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint of the run in --output")
     parser.add_argument(

@@ -1,10 +1,11 @@
-"""SOURCES -> readers of documents. A source is `sample`, a file, a folder, a glob, or `hub:NAME[:CONFIG]`."""
+"""SOURCES -> readers of documents. A source is `sample`, a file, a folder, a glob, or a data set of the Hub."""
 
 from __future__ import annotations
 
 import csv
 import glob
 import gzip
+import hashlib
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -12,14 +13,17 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from hf_tiny_transformer.runs import UserError
 
 csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # the default of 128 KiB is shorter than a long document
 
 SAMPLE = "sample"
-HUB_PREFIX = "hub:"
+HUB_PREFIX = "hub:"  # through datasets' cache
+STREAM_PREFIX = "hub-stream:"  # read from where it lies
+ROWS = 100_000  # of a downloaded data set, prepared together
+PORTION = 4 * 2**20  # bytes on disk: smaller files that follow one another are prepared together
 BINARY_PROBE = 8192  # bytes read to tell text from binary data
 
 
@@ -27,11 +31,16 @@ BINARY_PROBE = 8192  # bytes read to tell text from binary data
 class Source:
     """Something that documents are read from, as often as needed, in the same order each time.
 
-    `identity` is another whenever the content may be: what was found out about a source holds while it stays.
+    `identity` is another whenever the content may be: what was found out about a source holds while it stays. `size` is
+    in bytes on disk, where it is known.
     """
 
     identity: str
     read: Callable[[], Iterator[str]]
+    size: int = PORTION
+
+
+Portion = list[Source]
 
 
 def open_sources(names: list[str], *, text_field: str) -> list[Source]:
@@ -45,16 +54,34 @@ def open_sources(names: list[str], *, text_field: str) -> list[Source]:
         if name == SAMPLE:
             sources.append(Source(f"sample {_sample_version()}", _read_sample))
         elif name.startswith(HUB_PREFIX):
-            sources.append(_hub_source(name, text_field))
+            sources.extend(_hub_sources(name, text_field))
+        elif name.startswith(STREAM_PREFIX):
+            sources.extend(_stream_sources(name, text_field))
         else:
             sources.extend(_file_source(path, text_field) for path in find_files(name))
     return sources
 
 
+def divide(sources: list[Source]) -> list[Portion]:
+    """Sources that follow one another, about PORTION bytes or one source each: what one process prepares in one go.
+
+    It does not depend on the number of processes, nor does the order of the documents on how they are divided.
+    """
+    portions: list[Portion] = []
+    room = 0
+    for source in sources:
+        if not portions or source.size > room:
+            portions.append([])
+            room = PORTION
+        portions[-1].append(source)
+        room -= source.size
+    return portions
+
+
 def _file_source(path: Path, text_field: str) -> Source:
     reader, status = _reader_of(path), path.stat()
     identity = f"{path.resolve()} {status.st_size} {status.st_mtime_ns} {text_field}"
-    return Source(identity, partial(reader, path, text_field))
+    return Source(identity, partial(reader, path, text_field), status.st_size)
 
 
 def find_files(source: str) -> list[Path]:
@@ -71,7 +98,8 @@ def find_files(source: str) -> list[Path]:
         return found
     found = sorted(Path(p) for p in glob.glob(source, recursive=True) if Path(p).is_file())
     if not found:
-        raise UserError(f"--corpus {source}: no such file, folder or glob (known names: {SAMPLE}, {HUB_PREFIX}NAME)")
+        names = f"{SAMPLE}, {HUB_PREFIX}NAME, {STREAM_PREFIX}NAME"
+        raise UserError(f"--corpus {source}: no such file, folder or glob (known names: {names})")
     return found
 
 
@@ -193,23 +221,75 @@ def _read_sample() -> Iterator[str]:
     return iter(load_sample().documents)
 
 
-def _hub_source(name: str, text_field: str) -> Source:
-    """The train split of a Hub data set, through `datasets`' own cache."""
+def _hub_sources(name: str, text_field: str) -> list[Source]:
+    """The train split of a Hub data set, through `datasets`' own cache: one source for every ROWS of it."""
     import datasets
 
     repository, _, config = name.removeprefix(HUB_PREFIX).partition(":")
     try:
         dataset = datasets.load_dataset(repository, config or None, split="train")
     except Exception as error:  # the Hub client's errors have no common base: offline, no such name, no such config
-        raise UserError(f"--corpus {name}: can't be loaded ({str(error).splitlines()[0]})") from None
-    if text_field not in dataset.column_names:
-        raise UserError(f"--corpus {name}: no column {text_field!r} (there is: {', '.join(dataset.column_names)})")
+        raise UserError(f"--corpus {name}: can't be loaded ({_first_line(error)})") from None
+    _require_column(name, text_field, dataset.column_names)
     texts = dataset.select_columns(text_field)
+    ranges = [range(start, min(start + ROWS, len(texts))) for start in range(0, len(texts), ROWS)]
+    return [
+        Source(
+            f"{name} {dataset._fingerprint} {rows.start}-{rows.stop} {text_field}",
+            partial(_read_dataset, name, texts.select(rows), text_field),
+        )
+        for rows in ranges
+    ]
 
-    def read() -> Iterator[str]:
-        return (text or "" for batch in texts.iter(1000) for text in batch[text_field])
 
-    return Source(f"{name} {dataset._fingerprint} {text_field}", read)
+def _stream_sources(name: str, text_field: str) -> list[Source]:
+    """The train split of a Hub data set, one source for each of its files: nothing is downloaded as a whole."""
+    import datasets
+
+    repository, _, config = name.removeprefix(STREAM_PREFIX).partition(":")
+    try:
+        builder = datasets.load_dataset_builder(repository, config or None)
+        dataset = builder.as_streaming_dataset(split="train")
+        columns = dataset.column_names or list(next(iter(dataset), {text_field: ""}))
+    except Exception as error:  # as above
+        raise UserError(f"--corpus {name}: can't be streamed ({_first_line(error)})") from None
+    _require_column(name, text_field, columns)
+    files = (builder.config.data_files or {}).get("train")
+    # commits on the Hub, times of change in a folder
+    content = repr([builder.hash, builder.config_id, getattr(files, "origin_metadata", None)])
+    fingerprint = hashlib.sha256(content.encode()).hexdigest()
+    texts, count = dataset.select_columns(text_field), dataset.num_shards
+    return [
+        Source(
+            f"{name} {fingerprint} {number}/{count} {text_field}",
+            partial(_read_dataset, name, texts.shard(num_shards=count, index=number), text_field),
+        )
+        for number in range(count)
+    ]
+
+
+def _require_column(name: str, text_field: str, columns: list[str]) -> None:
+    if text_field not in columns:
+        raise UserError(f"--corpus {name}: no column {text_field!r} (there is: {', '.join(columns)}); use --text-field")
+
+
+def _read_dataset(name: str, dataset: Any, text_field: str) -> Iterator[str]:
+    batches = dataset.iter(1000)
+    while True:
+        try:
+            batch = next(batches, None)
+        except Exception as error:  # of the network, of a broken file: no common base either
+            raise UserError(f"--corpus {name}: reading it broke off ({_first_line(error)}); try again") from None
+        if batch is None:
+            return
+        for text in batch[text_field]:
+            if text is not None and not isinstance(text, str):
+                raise UserError(f"--corpus {name}: column {text_field!r} holds {type(text).__name__}, not text")
+            yield text or ""
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 READERS: dict[str, Callable[[Path, str], Iterator[str]]] = {

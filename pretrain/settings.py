@@ -18,7 +18,8 @@ class RunSettings:
 
     Args:
         output: directory of the run.
-        corpus: sample, files, folders, globs, hub:NAME[:CONFIG].
+        corpus: sample, files, folders, globs, hub:NAME[:CONFIG], hub-stream:NAME[:CONFIG] (without a
+            download).
         init: a model directory, ours or a stock bert: the run begins with its weights, config and tokenizer.
         text_field: the column or field that holds the text, in .jsonl, .csv, .parquet and Hub data.
         seed: decides the weights at the start, the order of the blocks and the masks.

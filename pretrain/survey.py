@@ -1,13 +1,15 @@
 """One reading of a corpus: what is in it, which documents are duplicates, which are held out.
 
-What is found is kept on disk, a byte a document, so that memory does not grow with the corpus. It holds while the
-sources stay as they are, so that a second run or a resume begins at once.
+Each portion's documents are hashed by one of the processes, into a file of a few bytes a document; the main process
+compares them all. What is found is kept on disk, so that memory does not grow with the corpus. It holds while the
+sources stay as they are, so that a second run or a resume begins at once, and after one file more only that is hashed.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import struct
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -16,13 +18,15 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from hf_tiny_transformer.runs import UserError, atomic_directory, atomic_write_json, cache_entry
+from hf_tiny_transformer.runs import UserError, atomic_directory, atomic_file, atomic_write_json, cache_entry
 
-from .readers import Source
+from .crew import Crew
+from .readers import Portion, Source
 
-FORMAT = 1
+FORMAT = 2
 TRAIN, VALIDATION, DUPLICATE = 0, 1, 2  # a document's fate
-CHUNK = 2**16  # documents that are held in memory at once
+HASH = np.dtype([("key", "<u8"), ("length", "<u4")])  # of a document: decided by its text; its characters
+CHUNK = 2**16  # documents whose hashes are read at once
 PART = 2**20  # documents whose hashes are compared at once
 
 
@@ -38,9 +42,10 @@ class SurveyFacts:
 
 @dataclass(frozen=True)
 class Survey:
-    """`fates` is a file with a byte for each document: TRAIN, VALIDATION or DUPLICATE."""
+    """`fates` is a file with a byte for each document: TRAIN, VALIDATION or DUPLICATE; `portions` counts documents."""
 
     facts: SurveyFacts
+    portions: list[int]
     fates: Path
 
 
@@ -52,60 +57,78 @@ def documents_of(sources: list[Source]) -> Iterator[str]:
                 yield text
 
 
-def survey_sources(sources: list[Source], validation_share: float) -> Survey:
+def survey_portions(portions: list[Portion], validation_share: float, crew: Crew) -> Survey:
     """Raises:
     UserError: a source can't be read, or there is nothing to split.
     """
-    identities = [source.identity for source in sources]
-    directory = cache_entry("surveys", [FORMAT, identities, validation_share])
-    if not directory.is_dir():
+    hashes = [cache_entry("hashes", [FORMAT, *(source.identity for source in portion)]) for portion in portions]
+    directory = cache_entry("surveys", [FORMAT, [file.name for file in hashes], validation_share])
+
+    def hash_share() -> None:
+        for number in crew.share(range(len(portions))):
+            if not hashes[number].is_file():
+                _hash_documents(portions[number], hashes[number], show_progress=crew.is_main and sys.stderr.isatty())
+
+    def merge() -> None:
         with atomic_directory(directory) as staging:
-            atomic_write_json(staging / "facts.json", asdict(_survey(sources, validation_share, staging)))
+            atomic_write_json(staging / "facts.json", asdict(_survey(hashes, validation_share, staging)))
+
+    if not crew.main_only(directory.is_dir):
+        crew.together(hash_share)
+        crew.main_only(merge)
     facts = SurveyFacts(**json.loads((directory / "facts.json").read_text(encoding="utf-8")))
-    return Survey(facts, directory / "fates.bin")
+    counts = json.loads((directory / "portions.json").read_text(encoding="utf-8"))
+    return Survey(facts, counts, directory / "fates.bin")
 
 
-def _survey(sources: list[Source], validation_share: float, directory: Path) -> SurveyFacts:
-    fingerprint = _hash_documents(sources, validation_share, directory)
-    count = (directory / "keys.bin").stat().st_size // 8
-    if count == 0:
+def _hash_documents(portion: Portion, path: Path, *, show_progress: bool) -> None:
+    """Writes HASH of each document. None stays in memory."""
+    with atomic_file(path) as stream:
+        for text in tqdm(documents_of(portion), unit=" documents", disable=not show_progress, leave=False):
+            key = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+            stream.write(struct.pack("<QI", key, len(text)))  # a HASH
+
+
+def _survey(hashes: list[Path], validation_share: float, directory: Path) -> SurveyFacts:
+    """Decides every document's fate, and writes fates.bin and portions.json."""
+    counts = [file.stat().st_size // HASH.itemsize for file in hashes]
+    if sum(counts) == 0:
         raise UserError("--corpus: holds no text")
+    fingerprint = _join_hashes(hashes, validation_share, directory)
     keys = np.memmap(directory / "keys.bin", dtype=np.uint64, mode="r")
     lengths = np.memmap(directory / "lengths.bin", dtype=np.uint32, mode="r")
-    fates = np.memmap(directory / "fates.bin", dtype=np.uint8, mode="w+", shape=(count,))
+    fates = np.memmap(directory / "fates.bin", dtype=np.uint8, mode="w+", shape=keys.shape)
     _mark_duplicates(keys, fates)
     limit = np.uint64(min(int(validation_share * 2**64), 2**64 - 1))
-    counts, characters = np.zeros(3, dtype=np.int64), 0
-    for start in range(0, count, CHUNK):
+    found, characters = np.zeros(3, dtype=np.int64), 0
+    for start in range(0, len(keys), CHUNK):
         part = slice(start, start + CHUNK)
         fates[part] = np.where(fates[part] == DUPLICATE, DUPLICATE, np.where(keys[part] < limit, VALIDATION, TRAIN))
-        counts += np.bincount(fates[part], minlength=3)
+        found += np.bincount(fates[part], minlength=3)
         characters += int(lengths[part][fates[part] != DUPLICATE].sum(dtype=np.int64))
     fates.flush()
     for name in ("keys.bin", "lengths.bin"):
         (directory / name).unlink()
-    documents = int(counts[TRAIN] + counts[VALIDATION])
-    if 0 in (counts[TRAIN], counts[VALIDATION]):
+    documents = int(found[TRAIN] + found[VALIDATION])
+    if 0 in (found[TRAIN], found[VALIDATION]):
         raise UserError(
             f"--corpus: {documents} documents are too few to hold some out for validation; give more "
             "text (in .txt files an empty line ends a document) or a larger --validation_share"
         )
-    return SurveyFacts(documents, characters, int(counts[DUPLICATE]), fingerprint)
+    atomic_write_json(directory / "portions.json", counts)
+    return SurveyFacts(documents, characters, int(found[DUPLICATE]), fingerprint)
 
 
-def _hash_documents(sources: list[Source], validation_share: float, directory: Path) -> str:
-    """Writes keys.bin (eight bytes a document, decided by its text) and lengths.bin; returns the fingerprint."""
+def _join_hashes(hashes: list[Path], validation_share: float, directory: Path) -> str:
+    """Writes keys.bin and lengths.bin of all documents; returns the fingerprint: of the text, not of its files."""
     digest = hashlib.sha256(repr(validation_share).encode())
-    documents = tqdm(documents_of(sources), unit=" documents", disable=not sys.stderr.isatty(), leave=False)
     with (directory / "keys.bin").open("wb") as keys, (directory / "lengths.bin").open("wb") as lengths:
-        for chunk in _chunks(documents):
-            hashes = bytearray()
-            for text in chunk:
-                encoded = text.encode()
-                digest.update(encoded + b"\0")
-                hashes += hashlib.blake2b(encoded, digest_size=8).digest()
-            keys.write(np.frombuffer(bytes(hashes), dtype=">u8").astype(np.uint64).tobytes())
-            lengths.write(np.array([len(text) for text in chunk], dtype=np.uint32).tobytes())
+        for file in hashes:
+            with file.open("rb") as stream:
+                while len(part := np.fromfile(stream, dtype=HASH, count=CHUNK)):
+                    digest.update(part["key"].tobytes())
+                    keys.write(part["key"].astype(np.uint64).tobytes())
+                    lengths.write(part["length"].astype(np.uint32).tobytes())
     return digest.hexdigest()
 
 
@@ -122,14 +145,3 @@ def _mark_duplicates(keys: np.ndarray, fates: np.ndarray) -> None:
         repeated = np.ones(len(places), dtype=bool)
         repeated[first] = False
         fates[places[repeated]] = DUPLICATE
-
-
-def _chunks(documents: Iterator[str]) -> Iterator[list[str]]:
-    chunk: list[str] = []
-    for text in documents:
-        chunk.append(text)
-        if len(chunk) == CHUNK:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
