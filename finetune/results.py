@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 import csv
-import importlib.metadata
-import platform
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
 from huggingface_hub import EvalResult, ModelCardData
 
 from hf_tiny_transformer.runs import UserError, atomic_directory, atomic_write_json, atomic_write_text
 
 from . import processes
 from .checkpoint import Checkpoint
+from .environment import device, versions
 from .examples import Splits
 from .report import Row, Spread
 from .settings import FinetuneSettings
 from .tasks import Task
 from .train import EncodedSplits, ScoredSeed, SeedResult
-
-VERSIONS_OF = (
-    *("torch", "transformers", "tokenizers", "accelerate", "datasets", "peft", "optuna"),
-    *("numpy", "scipy", "scikit-learn"),
-)
 
 
 def collect_results(
@@ -61,8 +54,8 @@ def collect_results(
         "parameters": best.model.num_parameters(),
         "data": splits.describe(),
         "pretraining": pretraining,
-        "versions": _versions(),
-        "device": _device(),
+        "versions": versions(),
+        "device": device(),
         "processes": processes.count(),
         "command": command,
         "timings": timings,
@@ -202,14 +195,3 @@ def _eval_results(results: dict, task: Task) -> list[EvalResult]:
         for split, metrics in best["scores"].items()
         for metric, score in metrics.items()
     ]
-
-
-def _versions() -> dict[str, str]:
-    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in VERSIONS_OF}
-
-
-def _device() -> str:
-    if torch.cuda.is_available():
-        bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-        return f"{torch.cuda.get_device_name()}, {'bf16' if bf16 else 'fp32'}"
-    return f"CPU ({platform.machine()}), {torch.get_num_threads()} thread(s), fp32"

@@ -13,8 +13,8 @@ import torch
 
 from hf_tiny_transformer.runs import UserError
 
+from .. import metrics
 from ..examples import Example, Splits
-from ..scores import compute_metric
 
 if TYPE_CHECKING:
     from ..checkpoint import Checkpoint
@@ -38,8 +38,10 @@ class EncodedSplit:
 
 
 class Kind(ABC):
-    """`metrics` are what is reported; `main`, one of them, is what every choice is made by."""
+    """`metrics`, scores of the module `metric`, are what is reported; `main`, one of them, is what every choice is made
+    by."""
 
+    metric: str  # as `finetune.metrics.score` takes it
     metrics: tuple[str, ...]
     main: str
 
@@ -102,5 +104,5 @@ class Kind(ABC):
         return self.score_predictions(self.decode(outputs, split), split.examples)
 
     def score_predictions(self, predictions: Any, examples: Sequence[Example]) -> dict[str, float]:
-        references = self.references(examples)
-        return {name: compute_metric(name, references, predictions) for name in self.metrics}
+        scores = metrics.score(self.metric, predictions, self.references(examples))
+        return {name: scores[name] for name in self.metrics}

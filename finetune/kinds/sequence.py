@@ -74,6 +74,7 @@ class SingleLabel(SequenceKind):
     """A label is an index into `label_names`."""
 
     label_names: tuple[str, ...]
+    metric: str = "accuracy"
     metrics: tuple[str, ...] = ("accuracy",)
     main: str = "accuracy"
     constant_name = "majority class"
@@ -118,8 +119,9 @@ class MultiLabel(SequenceKind):
     """A label is a tuple of indices into `label_names`, any number of them."""
 
     label_names: tuple[str, ...]
-    metrics: tuple[str, ...] = ("f1_micro", "f1_macro", "accuracy")
-    main: str = "f1_micro"
+    metric: str = "multilabel"
+    metrics: tuple[str, ...] = ("micro_f1", "macro_f1", "exact_match")
+    main: str = "micro_f1"
     constant_name = "labels of more than half the rows"
     linear_name = "logistic regression per label"
 
@@ -164,7 +166,8 @@ class MultiLabel(SequenceKind):
 class Regression(SequenceKind):
     """A label is a number."""
 
-    metrics: tuple[str, ...] = ("pearson", "spearman")
+    metric: str = "glue/stsb"
+    metrics: tuple[str, ...] = ("pearson", "spearmanr")
     main: str = "pearson"
     constant_name = "mean"
     linear_name = "ridge regression"
@@ -186,6 +189,12 @@ class Regression(SequenceKind):
 
     def decode(self, outputs: np.ndarray, split: EncodedSplit) -> np.ndarray:
         return outputs[:, 0].astype(float)
+
+    def score_predictions(self, predictions: np.ndarray, examples: Sequence[Example]) -> dict[str, float]:
+        """Of a model that has diverged: 0."""
+        if not np.isfinite(predictions).all():
+            return dict.fromkeys(self.metrics, 0.0)
+        return super().score_predictions(predictions, examples)
 
     def prediction_columns(self, outputs: np.ndarray, split: EncodedSplit) -> dict[str, Sequence]:
         return {
