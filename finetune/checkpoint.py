@@ -13,7 +13,6 @@ from hf_tiny_transformer.runs import UserError
 from .kinds.base import Kind
 from .model_files import check_weights, read_config, read_tokenizer, weights_error
 
-DEFAULT_MAX_LENGTH = 128
 DROPOUT_FIELDS = (
     "hidden_dropout_prob",
     "attention_probs_dropout_prob",
@@ -52,7 +51,7 @@ def open_checkpoint(source: str, kind: Kind, *, dropout: float | None, max_lengt
         for name in DROPOUT_FIELDS:
             if hasattr(config, name):
                 setattr(config, name, dropout)
-    return Checkpoint(source, kind.auto_class, config, tokenizer, _usable_length(max_length, config, tokenizer))
+    return Checkpoint(source, kind.auto_class, config, tokenizer, _usable_length(max_length, kind, config, tokenizer))
 
 
 def build_model(checkpoint: Checkpoint, seed: int, *, from_scratch: bool) -> PreTrainedModel:
@@ -80,10 +79,10 @@ def build_model(checkpoint: Checkpoint, seed: int, *, from_scratch: bool) -> Pre
     return model
 
 
-def _usable_length(wanted: int | None, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
+def _usable_length(wanted: int | None, kind: Kind, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
     limit = min(
         getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length, tokenizer.model_max_length
     )
     if wanted is not None and wanted > limit:
         raise UserError(f"--max_length {wanted}: this model takes at most {limit} tokens; choose at most {limit}")
-    return wanted or min(DEFAULT_MAX_LENGTH, limit)
+    return wanted or min(kind.default_max_length, limit)

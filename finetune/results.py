@@ -117,17 +117,17 @@ def _row_record(row: Row, headline: tuple[str, str]) -> dict:
 
 
 def _write_predictions(path: Path, task: Task, data: EncodedSplits, best: ScoredSeed) -> None:
-    """One row per example, in the split's order; the column `split` is there where several are reported."""
+    """The rows of each split, in its order; the column `split` is there where several are reported."""
     texts = task.text_columns if len(task.text_columns) > 1 else ("text",)
     several = len(data.reported) > 1
     with path.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream)
         for number, (name, split) in enumerate(data.reported.items()):
-            columns = task.kind.prediction_columns(best.outputs[name], split)
+            columns = task.kind.prediction_table(best.outputs[name], split, texts)
             if number == 0:
-                writer.writerow([*(["split"] if several else []), "index", *texts, *columns])
-            for index, (example, *values) in enumerate(zip(split.examples, *columns.values(), strict=True)):
-                writer.writerow([*([name] if several else []), index, *example.texts, *values])
+                writer.writerow([*(["split"] if several else []), *columns])
+            for row in zip(*columns.values(), strict=True):
+                writer.writerow([*([name] if several else []), *row])
 
 
 def _card(results: dict, task: Task, best: ScoredSeed, splits: Splits, name: str) -> str:

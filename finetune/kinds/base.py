@@ -37,6 +37,11 @@ class EncodedSplit:
         return np.argsort([len(row["input_ids"]) for row in self.rows], kind="stable")
 
 
+def label_fields(names: Sequence[str]) -> dict[str, Any]:
+    """A config's fields for labels by name."""
+    return {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
+
+
 class Kind(ABC):
     """`metrics`, scores of the module `metric`, are what is reported; `main`, one of them, is what every choice is made
     by."""
@@ -46,6 +51,7 @@ class Kind(ABC):
     main: str
 
     auto_class: ClassVar[type]  # the Auto class that opens the model
+    default_max_length: ClassVar[int] = 128
     pipeline_tag: ClassVar[str]  # the Hub's name of the task, and transformers' of its pipeline
 
     @abstractmethod
@@ -73,9 +79,23 @@ class Kind(ABC):
     def references(self, examples: Sequence[Example]) -> Any:
         """What `decode`'s predictions are held against."""
 
-    @abstractmethod
+    def prediction_table(
+        self, outputs: np.ndarray, split: EncodedSplit, text_columns: Sequence[str]
+    ) -> dict[str, Sequence]:
+        """predictions.csv, column by column: a row per example, unless a kind has it otherwise."""
+        texts = zip(*(example.texts for example in split.examples), strict=True)
+        return {
+            "index": range(len(split.examples)),
+            **dict(zip(text_columns, texts, strict=True)),
+            **self.prediction_columns(outputs, split),
+        }
+
     def prediction_columns(self, outputs: np.ndarray, split: EncodedSplit) -> dict[str, Sequence]:
-        """predictions.csv's columns after the texts, each with an entry per example."""
+        """`prediction_table`'s columns after the texts, each with an entry per example."""
+        return {
+            "label": self.references(split.examples),
+            "prediction": self.decode(outputs, split),
+        }
 
     @abstractmethod
     def describe(self) -> str:

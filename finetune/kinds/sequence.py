@@ -19,7 +19,7 @@ from ..checkpoint import Checkpoint
 from ..examples import Example, Splits
 from ..report import Row
 from ..settings import FinetuneSettings
-from .base import EncodedSplit, Kind, ModelInput
+from .base import EncodedSplit, Kind, ModelInput, label_fields
 
 SEPARATOR = "|"  # between the labels of a row that has several
 
@@ -65,10 +65,6 @@ class SequenceKind(Kind):
         return [constant(self, splits), tfidf(self, splits)]
 
 
-def _named(names: Sequence[str]) -> dict[str, Any]:
-    return {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
-
-
 @dataclass(frozen=True)
 class SingleLabel(SequenceKind):
     """A label is an index into `label_names`."""
@@ -81,7 +77,7 @@ class SingleLabel(SequenceKind):
     linear_name = "logistic regression"
 
     def config_fields(self) -> dict[str, Any]:
-        return {"problem_type": "single_label_classification"} | _named(self.label_names)
+        return {"problem_type": "single_label_classification"} | label_fields(self.label_names)
 
     def check(self, settings: FinetuneSettings) -> None:
         """Any setting will do."""
@@ -126,7 +122,7 @@ class MultiLabel(SequenceKind):
     linear_name = "logistic regression per label"
 
     def config_fields(self) -> dict[str, Any]:
-        return {"problem_type": "multi_label_classification"} | _named(self.label_names)
+        return {"problem_type": "multi_label_classification"} | label_fields(self.label_names)
 
     def describe(self) -> str:
         return f"text classification with any number of labels ({', '.join(self.label_names)})"
@@ -173,7 +169,7 @@ class Regression(SequenceKind):
     linear_name = "ridge regression"
 
     def config_fields(self) -> dict[str, Any]:
-        return {"problem_type": "regression"} | _named(["score"])
+        return {"problem_type": "regression"} | label_fields(["score"])
 
     def describe(self) -> str:
         return "scoring text with a number"
