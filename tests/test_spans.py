@@ -100,20 +100,20 @@ def test_a_long_question_leaves_room_for_the_text():
 
 
 def squad(documents: int, seed: int, *, unanswerable: bool = False) -> dict:
-    """The answer follows `good3`; without one there is none."""
+    """The one good word is the answer; without one there is none."""
     draw = np.random.default_rng(seed)
     data = []
     for d in range(documents):
         paragraphs = []
         for _ in range(4):
             words = list(draw.choice(WORDS, draw.integers(4, 20)))
-            at = int(draw.integers(1, len(words)))
+            at = int(draw.integers(len(words)))
             empty = unanswerable and bool(draw.integers(2))
             if not empty:
-                words[at - 1] = "good3"
+                words[at] = f"good{draw.integers(8)}"
             start = len(" ".join([*words[:at], ""]))
             answers = [] if empty else [{"text": words[at], "answer_start": start}] * 2
-            qa = {"id": "x", "question": "good4 good5", "answers": answers}
+            qa = {"id": "x", "question": "plain1 plain2", "answers": answers}
             paragraphs.append({"context": " ".join(words), "qas": [qa | {"is_impossible": empty}]})
         data.append({"title": f"document {d}", "paragraphs": paragraphs})
     return {"version": "v2.0", "data": data}
@@ -138,11 +138,11 @@ def command(asked: Path, output: Path, *flags) -> list[str]:
 
 
 def test_the_command_learns_to_point_at_answers(asked, tmp_path):
-    flags = ["--learning_rate", "1e-2", "--epochs", "12", "--batch_size", "16", "--max_length", "16"]
+    flags = ["--learning_rate", "1e-2", "--epochs", "8", "--batch_size", "16", "--max_length", "16"]
     assert main(command(asked, tmp_path / "out", *flags)) == 0
     results = results_of(tmp_path / "out")
     assert results["metric"] == "f1" and results["data"]["counts"] == {"train": 228, "validation": 12, "dev": 48}
-    assert set(results["scores"]["dev"]) == {"f1", "exact_match"} and results["test"]["mean"] > 0.6
+    assert set(results["scores"]["dev"]) == {"f1", "exact_match"} and results["test"]["mean"] > 0.8
     rows = list(csv.DictReader((tmp_path / "out" / "predictions.csv").open(encoding="utf-8", newline="")))
     truth, _ = read_squad(asked / "data" / "dev-v2.0.json")
     assert [(row["question"], row["context"]) for row in rows] == [example.texts for example in truth]
