@@ -164,10 +164,8 @@ The figures are mean ± standard deviation over {len(results["seeds"])} seed(s).
 {100 * results["seeds"][best.result.seed - 1]["test"]:.2f}.
 
 ```python
-{"import hf_tiny_transformer  # registers the model family" + chr(10) if ours else ""}from transformers import pipeline
-
-pipe = pipeline("{task.kind.pipeline_tag}", model="PATH/TO/{name}")
-{task.kind.usage(splits.train[0])}
+{"import hf_tiny_transformer  # registers the model family" + chr(10) if ours else ""}\
+{task.kind.usage(splits.train[0], f"PATH/TO/{name}")}
 ```
 
 `results.json` holds settings, seeds, versions and times; `predictions.csv` what it answers to \

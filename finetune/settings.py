@@ -19,7 +19,8 @@ class FinetuneSettings:
     Args:
         model: directory with config.json, model.safetensors and tokenizer files, or a model id on the Hub
         task: sample-sentiment (needs no network); cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte or wnli; glue, all nine
-            of them; ner or qa, with --data; or a file of your own, .csv, .tsv or .jsonl, with --text and --label
+            of them; ner or qa, with --data; or a file of your own, .csv, .tsv or .jsonl, with --text, and --label or
+            --target
         output: directory for the result; it must not hold another run
         data: for GLUE tasks: folder in GLUE's layout (SST-2/train.tsv, SST-2/dev.tsv); without it the Hub's copy.
             For ner: folder of files in CoNLL's columns, known by train, dev (or valid, testa) and test in their names,
@@ -27,6 +28,9 @@ class FinetuneSettings:
         text: for a file of your own: the column with the text
         pair: for a file of your own: the column with the second text, where two are judged together
         label: for a file of your own: the column with the label, the labels (a list, or joined by |) or the number
+        target: for a file of your own: instead of --label, the column with the text that a sequence-to-sequence model
+            is to write
+        metric: for --target: rouge (the default) or bleu
         validation: for a file of your own: the rows that every choice is made by; without it a part of the file
         test: for a file of your own: the rows that are reported; without it a part of the file
         report: markdown file for the final table, the settings and the times (an existing file is replaced)
@@ -61,6 +65,8 @@ class FinetuneSettings:
     text: str | None = None
     pair: str | None = None
     label: str | None = None
+    target: str | None = None
+    metric: str | None = None
     validation: str | None = None
     test: str | None = None
     submission: bool = False

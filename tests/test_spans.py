@@ -150,6 +150,8 @@ def test_the_command_learns_to_point_at_answers(asked, tmp_path):
     assert [json.loads(row["label"]) for row in rows] == accepted
     assert score("squad", [row["prediction"] for row in rows], accepted)["f1"] == results["test"]["mean"]
     assert {bool(row["prediction"]) for row in rows} == {True, False}
+    card = (tmp_path / "out" / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    exec(card.replace("PATH/TO/out", str(tmp_path / "out")), {})  # the card's own example runs
     model = Spans.auto_class.from_pretrained(tmp_path / "out")
     assert type(model).__name__ == "BertForQuestionAnswering"
 

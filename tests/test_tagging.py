@@ -170,6 +170,8 @@ def test_the_command_learns_names_and_writes_a_row_a_word(names, tmp_path):
     assert main(["predict", *map(str, flags)]) == 0
     answer = json.loads((tmp_path / "out.jsonl").read_text())
     assert [(entity["label"], entity["text"]) for entity in answer["entities"]] == [("LOC", "rome")]
+    card = (tmp_path / "out" / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    exec(card.replace("PATH/TO/out", str(tmp_path / "out")), {})  # the card's own example runs
     assert "named entities (LOC, PER)" in (tmp_path / "out" / "README.md").read_text()
 
 

@@ -51,8 +51,9 @@ class Kind(ABC):
     main: str
 
     auto_class: ClassVar[type]  # the Auto class that opens the model
+    generates: ClassVar[bool] = False  # evaluation lets the model write; `outputs` then gets token ids
     default_max_length: ClassVar[int] = 128
-    pipeline_tag: ClassVar[str]  # the Hub's name of the task, and transformers' of its pipeline
+    pipeline_tag: ClassVar[str]  # the Hub's name of the task, and transformers' of its pipeline where it has one
 
     @abstractmethod
     def config_fields(self) -> dict[str, Any]:
@@ -101,8 +102,15 @@ class Kind(ABC):
     def describe(self) -> str:
         """For the model card, after "a model for": what it does and with which labels."""
 
-    def usage(self, example: Example) -> str:
-        """For the model card: Python that calls `pipe`, the pipeline, on a text."""
+    def usage(self, example: Example, path: str) -> str:
+        """For the model card: Python that asks the model in `path`."""
+        return f"""from transformers import pipeline
+
+pipe = pipeline("{self.pipeline_tag}", model="{path}")
+{self.call(example)}"""
+
+    def call(self, example: Example) -> str:
+        """The line of `usage` that calls `pipe`, the pipeline, on a text."""
         return f"print(pipe({example.texts[0]!r}))"
 
     def check(self, settings: FinetuneSettings) -> None:

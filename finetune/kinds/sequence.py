@@ -56,10 +56,10 @@ class SequenceKind(Kind):
     def collator(self, checkpoint: Checkpoint) -> Callable[[list[ModelInput]], dict[str, torch.Tensor]]:
         return DataCollatorWithPadding(checkpoint.tokenizer)
 
-    def usage(self, example: Example) -> str:
+    def call(self, example: Example) -> str:
         if len(example.texts) == 2:
             return f"print(pipe({{'text': {example.texts[0]!r}, 'text_pair': {example.texts[1]!r}}}))"
-        return super().usage(example)
+        return super().call(example)
 
     def baselines(self, splits: Splits) -> list[Row]:
         return [constant(self, splits), tfidf(self, splits)]
@@ -127,8 +127,8 @@ class MultiLabel(SequenceKind):
     def describe(self) -> str:
         return f"text classification with any number of labels ({', '.join(self.label_names)})"
 
-    def usage(self, example: Example) -> str:
-        return super().usage(example)[:-2] + ", top_k=None))  # the probability of each label"
+    def call(self, example: Example) -> str:
+        return super().call(example)[:-2] + ", top_k=None))  # the probability of each label"
 
     def target(self, label: tuple[int, ...]) -> list[float]:
         return [float(index in label) for index in range(len(self.label_names))]
@@ -174,8 +174,8 @@ class Regression(SequenceKind):
     def describe(self) -> str:
         return "scoring text with a number"
 
-    def usage(self, example: Example) -> str:
-        return super().usage(example)[:-2] + ", function_to_apply='none'))"
+    def call(self, example: Example) -> str:
+        return super().call(example)[:-2] + ", function_to_apply='none'))"
 
     def target(self, label: float) -> float:
         return float(label)

@@ -66,8 +66,13 @@ class Spans(Kind):
     def describe(self) -> str:
         return "answering questions with a part of a text" + (" or with nothing" if self.unanswerable else "")
 
-    def usage(self, example: Example) -> str:
-        return f"print(pipe(question={example.texts[0]!r}, context={example.texts[1]!r}))"
+    def usage(self, example: Example, path: str) -> str:
+        return f"""from transformers import AutoModelForQuestionAnswering, AutoTokenizer
+
+tokenizer, model = AutoTokenizer.from_pretrained("{path}"), AutoModelForQuestionAnswering.from_pretrained("{path}")
+encoded = tokenizer({example.texts[0]!r}, {example.texts[1]!r}, return_tensors="pt")
+answer = model(**encoded)
+print(tokenizer.decode(encoded["input_ids"][0][answer.start_logits.argmax() : answer.end_logits.argmax() + 1]))"""
 
     def encode(self, examples: Sequence[Example], checkpoint: Checkpoint, *, labelled: bool = True) -> list[ModelInput]:
         return self._encode(examples, checkpoint, labelled)[0]

@@ -51,8 +51,8 @@ class Tagging(Kind):
         types = sorted({name[2:] for name in self.label_names if name != OUTSIDE})
         return f"named entities ({', '.join(types)})"
 
-    def usage(self, example: Example) -> str:
-        return super().usage(example) + "  # aggregation_strategy='simple' in pipeline() joins them to entities"
+    def call(self, example: Example) -> str:
+        return super().call(example)[:-2] + ", aggregation_strategy='simple'))"
 
     def encode(self, examples: Sequence[Example], checkpoint: Checkpoint, *, labelled: bool = True) -> list[ModelInput]:
         return self._encode(examples, checkpoint, labelled)[0]
