@@ -14,7 +14,7 @@ from transformers import DataCollatorWithPadding
 
 import hf_tiny_transformer  # noqa: F401  (registers our model families)
 from finetune.checkpoint import Checkpoint, open_checkpoint
-from finetune.experiment import quieten
+from finetune.environment import quieten
 from finetune.kinds.sequence import SingleLabel
 from finetune.settings import FinetuneSettings
 from finetune.tasks import open_task

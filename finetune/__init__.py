@@ -5,4 +5,7 @@ of tasks; `glue` and `own_data` read them) -> `kinds` (all that depends on the k
 metrics) -> `checkpoint` (any model that the kind's Auto class opens) -> `search` (settings chosen on validation) ->
 `train` (one seed on transformers' `Trainer`) -> `baselines` (what `--compare` sets beside it) -> `submission` (GLUE's
 test rows) -> `report` and `results` (what is printed and written).
+
+Two commands train nothing: `python -m finetune predict` (the package `predict`) answers a file of texts with the
+result, and `python -m finetune --task blimp` (`zero_shot`) asks a language model what it knows of grammar.
 """

@@ -12,7 +12,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from matplotlib.ticker import MaxNLocator
 
 from hf_tiny_transformer.card_figures import CardFigures, finetuning_figures, table_line
-from hf_tiny_transformer.cards import CARD_FILE, THIS_DIRECTORY, describe_tokenizer, run_snippet
+from hf_tiny_transformer.cards import CARD_FILE, describe_tokenizer, run_snippet
 from hf_tiny_transformer.runs import atomic_write_json, atomic_write_text
 
 from .checkpoint import Checkpoint
@@ -26,12 +26,6 @@ RECIPE = (
     *("label_smoothing", "layer_decay", "lora", "search"),
 )
 SHAPE = (("layers", "num_hidden_layers"), ("wide", "hidden_size"), ("heads", "num_attention_heads"))
-SNIPPET = """\
-from transformers import pipeline
-
-{model_id}
-pipe = pipeline("{task}", model=model_id{trust})
-{use}"""
 
 
 def write_card(
@@ -50,12 +44,7 @@ def write_card(
     draw_curve(results, directory / "training" / "loss.png")
     atomic_write_json(directory / "results.json", results)
     is_ours = not type(best.model).__module__.startswith("transformers.")
-    code = SNIPPET.format(
-        model_id=THIS_DIRECTORY,
-        task=task.kind.pipeline_tag,
-        trust=", trust_remote_code=True" if is_ours else "",
-        use=task.kind.usage(example),
-    )
+    code = task.kind.usage(example, ", trust_remote_code=True" if is_ours else "")
     results["snippet_printed"] = run_snippet(code, directory)
     atomic_write_json(directory / "results.json", results)
     figures = finetuning_figures(results)

@@ -24,6 +24,11 @@ from .suite import run_suite
 from .tasks import SUITE
 
 PROGRAM = "python -m finetune"
+DESCRIPTION = (
+    "Fine-tune and measure. Two commands train nothing and have flags of their own: "
+    f"`{PROGRAM} predict --help` answers a file of texts with a fine-tuned model, "
+    f"`{PROGRAM} --task blimp --help` measures a language model on BLiMP's minimal pairs."
+)
 _SWITCHES = {"from_scratch", "compare", "submission", "resume"}  # may stand alone: --compare as well as --compare true
 _TYPE_NAMES = {int: "a whole number", float: "a number", str: "a text", type(None): "null"}
 
@@ -56,7 +61,7 @@ def parse_settings(argv: list[str]) -> FinetuneSettings:
 
 
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(prog=PROGRAM, exit_on_error=False, allow_abbrev=False, description="Fine-tune and measure.")
+    parser = ArgumentParser(prog=PROGRAM, exit_on_error=False, allow_abbrev=False, description=DESCRIPTION)
     parser.add_class_arguments(FinetuneSettings, as_group=False, skip=_SWITCHES)
     helps = {match[1]: match[2] for match in re.finditer(r"^ +(\w+): (.+)$", FinetuneSettings.__doc__ or "", re.M)}
     for name in sorted(_SWITCHES):

@@ -16,7 +16,7 @@ Command = Callable[[list[str]], None]
 def find_command(argv: list[str]) -> Command | None:
     """What `argv` asks for, to be called with it; None where that is fine-tuning."""
     if argv[:1] == ["predict"]:
-        from .predict import main
+        from .predict.run import main
 
         return main
     if "--task=blimp" in argv or ("--task", "blimp") in pairwise(argv):

@@ -60,11 +60,18 @@ class Splits:
             raise UserError(f"{origin}: all {len(self.train)} training rows carry one label; give it rows of each")
 
 
-def hold_out(train: Sequence[Example]) -> tuple[list[Example], list[Example]]:
-    """(training rows, validation rows): a seeded part of a training set that comes without a validation split."""
-    order = list(range(len(train)))
+def hold_out(train: Sequence[Example], groups: Sequence[int] | None = None) -> tuple[list[Example], list[Example]]:
+    """(training rows, validation rows): a seeded part of a training set that comes without a validation split. Rows
+    of one group stay together; `groups` has the number of each row's, None makes each row its own."""
+    members: dict[int, list[int]] = {}
+    for row, group in enumerate(range(len(train)) if groups is None else groups):
+        members.setdefault(group, []).append(row)
+    order = list(members)
     random.Random(HELD_OUT_SEED).shuffle(order)
-    held_out = set(order[: min(HELD_OUT_MOST, max(1, round(HELD_OUT_SHARE * len(order))))])
+    wanted = min(HELD_OUT_MOST, max(1, round(HELD_OUT_SHARE * len(train))))
+    held_out: set[int] = set()
+    while order and len(held_out) < wanted:
+        held_out.update(members[order.pop(0)])
     return (
         [example for i, example in enumerate(train) if i not in held_out],
         [example for i, example in enumerate(train) if i in held_out],

@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import json
-import logging
-import os
-import sys
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-import datasets
-import transformers
 
 from hf_tiny_transformer.runs import UserError, atomic_write_text, keep_freed_memory, require_free_output
 
 from . import processes
 from .baselines import from_scratch
 from .checkpoint import Checkpoint, build_model, open_checkpoint
+from .environment import quieten, require_writable_parent
 from .kinds.base import Kind
 from .report import Row, markdown_report, table_cells, text_table
 from .results import collect_results, write_result_directory
@@ -108,22 +102,14 @@ def free_paths(settings: FinetuneSettings) -> tuple[Path, Path | None]:
     output = Path(settings.output)
     if not (settings.resume and output.is_dir()):
         require_free_output(output)
-    _require_writable_parent("--output", output)
+    require_writable_parent("--output", output)
     if settings.report is None:
         return output, None
     report = Path(settings.report)
     if report.is_dir():
         raise UserError(f"--report {report}: is a directory; name a file")
-    _require_writable_parent("--report", report)
+    require_writable_parent("--report", report)
     return output, report
-
-
-def _require_writable_parent(flag: str, path: Path) -> None:
-    existing = next(parent for parent in path.absolute().parents if parent.exists())
-    if not existing.is_dir():
-        raise UserError(f"{flag} {path}: {existing} is a file, not a directory; name another place")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise UserError(f"{flag} {path}: no permission to write in {existing}; name another place")
 
 
 def _pretraining_summary(model: str) -> dict | None:
@@ -138,17 +124,6 @@ def _pretraining_summary(model: str) -> dict | None:
     if not isinstance(summary, dict):
         raise UserError(f"{path}: not a JSON object; mend or remove it")
     return summary
-
-
-def quieten() -> None:
-    """The libraries' notices and loading bars: our own lines say what matters, and errors are to be one line."""
-    warnings.filterwarnings("ignore", category=UserWarning, module="sklearn")  # of labels that some split lacks
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    datasets.logging.set_verbosity(logging.CRITICAL)  # it logs an error and raises it, too
-    if not sys.stderr.isatty():
-        datasets.disable_progress_bars()
 
 
 class _Clock:

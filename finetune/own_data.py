@@ -20,6 +20,7 @@ from . import processes
 from .examples import HELD_OUT_SEED, Example, Splits
 from .kinds.base import Kind
 from .kinds.sequence import SEPARATOR, MultiLabel, Regression, SingleLabel
+from .kinds.text_to_text import METRICS, TextToText
 from .settings import FinetuneSettings
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
@@ -60,21 +61,25 @@ def read_own_data(settings: FinetuneSettings) -> OwnData:
     Raises:
         UserError: a flag is missing, or a file is unreadable or wrong; the message names file, line and column.
     """
-    for flag in ("text", "label"):
-        if getattr(settings, flag) is None:
-            raise UserError(f"--{flag} is missing; name the column of {settings.task} that holds it")
+    answer = _check_flags(settings)
     if settings.data is not None:
         raise UserError(f"--data {settings.data}: --task {settings.task} is the data itself; leave out --data")
     texts = tuple(column for column in (settings.text, settings.pair) if column is not None)
-    columns = (*texts, settings.label)
+    columns = (*texts, answer)
     if len(set(columns)) < len(columns):
-        raise UserError(f"--text, --pair and --label must name different columns; given are {', '.join(columns)}")
+        raise UserError(
+            f"--text, --pair and --label or --target must name different columns; given are {', '.join(columns)}"
+        )
     main = _read(Path(settings.task), columns)
-    kind, finding = _kind_of(main, settings.label)
-    _say(f"{settings.task}: {len(main.columns[settings.label])} rows; column {settings.label!r} holds {finding}")
-    whole = _examples(main, texts, settings.label, kind)
+    if settings.target is None:
+        kind, finding = _kind_of(main, answer)
+    else:
+        kind = TextToText(settings.metric or "rouge")
+        finding = f"texts to write, scored by {kind.metric}"
+    _say(f"{settings.task}: {len(main.columns[answer])} rows; column {answer!r} holds {finding}")
+    whole = _examples(main, texts, answer, kind)
     given = {
-        name: _examples(_read(Path(file), columns), texts, settings.label, kind)
+        name: _examples(_read(Path(file), columns), texts, answer, kind)
         for name in ("validation", "test")
         if (file := getattr(settings, name)) is not None
     }
@@ -84,7 +89,25 @@ def read_own_data(settings: FinetuneSettings) -> OwnData:
     how = f"; {' and '.join(made)} taken from {settings.task} by a hash of the text" if made else ""
     _say(f"rows: {counts}{how}; reported: test")
     name = Path(settings.task).name
-    return OwnData(name, f"{name}, column {settings.label}", kind, texts, splits)
+    return OwnData(name, f"{name}, column {answer}", kind, texts, splits)
+
+
+def _check_flags(settings: FinetuneSettings) -> str:
+    """The column that holds the answers."""
+    if settings.label is not None and settings.target is not None:
+        raise UserError("--label and --target: a text gets a label or a text; leave out one of them")
+    for flag in ("text", "label" if settings.target is None else "target"):
+        if getattr(settings, flag) is None:
+            raise UserError(f"--{flag} is missing; name the column of {settings.task} that holds it")
+    if settings.target is None:
+        if settings.metric is not None:
+            raise UserError(f"--metric {settings.metric}: is for --target; a label's kind has its own metrics")
+        return settings.label
+    if settings.pair is not None:
+        raise UserError(f"--pair {settings.pair}: with --target one text is read; leave it out")
+    if settings.metric not in (None, *METRICS):
+        raise UserError(f"--metric {settings.metric}: must be {' or '.join(METRICS)}")
+    return settings.target
 
 
 def _say(line: str) -> None:
@@ -243,10 +266,15 @@ def _examples(table: Table, texts: Sequence[str], column: str, kind: Kind) -> li
                 raise table.refuse(row, name, f"{found}; give it a text or remove the row")
         label = _label(value, kind)
         if label is None:
-            known = f"known are {_listed(kind.label_names)}" if hasattr(kind, "label_names") else "a number is wanted"
-            raise table.refuse(row, column, f"label {value!r}; {known}")
+            raise table.refuse(row, column, f"label {value!r}; {_wanted(kind)}")
         examples.append(Example(tuple(text.strip() for text in words), label))
     return examples
+
+
+def _wanted(kind: Kind) -> str:
+    if hasattr(kind, "label_names"):
+        return f"known are {_listed(kind.label_names)}"
+    return "a text is wanted" if isinstance(kind, TextToText) else "a number is wanted"
 
 
 def _label(value: Any, kind: Kind) -> Any:
@@ -255,6 +283,8 @@ def _label(value: Any, kind: Kind) -> Any:
         return None
     if isinstance(kind, Regression):
         return _number(value)
+    if isinstance(kind, TextToText):
+        return value.strip() or None if isinstance(value, str) else None
     positions = {name: index for index, name in enumerate(kind.label_names)}
     if isinstance(kind, MultiLabel):
         indices = [positions.get(name) for name in _several(value)]

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import csv
-import importlib.metadata
-import platform
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-
-import torch
 
 from hf_tiny_transformer.card_figures import training_seconds
 from hf_tiny_transformer.cards import estimate_energy, public_name
@@ -18,16 +14,12 @@ from hf_tiny_transformer.runs import RunError, UserError, atomic_directory
 from . import processes
 from .card import write_card
 from .checkpoint import Checkpoint
+from .environment import device, versions
 from .examples import Splits
 from .report import Row
 from .settings import FinetuneSettings
 from .tasks import Task
 from .train import EncodedSplits, ScoredSeed, SeedResult
-
-VERSIONS_OF = (
-    *("torch", "transformers", "tokenizers", "accelerate", "datasets", "peft", "optuna"),
-    *("numpy", "scipy", "scikit-learn"),
-)
 
 
 def collect_results(
@@ -63,8 +55,8 @@ def collect_results(
         "parameters": best.model.num_parameters(),
         "data": splits.describe(),
         "pretraining": pretraining,
-        "versions": _versions(),
-        "device": _device(),
+        "versions": versions(),
+        "device": device(),
         "processes": processes.count(),
         "command": command,
         "energy": estimate_energy(training_seconds(timings), processes.count()),
@@ -138,25 +130,14 @@ def _row_record(row: Row, headline: tuple[str, str]) -> dict:
 
 
 def _write_predictions(path: Path, task: Task, data: EncodedSplits, best: ScoredSeed) -> None:
-    """One row per example, in the split's order; the column `split` is there where several are reported."""
+    """The rows of each split, in its order; the column `split` is there where several are reported."""
     texts = task.text_columns if len(task.text_columns) > 1 else ("text",)
     several = len(data.reported) > 1
     with path.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream)
         for number, (name, split) in enumerate(data.reported.items()):
-            columns = task.kind.prediction_columns(best.outputs[name], split)
+            columns = task.kind.prediction_table(best.outputs[name], split, texts)
             if number == 0:
-                writer.writerow([*(["split"] if several else []), "index", *texts, *columns])
-            for index, (example, *values) in enumerate(zip(split.examples, *columns.values(), strict=True)):
-                writer.writerow([*([name] if several else []), index, *example.texts, *values])
-
-
-def _versions() -> dict[str, str]:
-    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in VERSIONS_OF}
-
-
-def _device() -> str:
-    if torch.cuda.is_available():
-        bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-        return f"{torch.cuda.get_device_name()}, {'bf16' if bf16 else 'fp32'}"
-    return f"CPU ({platform.machine()}), {torch.get_num_threads()} thread(s), fp32"
+                writer.writerow([*(["split"] if several else []), *columns])
+            for row in zip(*columns.values(), strict=True):
+                writer.writerow([*([name] if several else []), *row])

@@ -20,12 +20,18 @@ class FinetuneSettings:
     Args:
         model: directory with config.json, model.safetensors and tokenizer files, or a model id on the Hub
         task: sample-sentiment (needs no network); cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte or wnli; glue, all nine
-            of them; or a file of your own, .csv, .tsv or .jsonl, with --text and --label
+            of them; ner or qa, with --data; or a file of your own, .csv, .tsv or .jsonl, with --text, and --label or
+            --target
         output: directory for the result; it must not hold another run
-        data: for GLUE tasks: folder in GLUE's layout (SST-2/train.tsv, SST-2/dev.tsv); without it the Hub's copy
+        data: for GLUE tasks: folder in GLUE's layout (SST-2/train.tsv, SST-2/dev.tsv); without it the Hub's copy.
+            For ner: folder of files in CoNLL's columns, known by train, dev (or valid, testa) and test in their names,
+            or hub:NAME[:CONFIG]. For qa: folder with train*.json and dev*.json as SQuAD has them
         text: for a file of your own: the column with the text
         pair: for a file of your own: the column with the second text, where two are judged together
         label: for a file of your own: the column with the label, the labels (a list, or joined by |) or the number
+        target: for a file of your own: instead of --label, the column with the text that a sequence-to-sequence model
+            is to write
+        metric: for --target: rouge (the default) or bleu
         validation: for a file of your own: the rows that every choice is made by; without it a part of the file
         test: for a file of your own: the rows that are reported; without it a part of the file
         license: the model's, for its card, by the Hub's short name, such as apache-2.0; null states none
@@ -45,7 +51,8 @@ class FinetuneSettings:
         token_masking: share of the training texts' tokens that [MASK] replaces, drawn anew in every epoch
         label_smoothing: share of the target spread evenly over all labels
         layer_decay: factor on the learning rate per layer, from the head down to the embeddings; 1.0 is off
-        max_length: tokens per text, longer ones are cut; null takes 128, or fewer where the model has fewer positions
+        max_length: tokens per text, longer ones are cut; null takes 128 (of question and
+            text together: 384), or fewer where the model has fewer positions
         from_scratch: the same architecture with fresh weights: the control
         compare: also measure a constant, TF-IDF with a linear model, and the same architecture from scratch
 
@@ -60,6 +67,8 @@ class FinetuneSettings:
     text: str | None = None
     pair: str | None = None
     label: str | None = None
+    target: str | None = None
+    metric: str | None = None
     validation: str | None = None
     test: str | None = None
     license: str | None = None

@@ -13,7 +13,8 @@ from hf_tiny_transformer.cards import public_name
 from hf_tiny_transformer.runs import UserError, atomic_write_json, atomic_write_text
 
 from . import processes
-from .experiment import free_paths, quieten, row_name, run_experiment
+from .environment import quieten
+from .experiment import free_paths, row_name, run_experiment
 from .glue import is_present
 from .report import Spread, markdown_table, text_table
 from .results import public_settings

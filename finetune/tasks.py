@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from hf_tiny_transformer.runs import UserError
 from sample.reviews import LABEL_NAMES, PACKAGE, load_sample
@@ -13,9 +15,11 @@ from .kinds.base import Kind
 from .kinds.sequence import Regression, SingleLabel
 from .own_data import is_own_file, read_own_data
 from .settings import FinetuneSettings
+from .squad_data import load_squad
+from .tagged_data import HUB, load_tagged
 
 SUITE = "glue"  # --task glue: every task of the table that has a `glue`
-OWN_DATA_FLAGS = ("text", "pair", "label", "validation", "test")
+OWN_DATA_FLAGS = ("text", "pair", "label", "target", "metric", "validation", "test")
 
 
 @dataclass(frozen=True)
@@ -39,8 +43,9 @@ def _glue(name: str, kind: Kind, text_columns: tuple[str, ...], about: str, sour
 PAIR = ("sentence1", "sentence2")
 ZERO_ONE = ("0", "1")
 ENTAILMENT = ("entailment", "not_entailment")
+MATTHEWS = {"metric": "glue/cola", "metrics": ("matthews_correlation",), "main": "matthews_correlation"}
 # Both are published; F1 is 80 and more where all are called paraphrases, so that choices are made by accuracy.
-F1_AND_ACCURACY = {"metrics": ("f1", "accuracy"), "main": "accuracy"}
+F1_AND_ACCURACY = {"metric": "glue/mrpc", "metrics": ("f1", "accuracy"), "main": "accuracy"}
 
 _ROWS = (
     Task(
@@ -52,7 +57,7 @@ _ROWS = (
     ),
     _glue(
         "cola",
-        SingleLabel(("unacceptable", "acceptable"), metrics=("matthews",), main="matthews"),
+        SingleLabel(("unacceptable", "acceptable"), **MATTHEWS),
         ("sentence",),
         "is the sentence good English",
         GlueSource("cola", "CoLA", ("sentence",), ZERO_ONE, header=("source", "label", "note", "sentence")),
@@ -134,12 +139,33 @@ _ROWS = (
 TASKS = {task.name: task for task in _ROWS}
 
 
+def _ner(data: str | None) -> tuple[Task, Splits]:
+    kind, splits = load_tagged(data)
+    name = _data_name(data)
+    return Task("ner", kind, ("words",), f"{kind.describe()}, {name}", name), splits
+
+
+def _qa(data: str | None) -> tuple[Task, Splits]:
+    kind, splits = load_squad(data)
+    name = _data_name(data)
+    return Task("qa", kind, ("question", "context"), f"{kind.describe()}, {name}", name), splits
+
+
+def _data_name(data: str) -> str:
+    """A folder's own name, or a data set's on the Hub."""
+    return data.removeprefix(HUB) if data.startswith(HUB) else Path(data).resolve().name
+
+
+# Tasks whose data decides what the labels are.
+OPEN_TASKS: dict[str, Callable[[str | None], tuple[Task, Splits]]] = {"ner": _ner, "qa": _qa}
+
+
 def find_task(name: str) -> Task:
     """Raises:
     UserError: no such task; the message lists the known ones.
     """
     if name not in TASKS:
-        known = ", ".join([*TASKS, SUITE])
+        known = ", ".join([*TASKS, SUITE, *OPEN_TASKS])
         raise UserError(f"--task {name}: no such task; known are {known}, or name a .csv, .tsv or .jsonl file")
     return TASKS[name]
 
@@ -155,11 +181,14 @@ def open_task(settings: FinetuneSettings) -> tuple[Task, Splits]:
         own = read_own_data(settings)
         task, splits = Task(settings.task, own.kind, own.text_columns, own.about, own.name), own.splits
     else:
-        task = find_task(settings.task)
         for flag in OWN_DATA_FLAGS:
             if getattr(settings, flag) is not None:
-                raise UserError(f"--{flag}: the task {task.name} brings its own columns and splits; leave it out")
-        splits = load_task(task, settings.data)
+                raise UserError(f"--{flag}: the task {settings.task} brings its own columns and splits; leave it out")
+        if settings.task in OPEN_TASKS:
+            task, splits = OPEN_TASKS[settings.task](settings.data)
+        else:
+            task = find_task(settings.task)
+            splits = load_task(task, settings.data)
     if settings.submission and task.glue is None:
         raise UserError(f"--submission: {task.name} is no GLUE task; leave it out")
     if settings.resume:

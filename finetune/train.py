@@ -146,7 +146,7 @@ class _Trainer(Trainer):
             preprocess_logits_for_metrics=lambda logits, _labels: kind.outputs(logits),
             **arguments,
         )
-        self.kind, self.evaluated = kind, evaluated
+        self.kind, self.evaluated, self.longest = kind, evaluated, checkpoint.max_length
 
     def _get_train_sampler(self, train_dataset=None) -> LengthGroupedOrder:
         lengths = [len(row["input_ids"]) for row in self.train_dataset.rows]
@@ -158,6 +158,16 @@ class _Trainer(Trainer):
         outputs = np.empty_like(ordered)
         outputs[split.by_length] = ordered
         return outputs
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        """(loss, output, labels); of a model that writes, what it writes. transformers' `Seq2SeqTrainer` does the same,
+        but takes no optimizer by class and runs each batch a second time for its loss."""
+        if not self.kind.generates:
+            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        inputs = self._prepare_inputs(inputs)
+        read = {name: values for name, values in inputs.items() if name != "labels"}
+        with torch.no_grad(), self.compute_loss_context_manager():
+            return None, self.model.generate(**read, max_length=self.longest), None
 
     def evaluate(self, *args, **kwargs) -> dict[str, float]:
         metrics = self.kind.scores(self.outputs(self.evaluated), self.evaluated)

@@ -104,7 +104,7 @@ def test_the_command_trains_and_its_model_predicts_what_it_wrote(kind, toy, tmp_
     if kind == "single":
         assert results["test"]["mean"] == pytest.approx(sum(r["label"] == r["prediction"] for r in rows) / len(rows))
     if kind == "several":
-        assert results["scores"]["test"]["accuracy"]["mean"] == pytest.approx(
+        assert results["scores"]["test"]["exact_match"]["mean"] == pytest.approx(
             sum(row["label"] == row["prediction"] for row in rows) / len(rows)
         )
         assert all(0 <= float(row["p(p)"]) <= 1 for row in rows)

@@ -17,10 +17,10 @@ import torch
 from families import model_class, tiny_config, tiny_tokenizer
 from transformers import AutoConfig, AutoTokenizer, BertConfig, BertForMaskedLM, pipeline
 
-from finetune import predict as predict_module
 from finetune.cli import main
-from finetune.predict_answers import open_predictor
-from finetune.predict_rows import TextFile
+from finetune.predict import run as predict_module
+from finetune.predict.answers import open_predictor
+from finetune.predict.rows import TextFile
 
 REPOSITORY = Path(__file__).parents[1]
 LABELS = {
@@ -235,7 +235,7 @@ def test_an_interrupted_run_leaves_nothing_that_looks_whole(models, tmp_path, mo
         return [{"prediction": 0.0} for _ in rows]
 
     monkeypatch.setattr(predict_module, "BATCHES_AT_ONCE", 1)
-    monkeypatch.setattr("finetune.predict_answers.Predictor.__call__", interrupted)
+    monkeypatch.setattr("finetune.predict.answers.Predictor.__call__", interrupted)
     assert run(models["regression"], source, tmp_path / "out.jsonl") == 130
     assert list(tmp_path.iterdir()) == [source]
 

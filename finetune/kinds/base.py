@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 
+from hf_tiny_transformer.cards import THIS_DIRECTORY
 from hf_tiny_transformer.runs import UserError
 
+from .. import metrics
 from ..examples import Example, Splits
-from ..scores import compute_metric
 
 if TYPE_CHECKING:
     from ..checkpoint import Checkpoint
@@ -37,14 +38,23 @@ class EncodedSplit:
         return np.argsort([len(row["input_ids"]) for row in self.rows], kind="stable")
 
 
-class Kind(ABC):
-    """`metrics` are what is reported; `main`, one of them, is what every choice is made by."""
+def label_fields(names: Sequence[str]) -> dict[str, Any]:
+    """A config's fields for labels by name."""
+    return {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
 
+
+class Kind(ABC):
+    """`metrics`, scores of the module `metric`, are what is reported; `main`, one of them, is what every choice is made
+    by."""
+
+    metric: str  # as `finetune.metrics.score` takes it
     metrics: tuple[str, ...]
     main: str
 
     auto_class: ClassVar[type]  # the Auto class that opens the model
-    pipeline_tag: ClassVar[str]  # the Hub's name of the task, and transformers' of its pipeline
+    generates: ClassVar[bool] = False  # evaluation lets the model write; `outputs` then gets token ids
+    default_max_length: ClassVar[int] = 128
+    pipeline_tag: ClassVar[str]  # the Hub's name of the task, and transformers' of its pipeline where it has one
 
     @abstractmethod
     def config_fields(self) -> dict[str, Any]:
@@ -71,16 +81,42 @@ class Kind(ABC):
     def references(self, examples: Sequence[Example]) -> Any:
         """What `decode`'s predictions are held against."""
 
-    @abstractmethod
+    def prediction_table(
+        self, outputs: np.ndarray, split: EncodedSplit, text_columns: Sequence[str]
+    ) -> dict[str, Sequence]:
+        """predictions.csv, column by column: a row per example, unless a kind has it otherwise."""
+        texts = zip(*(example.texts for example in split.examples), strict=True)
+        return {
+            "index": range(len(split.examples)),
+            **dict(zip(text_columns, texts, strict=True)),
+            **self.prediction_columns(outputs, split),
+        }
+
     def prediction_columns(self, outputs: np.ndarray, split: EncodedSplit) -> dict[str, Sequence]:
-        """predictions.csv's columns after the texts, each with an entry per example."""
+        """`prediction_table`'s columns after the texts, each with an entry per example."""
+        return {
+            "label": self.references(split.examples),
+            "prediction": self.decode(outputs, split),
+        }
 
     @abstractmethod
     def describe(self) -> str:
         """For the model card, after "a model for": what it does and with which labels."""
 
-    def usage(self, example: Example) -> str:
-        """For the model card: Python that calls `pipe`, the pipeline, on a text."""
+    def usage(self, example: Example, trust: str) -> str:
+        """For the model card: Python that asks the model in its own directory.
+
+        Args:
+            trust: what a `from_pretrained` needs behind the name where the model brings code of its own.
+        """
+        return f"""from transformers import pipeline
+
+{THIS_DIRECTORY}
+pipe = pipeline("{self.pipeline_tag}", model=model_id{trust})
+{self.call(example)}"""
+
+    def call(self, example: Example) -> str:
+        """The line of `usage` that calls `pipe`, the pipeline, on a text."""
         return f"print(pipe({example.texts[0]!r}))"
 
     def check(self, settings: FinetuneSettings) -> None:
@@ -102,5 +138,5 @@ class Kind(ABC):
         return self.score_predictions(self.decode(outputs, split), split.examples)
 
     def score_predictions(self, predictions: Any, examples: Sequence[Example]) -> dict[str, float]:
-        references = self.references(examples)
-        return {name: compute_metric(name, references, predictions) for name in self.metrics}
+        scores = metrics.score(self.metric, predictions, self.references(examples))
+        return {name: scores[name] for name in self.metrics}

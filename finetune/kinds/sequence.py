@@ -19,7 +19,7 @@ from ..checkpoint import Checkpoint
 from ..examples import Example, Splits
 from ..report import Row
 from ..settings import FinetuneSettings
-from .base import EncodedSplit, Kind, ModelInput
+from .base import EncodedSplit, Kind, ModelInput, label_fields
 
 SEPARATOR = "|"  # between the labels of a row that has several
 
@@ -56,17 +56,13 @@ class SequenceKind(Kind):
     def collator(self, checkpoint: Checkpoint) -> Callable[[list[ModelInput]], dict[str, torch.Tensor]]:
         return DataCollatorWithPadding(checkpoint.tokenizer)
 
-    def usage(self, example: Example) -> str:
+    def call(self, example: Example) -> str:
         if len(example.texts) == 2:
             return f"print(pipe({{'text': {example.texts[0]!r}, 'text_pair': {example.texts[1]!r}}}))"
-        return super().usage(example)
+        return super().call(example)
 
     def baselines(self, splits: Splits) -> list[Row]:
         return [constant(self, splits), tfidf(self, splits)]
-
-
-def _named(names: Sequence[str]) -> dict[str, Any]:
-    return {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
 
 
 @dataclass(frozen=True)
@@ -74,13 +70,14 @@ class SingleLabel(SequenceKind):
     """A label is an index into `label_names`."""
 
     label_names: tuple[str, ...]
+    metric: str = "accuracy"
     metrics: tuple[str, ...] = ("accuracy",)
     main: str = "accuracy"
     constant_name = "majority class"
     linear_name = "logistic regression"
 
     def config_fields(self) -> dict[str, Any]:
-        return {"problem_type": "single_label_classification"} | _named(self.label_names)
+        return {"problem_type": "single_label_classification"} | label_fields(self.label_names)
 
     def check(self, settings: FinetuneSettings) -> None:
         """Any setting will do."""
@@ -118,19 +115,20 @@ class MultiLabel(SequenceKind):
     """A label is a tuple of indices into `label_names`, any number of them."""
 
     label_names: tuple[str, ...]
-    metrics: tuple[str, ...] = ("f1_micro", "f1_macro", "accuracy")
-    main: str = "f1_micro"
+    metric: str = "multilabel"
+    metrics: tuple[str, ...] = ("micro_f1", "macro_f1", "exact_match")
+    main: str = "micro_f1"
     constant_name = "labels of more than half the rows"
     linear_name = "logistic regression per label"
 
     def config_fields(self) -> dict[str, Any]:
-        return {"problem_type": "multi_label_classification"} | _named(self.label_names)
+        return {"problem_type": "multi_label_classification"} | label_fields(self.label_names)
 
     def describe(self) -> str:
         return f"text classification with any number of labels ({', '.join(self.label_names)})"
 
-    def usage(self, example: Example) -> str:
-        return super().usage(example)[:-2] + ", top_k=None))  # the probability of each label"
+    def call(self, example: Example) -> str:
+        return super().call(example)[:-2] + ", top_k=None))  # the probability of each label"
 
     def target(self, label: tuple[int, ...]) -> list[float]:
         return [float(index in label) for index in range(len(self.label_names))]
@@ -164,19 +162,20 @@ class MultiLabel(SequenceKind):
 class Regression(SequenceKind):
     """A label is a number."""
 
-    metrics: tuple[str, ...] = ("pearson", "spearman")
+    metric: str = "glue/stsb"
+    metrics: tuple[str, ...] = ("pearson", "spearmanr")
     main: str = "pearson"
     constant_name = "mean"
     linear_name = "ridge regression"
 
     def config_fields(self) -> dict[str, Any]:
-        return {"problem_type": "regression"} | _named(["score"])
+        return {"problem_type": "regression"} | label_fields(["score"])
 
     def describe(self) -> str:
         return "scoring text with a number"
 
-    def usage(self, example: Example) -> str:
-        return super().usage(example)[:-2] + ", function_to_apply='none'))"
+    def call(self, example: Example) -> str:
+        return super().call(example)[:-2] + ", function_to_apply='none'))"
 
     def target(self, label: float) -> float:
         return float(label)
@@ -186,6 +185,12 @@ class Regression(SequenceKind):
 
     def decode(self, outputs: np.ndarray, split: EncodedSplit) -> np.ndarray:
         return outputs[:, 0].astype(float)
+
+    def score_predictions(self, predictions: np.ndarray, examples: Sequence[Example]) -> dict[str, float]:
+        """Of a model that has diverged: 0."""
+        if not np.isfinite(predictions).all():
+            return dict.fromkeys(self.metrics, 0.0)
+        return super().score_predictions(predictions, examples)
 
     def prediction_columns(self, outputs: np.ndarray, split: EncodedSplit) -> dict[str, Sequence]:
         return {

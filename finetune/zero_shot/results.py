@@ -12,8 +12,8 @@ import numpy as np
 
 from hf_tiny_transformer.runs import UserError, atomic_directory, atomic_write_json, atomic_write_text
 
+from ..environment import device, versions
 from ..inference import FinishedModel
-from ..results import _device, _versions
 from .blimp import Paradigm, fingerprint
 from .cli import ZeroShotSettings
 
@@ -49,8 +49,8 @@ def collect_results(
         "settings": asdict(settings),
         "parameters": opened.model.num_parameters(),
         "data": {"files": len(files), "pairs": pairs, "sha256": fingerprint(paradigms)},
-        "versions": _versions(),
-        "device": _device(),
+        "versions": versions(),
+        "device": device(),
         "command": command,
         "seconds": round(seconds, 2),
         "pairs_per_second": round(pairs / seconds, 1),

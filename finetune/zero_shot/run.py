@@ -12,8 +12,9 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedC
 
 from hf_tiny_transformer.runs import UserError, keep_freed_memory, require_free_output
 
-from ..experiment import _quieten, _require_writable_parent
-from ..inference import FinishedModel, open_model, read_config
+from ..environment import quieten, require_writable_parent
+from ..inference import FinishedModel, open_model
+from ..model_files import read_config
 from .blimp import FILES, Paradigm, load_blimp
 from .cli import ZeroShotSettings
 from .results import collect_results, text_table, write_results
@@ -29,10 +30,10 @@ def run_zero_shot(settings: ZeroShotSettings, command: str) -> dict:
     Raises:
         UserError: any input is wrong. All of it is checked before the first pair is scored, and nothing is written.
     """
-    _quieten()
+    quieten()
     keep_freed_memory()
     output = require_free_output(settings.output)
-    _require_writable_parent("--output", output)
+    require_writable_parent("--output", output)
     config = read_config(settings.model)
     causal = _is_causal(settings.model, config)
     auto_class = AutoModelForCausalLM if causal else AutoModelForMaskedLM

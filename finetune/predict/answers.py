@@ -17,7 +17,8 @@ from transformers import (
 
 from hf_tiny_transformer.runs import UserError
 
-from .inference import FinishedModel, open_model, read_config
+from ..inference import FinishedModel, open_model
+from ..model_files import read_config
 
 Answer = dict[str, Any]
 THRESHOLD = 0.5  # a label of several is predicted from this probability on

@@ -20,10 +20,10 @@ from tqdm import tqdm
 
 from hf_tiny_transformer.runs import UserError, keep_freed_memory
 
-from .commands import CommandParser, at_least
-from .experiment import _quieten, _require_writable_parent
-from .predict_answers import Answer, Predictor, open_predictor
-from .predict_rows import FORMATS, Row, TextFile, file_format
+from ..commands import CommandParser, at_least
+from ..environment import quieten, require_writable_parent
+from .answers import Answer, Predictor, open_predictor
+from .rows import FORMATS, Row, TextFile, file_format
 
 PROGRAM = "python -m finetune predict"
 BATCHES_AT_ONCE = 16  # are read, sorted by length and written together
@@ -75,12 +75,12 @@ def predict(settings: PredictSettings) -> None:
     Raises:
         UserError: model, file or columns are wrong; then there is no output.
     """
-    _quieten()
+    quieten()
     keep_freed_memory()
     file_format("--output", settings.output, (".jsonl", ".csv"))
     if settings.output.exists():
         raise UserError(f"--output {settings.output}: already there; remove it or name another file")
-    _require_writable_parent("--output", settings.output)
+    require_writable_parent("--output", settings.output)
     source = TextFile(settings.input, settings.text, settings.pair)
     rows = iter(source)
     first = next(rows, None)  # a wrong column shows before the model is opened
