@@ -198,7 +198,7 @@ def test_output_is_a_table_and_plain_progress_lines(compared):
     assert len({len(line) for line in lines[:5]}) == 1, "the table's lines are aligned"
     assert lines[1].startswith("majority class")
     assert lines[-2] == f"seed {results_of(output)['best_seed']}, the best on validation, is in {output}"
-    progress = re.compile(r".*seed \d  epoch \d/4  train loss \d\.\d{4}  validation \d+\.\d\d  \d+\.\d s")
+    progress = re.compile(r".*seed \d  epoch \d/6  train loss \d\.\d{4}  validation \d+\.\d\d  \d+\.\d s")
     assert done.stderr and all(progress.fullmatch(line) for line in done.stderr.splitlines()), done.stderr
 
 
@@ -255,7 +255,7 @@ def test_the_weights_kept_are_those_of_the_best_epoch(toy):
     _, checkpoint, settings, data = toy_training(toy, "--learning_rate", "2e-3")
     kind = PrefersTheFirstEpoch(("negative", "positive"))
     trained = train_seed(kind, checkpoint, settings, data, 1, title="")
-    assert trained.best_epoch == 1 and trained.validation == -1.0 and len(trained.epochs) == 4
+    assert trained.best_epoch == 1 and trained.validation == -1.0 and len(trained.epochs) == 6
     assert kind.seen[0] != kind.seen[3], "the test needs epochs that differ"
     trained.model.eval()
     with torch.no_grad():
