@@ -197,7 +197,7 @@ def test_two_processes_train_together_and_one_speaks(toy, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("the best on validation, is in") == 1
     assert [line.split("  ")[1] for line in done.stderr.splitlines() if line.startswith("seed 1")] == [
-        f"epoch {i}/4" for i in range(1, 5)
+        f"epoch {i}/6" for i in range(1, 7)
     ]
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["processes"] == 2 and results["test"]["mean"] > 0.6

@@ -4,7 +4,6 @@ import csv
 import functools
 import gzip
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -241,21 +240,18 @@ def test_an_interrupted_run_leaves_nothing_that_looks_whole(models, tmp_path, mo
 
 
 def test_a_killed_process_leaves_only_an_unfinished_file_and_a_second_run_succeeds(models, tmp_path):
-    os.mkfifo(tmp_path / "in.txt")  # a file that does not end
-    command = ["predict", "--model", models["regression"], "--input", tmp_path / "in.txt", "--batch_size", "1"]
+    source = write_lines(tmp_path / "in.txt", texts(3) * 20_000)  # far more than it can answer before it is killed
+    command = ["predict", "--model", models["regression"], "--input", source, "--batch_size", "1"]
     process = subprocess.Popen(
         [sys.executable, "-m", "finetune", *map(str, command), "--output", str(tmp_path / "out.jsonl")],
         cwd=REPOSITORY,
         stderr=subprocess.PIPE,
     )
-    with (tmp_path / "in.txt").open("w", encoding="utf-8") as stream:
-        stream.write("word5\n" * 200)
-        stream.flush()
-        deadline = time.monotonic() + 300
-        while not (tmp_path / "out.jsonl.unfinished").exists() and time.monotonic() < deadline:
-            time.sleep(0.1)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "out.jsonl.unfinished").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
     assert [file.name for file in tmp_path.glob("out*")] == ["out.jsonl.unfinished"]
     assert run(models["regression"], write_lines(tmp_path / "again.txt", texts(3)), tmp_path / "out.jsonl") == 0
     assert [file.name for file in tmp_path.glob("out*")] == ["out.jsonl"] and len(rows_of(tmp_path / "out.jsonl")) == 3
