@@ -27,8 +27,8 @@ pretrain: $(READY)  ## the main job: raw text in, a fine-tuned model and its fig
 		--learning_rate 5e-4 --epochs 4 --token_masking 0.15 --dropout 0.1 \
 		--report $(RUN)/report.md --output $(RUN)/finetuned
 
-test: $(READY)  ## the tests
-	$(BIN)/python -m pytest
+test: $(READY)  ## the tests, on all cores
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
 tour: $(READY)  ## docs/tour.md in both languages: every number and picture anew
 	$(BIN)/python -m tour

@@ -16,6 +16,7 @@ from finetune.examples import Example
 from finetune.kinds.spans import LONGEST_ANSWER, NO_ANSWER, Spans, best_span
 from finetune.metrics import score
 from finetune.squad_data import load_squad, read_squad
+from hf_tiny_transformer.cards import run_snippet, snippet
 
 WORDS = [f"plain{i}" for i in range(24)] + [f"bad{i}" for i in range(8)]
 
@@ -150,8 +151,8 @@ def test_the_command_learns_to_point_at_answers(asked, tmp_path):
     assert [json.loads(row["label"]) for row in rows] == accepted
     assert score("squad", [row["prediction"] for row in rows], accepted)["f1"] == results["test"]["mean"]
     assert {bool(row["prediction"]) for row in rows} == {True, False}
-    card = (tmp_path / "out" / "README.md").read_text().split("```python\n")[1].split("```")[0]
-    exec(card.replace("PATH/TO/out", str(tmp_path / "out")), {})  # the card's own example runs
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert run_snippet(snippet(card), tmp_path / "out") == results_of(tmp_path / "out")["snippet_printed"]
     model = Spans.auto_class.from_pretrained(tmp_path / "out")
     assert type(model).__name__ == "BertForQuestionAnswering"
 

@@ -18,6 +18,7 @@ from finetune.cli import main
 from finetune.examples import Example
 from finetune.kinds.tagging import Tagging
 from finetune.tagged_data import load_tagged, read_conll, to_iob2
+from hf_tiny_transformer.cards import run_snippet, snippet
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 PEOPLE, PLACES, PLAIN = ["anna", "bert", "clara"], ["rome", "oslo"], ["sees", "and", "in", "goes", "to"]
@@ -170,9 +171,9 @@ def test_the_command_learns_names_and_writes_a_row_a_word(names, tmp_path):
     assert main(["predict", *map(str, flags)]) == 0
     answer = json.loads((tmp_path / "out.jsonl").read_text())
     assert [(entity["label"], entity["text"]) for entity in answer["entities"]] == [("LOC", "rome")]
-    card = (tmp_path / "out" / "README.md").read_text().split("```python\n")[1].split("```")[0]
-    exec(card.replace("PATH/TO/out", str(tmp_path / "out")), {})  # the card's own example runs
-    assert "named entities (LOC, PER)" in (tmp_path / "out" / "README.md").read_text()
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert run_snippet(snippet(card), tmp_path / "out") == results_of(tmp_path / "out")["snippet_printed"]
+    assert "named entities (LOC, PER)" in card
 
 
 def tagged(row) -> tuple[list[str], list[str]]:

@@ -16,6 +16,7 @@ from finetune.cli import main
 from finetune.examples import Example
 from finetune.kinds.text_to_text import TextToText
 from finetune.metrics import score
+from hf_tiny_transformer.cards import run_snippet, snippet
 
 __all__ = ["toy"]  # the fixture
 
@@ -99,8 +100,8 @@ def test_the_command_learns_to_write(writer, tmp_path):
     assert scores[name] == pytest.approx(results["test"]["mean"])
     losses = [epoch["train_loss"] for epoch in results["seeds"][0]["epochs"]]
     assert losses[-1] < losses[0] / 2 and results["test"]["mean"] > 0.2, losses
-    card = (tmp_path / "out" / "README.md").read_text().split("```python\n")[1].split("```")[0]
-    exec(card.replace("PATH/TO/out", str(tmp_path / "out")), {})  # the card's own example runs
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert run_snippet(snippet(card), tmp_path / "out") == results_of(tmp_path / "out")["snippet_printed"]
     saved = TextToText.auto_class.from_pretrained(tmp_path / "out")
     encoded = toy_tokenizer()([row["text"] for row in rows[:8]], return_tensors="pt", padding=True)
     again = saved.generate(**{k: v for k, v in encoded.items() if k != "token_type_ids"}, max_length=24)
