@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterator
 from itertools import islice
@@ -66,7 +67,7 @@ def main() -> None:
     parser.add_argument("--text-field", default="text")
     parser.add_argument("--output", type=Path, required=True, help="folder of the shards; OUTPUT.work beside it may go")
     parser.add_argument("--tasks", type=int, default=8, help="as many shards are written")
-    parser.add_argument("--workers", type=int, default=-1, help="tasks that run at the same time; default all")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="tasks that run at the same time")
     arguments = parser.parse_args()
     open_sources(arguments.corpus, text_field=arguments.text_field)  # says now what is wrong with the names
 
@@ -96,6 +97,8 @@ def main() -> None:
             workers=arguments.workers,
             logging_dir=str(work / "logs" / name),
         ).run()
+        if name == "filter" and not any(Path(filtered).glob("*")):
+            raise UserError(f"{filtered}: the filters kept no document; {work / 'logs'} says why, change them here")
 
 
 def _require_same(path: Path, settings: dict) -> None:
