@@ -17,8 +17,6 @@ from typing import IO, Any
 
 from hf_tiny_transformer.runs import UserError
 
-csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # the default of 128 KiB is shorter than a long document
-
 SAMPLE = "sample"
 HUB_PREFIX = "hub:"  # through datasets' cache
 STREAM_PREFIX = "hub-stream:"  # read from where it lies
@@ -174,6 +172,7 @@ def _read_jsonl(path: Path, text_field: str) -> Iterator[str]:
 
 
 def _read_csv(path: Path, text_field: str) -> Iterator[str]:
+    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # the default of 128 KiB is shorter than a long document
     with _open_text(path) as stream:
         rows = csv.DictReader(stream)
         try:

@@ -18,6 +18,7 @@ from typing import Any, TextIO
 from hf_tiny_transformer.runs import UserError
 
 FORMATS = (".txt", ".csv", ".jsonl")
+LONGEST_FIELD = 2**17  # characters; in a longer one a quote is missing
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,7 @@ class TextFile:
             yield Row(number, error=f"no field {absent[0]!r}") if absent else _row(number, texts)
 
     def _records(self, stream: TextIO) -> Iterator[Row]:
+        csv.field_size_limit(LONGEST_FIELD)  # of the whole process: set where it is needed
         reader = csv.reader(stream)
         header = next(reader, [])
         if not header:
