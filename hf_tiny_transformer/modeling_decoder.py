@@ -144,8 +144,9 @@ class TinyTransformerDecoderForCausalLM(TinyTransformerDecoderPreTrainedModel, G
         hidden_states = slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep)
         features = self.transform(gather_targets(hidden_states, target_positions))
         if labels is not None:
-            if target_positions is None:
-                labels = pad(labels[..., 1:], (0, 1), value=IGNORED)
+            if target_positions is None:  # a caller under sequence parallelism has shifted them already
+                shifted = kwargs.get("shift_labels")
+                labels = pad(labels[..., 1:], (0, 1), value=IGNORED) if shifted is None else shifted
             kwargs["shift_labels"] = labels
         loss, logits = predict_tokens(self, features, labels, skip_logits=skip_logits, **kwargs)
         return CausalLMOutputWithPast(

@@ -275,3 +275,13 @@ def test_a_loss_without_logits_needs_labels_and_survives_extremes():
         inputs["labels"] = torch.ones_like(inputs["labels"])
         sure_of_the_wrong = model(**inputs, skip_logits=True).loss
     assert 80 < sure_of_the_wrong < 90
+
+
+def test_labels_that_a_caller_has_shifted_are_taken_as_they_are():
+    """With logits and without; `labels` only says that a loss is wanted."""
+    model, inputs = language_model("Decoder"), training_batch("Decoder")
+    shifted = nn.functional.pad(inputs["labels"][:, 1:], (0, 1), value=-100)
+    expected = model(**inputs).loss
+    inputs["labels"] = torch.ones_like(inputs["labels"])
+    for skip_logits in (False, True):
+        assert_close(model(**inputs, shift_labels=shifted, skip_logits=skip_logits).loss, expected)
