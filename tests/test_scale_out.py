@@ -100,6 +100,14 @@ def test_sharded_weights_train_the_same_and_are_saved_whole(alone, corpus_file, 
         assert losses(half) == pytest.approx(losses(alone), abs=1e-5)
 
 
+def test_weights_kept_whole_within_a_step_train_the_same(alone, corpus_file, tmp_path):
+    """ZeRO's second stage by FSDP2."""
+    sharded = [str(ROOT / "tests" / "fsdp_on_cpu.py")]
+    text = finish(start("zero2.yaml", corpus_file, tmp_path / "run", "--max-steps=50", program=sharded))
+    assert "2 x cpu, FSDP" in text
+    assert losses(tmp_path / "run") == pytest.approx(losses(alone), abs=1e-5)
+
+
 def test_two_hosts_equal_one(alone, corpus_file, tmp_path):
     """Both on loopback: one process each, a rendezvous between them."""
     port = free_port()
