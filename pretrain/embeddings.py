@@ -15,7 +15,7 @@ from sklearn.utils.extmath import randomized_svd
 from .packing import PackedTokens
 from .tokenizer import VocabularyFacts
 
-WINDOW = 10  # tokens to each side; a pair at distance d counts (WINDOW + 1 - d) / WINDOW
+WINDOW = 10  # tokens to each side; a pair at distance d counts WINDOW + 1 - d times
 CONTEXTS = 4096  # the most frequent tokens stand as columns: bounds memory to vocabulary * CONTEXTS floats
 CONTEXT_SMOOTHING = 0.75  # exponent on context frequencies, against a bias towards rare ones
 MOST_TOKENS = 20_000_000  # counted from the front: bounds time on large corpora
@@ -42,18 +42,19 @@ def _count(tokens: np.ndarray, cls_id: int, facts: VocabularyFacts) -> np.ndarra
     frequency = np.bincount(tokens, minlength=vocabulary)
     frequency[facts.is_special] = 0
     contexts = np.argsort(-frequency, kind="stable")[:CONTEXTS]
-    column = np.full(vocabulary, -1)
+    width = len(contexts) + 1  # the last column takes what is no context
+    column = np.full(vocabulary, len(contexts))
     column[contexts] = np.arange(len(contexts))
-    rows, columns = tokens.astype(np.int64) * len(contexts), column[tokens]
-    document = np.cumsum(tokens == cls_id)
-    counts = np.zeros(vocabulary * len(contexts), dtype=np.float32)
+    column[facts.is_special] = len(contexts)
+    # as many special tokens between two documents as a window is wide: no pair crosses, and nothing need be masked
+    spaced = np.insert(tokens.astype(np.int64), np.repeat(np.flatnonzero(tokens == cls_id), WINDOW), cls_id)
+    rows, columns = spaced * width, column[spaced]
+    counts = np.zeros(vocabulary * width, dtype=np.float32)
     for distance in range(1, WINDOW + 1):
-        together = document[distance:] == document[:-distance]
-        for row, other in ((rows[:-distance], columns[distance:]), (rows[distance:], columns[:-distance])):
-            counted = together & (other >= 0)
-            found = np.bincount(row[counted] + other[counted], minlength=len(counts))
-            counts += found * np.float32((WINDOW + 1 - distance) / WINDOW)
-    counts = counts.reshape(vocabulary, len(contexts))
+        weight = np.float32(WINDOW + 1 - distance)  # whole numbers: the sum is exact, whatever its order
+        np.add.at(counts, rows[:-distance] + columns[distance:], weight)
+        np.add.at(counts, rows[distance:] + columns[:-distance], weight)
+    counts = counts.reshape(vocabulary, width)[:, :-1]
     counts[facts.is_special] = 0
     return counts
 
