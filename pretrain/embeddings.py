@@ -31,6 +31,7 @@ def cooccurrence_embeddings(data: PackedTokens, facts: VocabularyFacts, dimensio
     left, strengths, _ = randomized_svd(associations, dimensions_found, n_iter=3, random_state=0)
     vectors = np.zeros((len(facts.is_special), dimensions), dtype=np.float32)
     vectors[:, :dimensions_found] = left * np.sqrt(strengths)
+    vectors[~counts.any(axis=1)] = 0  # and not what rounding makes of it
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     vectors = np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 1e-6)
     return vectors * np.float32(NORM_PER_SQRT_DIMENSION * np.sqrt(dimensions))
