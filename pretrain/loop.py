@@ -71,7 +71,7 @@ class TrainingLoop:
         for step, plan, micro_batches in self.prefetched(progress.step):
             start = time.perf_counter()
             factor = learning_rate_factor(step, self.max_steps, warmup=self.recipe.warmup, decay=self.recipe.decay)
-            learning_rate = set_learning_rate(self.optimizers, factor)
+            learning_rate = set_learning_rate(self.optimizers, factor, plan.stage.matrix_learning_rate)
             figures = self.step(step, micro_batches)
             if not figures.is_sound:
                 self._skip(step, plan, figures, progress)

@@ -42,9 +42,14 @@ def build_optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optim
     return optimizers
 
 
-def set_learning_rate(optimizers: list[torch.optim.Optimizer], factor: float) -> float:
-    """Sets every group to `factor` of its peak; returns AdamW's rate, the one that is logged."""
+def set_learning_rate(
+    optimizers: list[torch.optim.Optimizer], factor: float, matrix_learning_rate: float | None = None
+) -> float:
+    """Sets every group to `factor` of its peak, Muon's to `factor` of `matrix_learning_rate` where a stage names one;
+    returns AdamW's rate, the one that is logged."""
     for optimizer in optimizers:
+        is_muon = isinstance(getattr(optimizer, "optimizer", optimizer), torch.optim.Muon)  # under Accelerate's wrapper
         for group in optimizer.param_groups:
-            group["lr"] = group["peak_lr"] * factor
+            peak = matrix_learning_rate if is_muon and matrix_learning_rate is not None else group["peak_lr"]
+            group["lr"] = peak * factor
     return optimizers[-1].param_groups[0]["lr"]

@@ -42,12 +42,14 @@ class Stage:
         block_size: tokens in a row (T).
         batch_size: rows in a step, over all processes and micro-batches (B).
         mask_rate: of a row's tokens, in (0, 1); the count per row is fixed. None where nothing is hidden (next_token).
+        matrix_learning_rate: Muon's at its peak while this stage lasts; None takes the recipe's.
     """
 
     share: float
     block_size: int
     batch_size: int
     mask_rate: float | None = None
+    matrix_learning_rate: float | None = None
 
 
 @dataclass
@@ -57,7 +59,7 @@ class Recipe:
     Args:
         family: which model is trained.
         model: its config fields (vocab_size and token ids are filled in); --model.hidden_size 256 sets one.
-        stages: the phases of the run: a list of {share, block_size, batch_size, mask_rate}.
+        stages: the phases of the run: a list of {share, block_size, batch_size, mask_rate, matrix_learning_rate}.
         vocab_size: of the WordPiece tokenizer trained on the corpus.
         lowercase: whether the tokenizer folds case (and strips accents).
         embedding_init: start the token embeddings from the corpus' co-occurrence counts, or at random.
@@ -129,6 +131,8 @@ class Recipe:
         _require(0 < stage.share <= 1, f"{name}.share", "must lie in (0, 1]")
         _require(stage.block_size >= 8, f"{name}.block_size", "must be at least 8 tokens")
         _require(stage.batch_size >= 1, f"{name}.batch_size", "must be at least 1")
+        rate = stage.matrix_learning_rate
+        _require(rate is None or rate > 0, f"{name}.matrix_learning_rate", "must be positive")
         self._validate_mask_rate(f"{name}.mask_rate", stage)
         limit = self.model.get("max_position_embeddings", CONFIG_CLASSES[self.family].max_position_embeddings)
         _require(stage.block_size <= limit, f"{name}.block_size", f"exceeds max_position_embeddings ({limit})")
