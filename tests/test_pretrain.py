@@ -23,10 +23,11 @@ from transformers import (
     pipeline,
 )
 
-import hf_tiny_transformer  # noqa: F401  (registers the families)
+from hf_tiny_transformer import TinyTransformerEncoderConfig, TinyTransformerEncoderForMaskedLM
 from hf_tiny_transformer.runs import run_cli
-from pretrain.cli import main
+from pretrain.cli import main, parse
 from pretrain.metrics import read_metrics
+from pretrain.optimizer import build_optimizers, set_learning_rate
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = [
@@ -34,7 +35,7 @@ TINY = [
     "--model.hidden_size=32",
     "--model.num_attention_heads=2",
     "--model.intermediate_size=48",
-    '--stages=[{"share": 0.5, "block_size": 16, "batch_size": 8, "mask_rate": 0.3},'
+    '--stages=[{"share": 0.5, "block_size": 16, "batch_size": 8, "mask_rate": 0.3, "matrix_learning_rate": 0.03},'
     ' {"share": 0.5, "block_size": 32, "batch_size": 4, "mask_rate": 0.2}]',
     "--micro_batch_size=4",
     "--validation_share=0.1",
@@ -138,6 +139,16 @@ def test_resume_ends_with_the_same_bytes_and_the_same_metrics(run, corpus_file, 
     assert_same_weights(run, half)
     losses = [[line["loss"] for line in read_metrics(d / "training/metrics.jsonl")] for d in (run, half)]
     assert losses[0] == losses[1]
+
+
+def test_a_stages_own_rate_is_muons_only():
+    model = TinyTransformerEncoderForMaskedLM(TinyTransformerEncoderConfig(vocab_size=50, hidden_size=32))
+    recipe = parse(["--output", "x", "--learning_rate=0.002", "--matrix_learning_rate=0.005"])[1]
+    muon, adamw = optimizers = build_optimizers(model, recipe)
+    for of_stage, expected in ((0.03, 0.015), (None, 0.0025)):
+        assert set_learning_rate(optimizers, 0.5, of_stage) == 0.001
+        assert [group["lr"] for group in muon.param_groups] == [expected]
+        assert {group["lr"] for group in adamw.param_groups} == {0.001}
 
 
 def test_micro_batches_do_not_change_what_is_learned(corpus_file, tmp_path):

@@ -59,6 +59,7 @@ BAD_FLAGS = {
     "--learning_rate -1": "learning_rate must be positive",
     "--stages.batch_size -4": "batch_size must be at least 1",
     "--stages.mask_rate 1.5": "mask_rate must lie between 0 and 1",
+    "--stages.matrix_learning_rate 0": "matrix_learning_rate must be positive",
     "--stages.block_size 4096": "exceeds max_position_embeddings",
     "--stages []": "stages needs at least one",
     "--masking letters": "masking",
