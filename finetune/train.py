@@ -24,7 +24,7 @@ from transformers import (
 from . import lora, processes
 from .checkpoint import Checkpoint, build_model
 from .examples import Splits
-from .kinds.base import EncodedSplit, Kind, ModelInput
+from .kinds.base import EncodedSplit, Kind, ModelInput, row_length
 from .optimizer import adamw, parameter_groups
 from .order import LengthGroupedOrder
 from .settings import FinetuneSettings
@@ -149,7 +149,7 @@ class _Trainer(Trainer):
         self.kind, self.evaluated, self.longest = kind, evaluated, checkpoint.max_length
 
     def _get_train_sampler(self, train_dataset=None) -> LengthGroupedOrder:
-        lengths = [len(row["input_ids"]) for row in self.train_dataset.rows]
+        lengths = [row_length(row) for row in self.train_dataset.rows]
         return LengthGroupedOrder(lengths, self.args.train_batch_size, self.args.seed)
 
     def outputs(self, split: EncodedSplit) -> np.ndarray:
@@ -192,9 +192,14 @@ class MaskedTexts(torch.utils.data.Dataset):
         row = self.rows[index]
         if self.share == 0:
             return row
-        ids = torch.tensor(row["input_ids"])
+        ids = row["input_ids"]
+        several = isinstance(ids[0], list)
+        return {**row, "input_ids": [self._masked(choice) for choice in ids] if several else self._masked(ids)}
+
+    def _masked(self, input_ids: list[int]) -> list[int]:
+        ids = torch.tensor(input_ids)
         hidden = (torch.rand(len(ids)) < self.share) & ~torch.isin(ids, self.special)
-        return {**row, "input_ids": ids.masked_fill(hidden, self.mask_id).tolist()}
+        return ids.masked_fill(hidden, self.mask_id).tolist()
 
 
 def _training_arguments(settings: FinetuneSettings, seed: int, directory: str) -> TrainingArguments:
