@@ -150,7 +150,8 @@ class _Trainer(Trainer):
 
     def _get_train_sampler(self, train_dataset=None) -> LengthGroupedOrder:
         lengths = [row_length(row) for row in self.train_dataset.rows]
-        return LengthGroupedOrder(lengths, self.args.train_batch_size, self.args.seed)
+        whole_batch = self.args.train_batch_size * processes.count()  # each process takes its part of it
+        return LengthGroupedOrder(lengths, whole_batch, self.args.seed)
 
     def outputs(self, split: EncodedSplit) -> np.ndarray:
         """(rows, ...) in the order of `split.rows`."""

@@ -136,8 +136,10 @@ pipe = pipeline("{self.pipeline_tag}", model=model_id{trust})
         """Simpler methods on the same splits."""
         return []
 
-    def encode_split(self, examples: Sequence[Example], checkpoint: Checkpoint) -> EncodedSplit:
-        return EncodedSplit(examples, self.encode(examples, checkpoint))
+    def encode_split(
+        self, examples: Sequence[Example], checkpoint: Checkpoint, *, labelled: bool = True
+    ) -> EncodedSplit:
+        return EncodedSplit(examples, self.encode(examples, checkpoint, labelled=labelled))
 
     def scores(self, outputs: np.ndarray, split: EncodedSplit) -> dict[str, float]:
         """Every metric of `outputs`, which lie in the order of `split.rows`."""
