@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import sys
 import tempfile
 import time
@@ -11,6 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from peft import PeftModel
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -147,6 +149,12 @@ class _Trainer(Trainer):
             **arguments,
         )
         self.kind, self.evaluated, self.longest = kind, evaluated, checkpoint.max_length
+        if self.train_dataset is not None and processes.count() > 1:
+            # Trainer multiplies the loss by the number of processes where forward takes **kwargs: it trusts that the
+            # model has divided by the items of all of them. Stock BERT has not, and label smoothing never does.
+            batch = self.data_collator(self.train_dataset.rows[:1])
+            divides = not self.args.label_smoothing_factor and _divides_by_items(self.model, batch)
+            self.model_accepts_loss_kwargs = self.model_accepts_loss_kwargs and divides
 
     def _get_train_sampler(self, train_dataset=None) -> LengthGroupedOrder:
         lengths = [row_length(row) for row in self.train_dataset.rows]
@@ -174,6 +182,19 @@ class _Trainer(Trainer):
         metrics = self.kind.scores(self.outputs(self.evaluated), self.evaluated)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+
+@torch.no_grad()
+def _divides_by_items(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> bool:
+    """Whether the loss of `model` is a sum over `num_items_in_batch`, and no mean of its own."""
+    plain = model.get_base_model() if isinstance(model, PeftModel) else model
+    device, known = next(plain.parameters()).device, inspect.signature(plain.forward).parameters
+    inputs = {name: values.to(device) for name, values in batch.items() if name in known}
+    training = plain.training
+    plain.eval()  # no dropout: one loss and the other differ by the count alone
+    of_one, of_two = (plain(**inputs, num_items_in_batch=torch.tensor(count, device=device)).loss for count in (1, 2))
+    plain.train(training)
+    return not torch.equal(of_one, of_two)
 
 
 class MaskedTexts(torch.utils.data.Dataset):
