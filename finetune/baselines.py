@@ -77,12 +77,11 @@ def most_alike(kind: MultipleChoice, splits: Splits) -> Row:
     started = time.perf_counter()
     vectorizer = _fitted_vectorizer(splits)
 
-    def choose(example: Example) -> int:
-        shared = vectorizer.transform([" ".join(example.texts[: kind.shared])])
-        return int((vectorizer.transform(example.texts[kind.shared :]) @ shared.T).toarray().argmax())
-
     def score(examples: Sequence[Example]) -> dict[str, float]:
-        return kind.score_predictions(np.array([choose(example) for example in examples]), examples)
+        shared = vectorizer.transform(" ".join(example.texts[: kind.shared]) for example in examples)
+        columns = zip(*(example.texts[kind.shared :] for example in examples), strict=True)
+        alike = [vectorizer.transform(column).multiply(shared).sum(axis=1) for column in columns]
+        return kind.score_predictions(np.asarray(np.hstack(alike)).argmax(axis=1), examples)
 
     reported = {name: score(examples) for name, examples in splits.reported.items()}
     validation = score(splits.validation)[kind.main]
