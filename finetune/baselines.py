@@ -19,13 +19,14 @@ from .settings import FinetuneSettings
 from .train import EncodedSplits, score_reported, train_seed
 
 if TYPE_CHECKING:
+    from .kinds.multiple_choice import MultipleChoice
     from .kinds.sequence import SequenceKind
 
 STRENGTHS = (0.25, 1.0, 4.0, 16.0, 64.0)  # the linear model's C: how closely it fits its data
 SCRATCH_RATE_FACTORS = (1.0, 3.0)  # of the fine-tuned model's rate: fresh weights want larger steps
 
 
-def constant(kind: SequenceKind, splits: Splits) -> Row:
+def constant(kind: SequenceKind | MultipleChoice, splits: Splits) -> Row:
     """One prediction for every text: the most frequent label, the mean."""
     started = time.perf_counter()
     answer = kind.constant(kind.references(splits.train))
@@ -42,8 +43,7 @@ def tfidf(kind: SequenceKind, splits: Splits) -> Row:
     """Word 1- and 2-grams, sublinear tf, a linear model, its strength chosen on validation. No chance in it: one
     figure. Of two texts it sees what they share, what they do not, and their cosine."""
     started = time.perf_counter()
-    vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\b\w+\b")
-    vectorizer.fit(text for example in splits.train for text in example.texts)
+    vectorizer = _fitted_vectorizer(splits)
 
     def features(examples: Sequence[Example]) -> scipy.sparse.csr_matrix:
         parts = [vectorizer.transform(column) for column in zip(*(e.texts for e in examples), strict=True)]
@@ -71,6 +71,23 @@ def tfidf(kind: SequenceKind, splits: Splits) -> Row:
     )
 
 
+def most_alike(kind: MultipleChoice, splits: Splits) -> Row:
+    """The choice whose TF-IDF has the largest cosine with that of what the choices share: which words matter is
+    learned of the training texts, what is right of nothing."""
+    started = time.perf_counter()
+    vectorizer = _fitted_vectorizer(splits)
+
+    def score(examples: Sequence[Example]) -> dict[str, float]:
+        shared = vectorizer.transform(" ".join(example.texts[: kind.shared]) for example in examples)
+        columns = zip(*(example.texts[kind.shared :] for example in examples), strict=True)
+        alike = [vectorizer.transform(column).multiply(shared).sum(axis=1) for column in columns]
+        return kind.score_predictions(np.asarray(np.hstack(alike)).argmax(axis=1), examples)
+
+    reported = {name: score(examples) for name, examples in splits.reported.items()}
+    validation = score(splits.validation)[kind.main]
+    return Row.single("most alike by TF-IDF", validation, reported, seconds=time.perf_counter() - started)
+
+
 def from_scratch(kind: Kind, checkpoint: Checkpoint, settings: FinetuneSettings, data: EncodedSplits) -> Row:
     """Same architecture, tokenizer, seeds and code path, fresh weights; its learning rate is chosen on validation
     with seed 1 among `SCRATCH_RATE_FACTORS` times the fine-tuned model's."""
@@ -95,6 +112,11 @@ def from_scratch(kind: Kind, checkpoint: Checkpoint, settings: FinetuneSettings,
         seconds=time.perf_counter() - started,
         choice=f"same tokenizer, seeds and epochs; learning rate by seed 1's validation: {_listed(tried)}",
     )
+
+
+def _fitted_vectorizer(splits: Splits) -> TfidfVectorizer:
+    vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\b\w+\b")
+    return vectorizer.fit(text for example in splits.train for text in example.texts)
 
 
 def _listed(tried: dict[float, float]) -> str:

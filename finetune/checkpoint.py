@@ -11,7 +11,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from hf_tiny_transformer.runs import UserError
 
 from .kinds.base import Kind
-from .model_files import check_weights, read_config, read_tokenizer, weights_error
+from .model_files import check_weights, read_config, read_tokenizer, usable_length, weights_error
 
 DROPOUT_FIELDS = (
     "hidden_dropout_prob",
@@ -51,7 +51,8 @@ def open_checkpoint(source: str, kind: Kind, *, dropout: float | None, max_lengt
         for name in DROPOUT_FIELDS:
             if hasattr(config, name):
                 setattr(config, name, dropout)
-    return Checkpoint(source, kind.auto_class, config, tokenizer, _usable_length(max_length, kind, config, tokenizer))
+    length = usable_length(max_length, config, tokenizer, default=kind.default_max_length)
+    return Checkpoint(source, kind.auto_class, config, tokenizer, length)
 
 
 def build_model(checkpoint: Checkpoint, seed: int, *, from_scratch: bool) -> PreTrainedModel:
@@ -77,12 +78,3 @@ def build_model(checkpoint: Checkpoint, seed: int, *, from_scratch: bool) -> Pre
         raise weights_error(checkpoint.source, error) from None
     check_weights(checkpoint.source, model, info)
     return model
-
-
-def _usable_length(wanted: int | None, kind: Kind, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
-    limit = min(
-        getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length, tokenizer.model_max_length
-    )
-    if wanted is not None and wanted > limit:
-        raise UserError(f"--max_length {wanted}: this model takes at most {limit} tokens; choose at most {limit}")
-    return wanted or min(kind.default_max_length, limit)

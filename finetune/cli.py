@@ -62,10 +62,11 @@ def parse_settings(argv: list[str]) -> FinetuneSettings:
 
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(prog=PROGRAM, exit_on_error=False, allow_abbrev=False, description=DESCRIPTION)
-    parser.add_class_arguments(FinetuneSettings, as_group=False, skip=_SWITCHES)
+    parser.add_class_arguments(FinetuneSettings, as_group=False, skip={*_SWITCHES, "choices"})
     helps = {match[1]: match[2] for match in re.finditer(r"^ +(\w+): (.+)$", FinetuneSettings.__doc__ or "", re.M)}
     for name in sorted(_SWITCHES):
         parser.add_argument(f"--{name}", action=ActionYesNo, nargs="?", default=False, help=helps[name])
+    parser.add_argument("--choices", nargs="+", metavar="COLUMN", help=helps["choices"])
     return parser
 
 
@@ -81,7 +82,7 @@ def _explain(message: str, argv: list[str]) -> str:
         return f"--{match[1].split(',')[0]} is missing; see {PROGRAM} --help"
     if match := re.search(r"argument --(\w+)/\S+: invalid", message):
         return f"--{match[1]} {_given(match[1], argv)}: must be true or false, or stand alone"
-    if match := re.search(r"argument --(\w+): expected one argument", message):
+    if match := re.search(r"argument --(\w+): expected (?:one|at least one) argument", message):
         return f"--{match[1]} needs a value: {_type_name(hints[match[1]])}"
     return f"{message}; see {PROGRAM} --help"
 
@@ -98,4 +99,6 @@ def _given(name: str, argv: list[str]) -> str:
 def _type_name(hint: Any) -> str:
     if hint is bool:
         return "true or false"
+    if hint == list[str] | None:
+        return "one column or several"
     return " or ".join(_TYPE_NAMES[part] for part in (get_args(hint) or (hint,)))

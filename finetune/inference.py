@@ -9,7 +9,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from hf_tiny_transformer.runs import UserError
 
-from .model_files import check_weights, read_tokenizer, weights_error
+from .model_files import LONGEST, check_weights, read_tokenizer, usable_length, weights_error
 
 
 @dataclass(frozen=True)
@@ -22,13 +22,26 @@ class FinishedModel:
     max_length: int
 
 
-def open_model(source: str, config: PreTrainedConfig, auto_class: type, *, from_scratch: bool = False) -> FinishedModel:
+def open_model(
+    source: str,
+    config: PreTrainedConfig,
+    auto_class: type,
+    *,
+    from_scratch: bool = False,
+    max_length: int | None = None,
+    default_length: int = LONGEST,
+) -> FinishedModel:
     """The model that `auto_class` makes of `source`, or with `from_scratch` the same with fresh weights (seed 0).
 
+    Args:
+        max_length, default_length: as `usable_length` takes them.
+
     Raises:
-        UserError: files are missing or broken, do not belong together, or lack the head that `auto_class` is for.
+        UserError: files are missing or broken, do not belong together, or lack the head that `auto_class` is for; or
+            the model takes less than `max_length`.
     """
     tokenizer = read_tokenizer(source, config)
+    length = usable_length(max_length, config, tokenizer, default=default_length)
     set_seed(0)
     try:
         if from_scratch:
@@ -52,6 +65,5 @@ def open_model(source: str, config: PreTrainedConfig, auto_class: type, *, from_
                 f"--model {source}: its files lack {absent[0]}, which {type(model).__name__} needs; "
                 "name a model that was trained for this"
             )
-    limit = min(getattr(config, "max_position_embeddings", None) or 10**9, tokenizer.model_max_length)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return FinishedModel(source, model.to(device).eval(), tokenizer, limit)
+    return FinishedModel(source, model.to(device).eval(), tokenizer, length)

@@ -12,11 +12,12 @@ from transformers import PreTrainedModel
 def with_adapters(model: PreTrainedModel, rank: int) -> PeftModel:
     """Every linear layer of the trunk gets an adapter of `rank` (alpha 2 * rank) and is frozen otherwise; the head,
     and a pooler, which many checkpoints come without, are trained whole."""
-    trunk = f"{model.base_model_prefix}."
-    pooler = f"{trunk}pooler."
+    trunk = f"{model.base_model_prefix}." if model.base_model is not model else ""  # T5's model is its own trunk
+    outside = {f"{trunk}pooler."}
+    outside |= {f"{name}." for name, module in model.named_modules() if module is model.get_output_embeddings()}
 
     def in_head(name: str) -> bool:
-        return not name.startswith(trunk) or f"{name}.".startswith(pooler)
+        return not name.startswith(trunk) or f"{name}.".startswith(tuple(outside))
 
     targets = [
         name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear) and not in_head(name)

@@ -11,6 +11,8 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrained
 
 from hf_tiny_transformer.runs import UserError
 
+LONGEST = 10**9  # tokens: where nothing limits them
+
 
 def read_config(source: str, **changes: Any) -> PreTrainedConfig:
     """The config of a directory or Hub model, with `changes` to its fields.
@@ -20,7 +22,7 @@ def read_config(source: str, **changes: Any) -> PreTrainedConfig:
     """
     _check_directory(source)
     try:
-        return AutoConfig.from_pretrained(source, trust_remote_code=False, **changes)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False, **changes)
     except Exception as error:  # transformers and huggingface_hub each bring their own types
         if Path(source).is_dir():
             raise UserError(f"{Path(source) / 'config.json'}: {_short(error)}; mend the field") from None
@@ -29,6 +31,9 @@ def read_config(source: str, **changes: Any) -> PreTrainedConfig:
             f"--model {source}: neither a directory here nor a model that can be read from the Hub "
             f"({first_line}); check the name and the network"
         ) from None
+    for name in changes.keys() - set(dir(config)):  # what its class does not know, `from_pretrained` leaves out
+        setattr(config, name, changes[name])
+    return config
 
 
 def read_tokenizer(source: str, config: PreTrainedConfig) -> PreTrainedTokenizerBase:
@@ -60,6 +65,20 @@ def read_tokenizer(source: str, config: PreTrainedConfig) -> PreTrainedTokenizer
     if config.pad_token_id is None:
         config.pad_token_id = tokenizer.pad_token_id
     return tokenizer
+
+
+def usable_length(
+    wanted: int | None, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, *, default: int = LONGEST
+) -> int:
+    """Tokens per text: `wanted`, or `default`, or as many as the model takes where those are fewer.
+
+    Raises:
+        UserError: it does not take as many as are wanted.
+    """
+    limit = min(getattr(config, "max_position_embeddings", None) or LONGEST, tokenizer.model_max_length)
+    if wanted is not None and wanted > limit:
+        raise UserError(f"--max_length {wanted}: this model takes at most {limit} tokens; choose at most {limit}")
+    return wanted or min(default, limit)
 
 
 def check_weights(source: str, model: PreTrainedModel, info: dict) -> None:

@@ -21,14 +21,17 @@ class FinetuneSettings:
         model: directory with config.json, model.safetensors and tokenizer files, or a model id on the Hub
         task: sample-sentiment (needs no network); cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte or wnli; glue, all nine
             of them; ner or qa, with --data; or a file of your own, .csv, .tsv or .jsonl, with --text, and --label or
-            --target
+            --target; multiple choice has --choices, too
         output: directory for the result; it must not hold another run
         data: for GLUE tasks: folder in GLUE's layout (SST-2/train.tsv, SST-2/dev.tsv); without it the Hub's copy.
             For ner: folder of files in CoNLL's columns, known by train, dev (or valid, testa) and test in their names,
             or hub:NAME[:CONFIG]. For qa: folder with train*.json and dev*.json as SQuAD has them
         text: for a file of your own: the column with the text
-        pair: for a file of your own: the column with the second text, where two are judged together
-        label: for a file of your own: the column with the label, the labels (a list, or joined by |) or the number
+        pair: for a file of your own: the column with the second text, where two are judged together; beside --choices
+            the question, or what every choice begins with
+        label: for a file of your own: the column with the label, the labels (a list, or joined by |) or the number;
+            with --choices the right one: its number from 0 or from 1, its letter, or its own text
+        choices: for a file of your own: the columns with a choice each, or in .jsonl one column with lists of them
         target: for a file of your own: instead of --label, the column with the text that a sequence-to-sequence model
             is to write
         metric: for --target: rouge (the default) or bleu
@@ -67,6 +70,7 @@ class FinetuneSettings:
     text: str | None = None
     pair: str | None = None
     label: str | None = None
+    choices: list[str] | None = None
     target: str | None = None
     metric: str | None = None
     validation: str | None = None
@@ -99,7 +103,8 @@ class FinetuneSettings:
                 allowed, wording = _RANGES[field.name]
                 if not allowed(value):
                     raise UserError(f"--{field.name} {value}: must be {wording}")
-            if isinstance(value, str) and not value.strip():
+            words = value if isinstance(value, list) else [value]
+            if any(isinstance(word, str) and not word.strip() for word in words):
                 raise UserError(f"--{field.name} is empty; give it a value")
         check_license(self.license)
         if self.compare and self.from_scratch:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,19 @@ def read_squad(path: Path) -> tuple[list[Example], list[int]]:
     Raises:
         UserError: the file can't be read, a field is missing, or an answer is not where it is said to be.
     """
+    examples, documents = [], []
+    for where, document, context, question in each_question(path):
+        examples.append(_example(question, context, where))
+        documents.append(document)
+    return examples, documents
+
+
+def each_question(path: Path) -> Iterator[tuple[str, int, str, Any]]:
+    """(where it lies, number of its document, context, the question's object as it is). The file is read as a whole.
+
+    Raises:
+        UserError: the file can't be read, or what is around the questions is wrong.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except json.JSONDecodeError as error:
@@ -45,15 +59,12 @@ def read_squad(path: Path) -> tuple[list[Example], list[int]]:
         raise UserError(f"{path}: not UTF-8; convert the file to UTF-8") from None
     except OSError as error:
         raise UserError(f"{path}: can't be read ({error.strerror}); check its permissions") from None
-    examples, documents = [], []
     for d, document in enumerate(_field(content, "data", list, f"{path}")):
         for p, paragraph in enumerate(_field(document, "paragraphs", list, f"{path}, data[{d}]")):
             where = f"{path}, data[{d}].paragraphs[{p}]"
             context = _field(paragraph, "context", str, where)
             for q, question in enumerate(_field(paragraph, "qas", list, where)):
-                examples.append(_example(question, context, f"{where}.qas[{q}]"))
-                documents.append(d)
-    return examples, documents
+                yield f"{where}.qas[{q}]", d, context, question
 
 
 def _example(question: Any, context: str, where: str) -> Example:

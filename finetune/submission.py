@@ -9,7 +9,6 @@ from pathlib import Path
 
 from .checkpoint import Checkpoint
 from .glue import load_test
-from .kinds.base import EncodedSplit
 from .settings import FinetuneSettings
 from .tasks import TASKS, Task
 from .train import ScoredSeed, model_outputs
@@ -24,7 +23,7 @@ def answer_test(task: Task, checkpoint: Checkpoint, settings: FinetuneSettings, 
     answers = {}
     for name, rows in load_test(task.glue, task.text_columns, settings.data).items():
         examples = [example for _, example in rows]
-        split = EncodedSplit(examples, task.kind.encode(examples, checkpoint, labelled=False))
+        split = task.kind.encode_split(examples, checkpoint, labelled=False)
         predictions = task.kind.decode(model_outputs(task.kind, checkpoint, settings, best.model, split), split)
         lines = [f"{index}\t{_spelled(task, value)}" for (index, _), value in zip(rows, predictions, strict=True)]
         answers[f"{name}.tsv"] = "\n".join(["index\tprediction", *lines]) + "\n"

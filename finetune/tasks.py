@@ -19,7 +19,7 @@ from .squad_data import load_squad
 from .tagged_data import HUB, load_tagged
 
 SUITE = "glue"  # --task glue: every task of the table that has a `glue`
-OWN_DATA_FLAGS = ("text", "pair", "label", "target", "metric", "validation", "test")
+OWN_DATA_FLAGS = ("text", "pair", "label", "choices", "target", "metric", "validation", "test")
 
 
 @dataclass(frozen=True)

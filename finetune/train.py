@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import sys
 import tempfile
 import time
@@ -11,6 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from peft import PeftModel
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -24,7 +26,7 @@ from transformers import (
 from . import lora, processes
 from .checkpoint import Checkpoint, build_model
 from .examples import Splits
-from .kinds.base import EncodedSplit, Kind, ModelInput
+from .kinds.base import EncodedSplit, Kind, ModelInput, row_length
 from .optimizer import adamw, parameter_groups
 from .order import LengthGroupedOrder
 from .settings import FinetuneSettings
@@ -147,10 +149,17 @@ class _Trainer(Trainer):
             **arguments,
         )
         self.kind, self.evaluated, self.longest = kind, evaluated, checkpoint.max_length
+        if self.train_dataset is not None and processes.count() > 1:
+            # Trainer multiplies the loss by the number of processes where forward takes **kwargs: it trusts that the
+            # model has divided by the items of all of them. Stock BERT has not, and label smoothing never does.
+            batch = self.data_collator(self.train_dataset.rows[:1])
+            divides = not self.args.label_smoothing_factor and _divides_by_items(self.model, batch)
+            self.model_accepts_loss_kwargs = self.model_accepts_loss_kwargs and divides
 
     def _get_train_sampler(self, train_dataset=None) -> LengthGroupedOrder:
-        lengths = [len(row["input_ids"]) for row in self.train_dataset.rows]
-        return LengthGroupedOrder(lengths, self.args.train_batch_size, self.args.seed)
+        lengths = [row_length(row) for row in self.train_dataset.rows]
+        whole_batch = self.args.train_batch_size * processes.count()  # each process takes its part of it
+        return LengthGroupedOrder(lengths, whole_batch, self.args.seed)
 
     def outputs(self, split: EncodedSplit) -> np.ndarray:
         """(rows, ...) in the order of `split.rows`."""
@@ -175,6 +184,19 @@ class _Trainer(Trainer):
         return metrics
 
 
+@torch.no_grad()
+def _divides_by_items(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> bool:
+    """Whether the loss of `model` is a sum over `num_items_in_batch`, and no mean of its own."""
+    plain = model.get_base_model() if isinstance(model, PeftModel) else model
+    device, known = next(plain.parameters()).device, inspect.signature(plain.forward).parameters
+    inputs = {name: values.to(device) for name, values in batch.items() if name in known}
+    training = plain.training
+    plain.eval()  # no dropout: one loss and the other differ by the count alone
+    of_one, of_two = (plain(**inputs, num_items_in_batch=torch.tensor(count, device=device)).loss for count in (1, 2))
+    plain.train(training)
+    return not torch.equal(of_one, of_two)
+
+
 class MaskedTexts(torch.utils.data.Dataset):
     """Training texts in which a share of the ordinary tokens is replaced by [MASK], drawn anew at each reading: the
     model may not lean on single words, and it knows the mask from its pretraining. A tokenizer without a mask token
@@ -192,9 +214,14 @@ class MaskedTexts(torch.utils.data.Dataset):
         row = self.rows[index]
         if self.share == 0:
             return row
-        ids = torch.tensor(row["input_ids"])
+        ids = row["input_ids"]
+        several = isinstance(ids[0], list)
+        return {**row, "input_ids": [self._masked(choice) for choice in ids] if several else self._masked(ids)}
+
+    def _masked(self, input_ids: list[int]) -> list[int]:
+        ids = torch.tensor(input_ids)
         hidden = (torch.rand(len(ids)) < self.share) & ~torch.isin(ids, self.special)
-        return {**row, "input_ids": ids.masked_fill(hidden, self.mask_id).tolist()}
+        return ids.masked_fill(hidden, self.mask_id).tolist()
 
 
 def _training_arguments(settings: FinetuneSettings, seed: int, directory: str) -> TrainingArguments:

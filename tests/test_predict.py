@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoTokenizer, BertConfig, BertForMaskedLM,
 
 from finetune.cli import main
 from finetune.predict import run as predict_module
-from finetune.predict.answers import open_predictor
+from finetune.predict.labels import Labels
 from finetune.predict.rows import TextFile
 
 REPOSITORY = Path(__file__).parents[1]
@@ -209,9 +209,10 @@ def test_what_was_cut_is_said(models, tmp_path, capsys):
 def test_memory_does_not_grow_with_the_file(models, tmp_path, monkeypatch):
     """Python's own allocations while 600 and 6,000 rows pass, without the model, which sees one window either way."""
     monkeypatch.setattr(predict_module, "BATCHES_AT_ONCE", 4)
-    predictor = open_predictor(str(models["regression"]), 32, pairs=False)
-    monkeypatch.setattr(predict_module, "open_predictor", lambda *_, **__: predictor)
-    monkeypatch.setattr(type(predictor), "__call__", lambda self, rows: [{"prediction": 0.0} for _ in rows])
+    source = str(models["regression"])
+    opened = predict_module.open_model(source, predict_module.find_answerer(source)[0], Labels.auto_class)
+    monkeypatch.setattr(predict_module, "open_model", lambda *_, **__: opened)
+    monkeypatch.setattr(Labels, "__call__", lambda self, rows: [{"prediction": 0.0} for _ in rows])
     peaks = []
     for count in (600, 6000):
         source = write_lines(tmp_path / f"{count}.txt", ["word5 " * 200] * count)
@@ -234,7 +235,7 @@ def test_an_interrupted_run_leaves_nothing_that_looks_whole(models, tmp_path, mo
         return [{"prediction": 0.0} for _ in rows]
 
     monkeypatch.setattr(predict_module, "BATCHES_AT_ONCE", 1)
-    monkeypatch.setattr("finetune.predict.answers.Predictor.__call__", interrupted)
+    monkeypatch.setattr(Labels, "__call__", interrupted)
     assert run(models["regression"], source, tmp_path / "out.jsonl") == 130
     assert list(tmp_path.iterdir()) == [source]
 
@@ -308,7 +309,7 @@ def test_models_that_answer_nothing_are_refused(models, tmp_path, capsys):
     assert run(language_model, source, tmp_path / "out.jsonl") == 2
     assert "lack bert.pooler.dense.bias, which BertForSequenceClassification needs" in capsys.readouterr().err
     assert run(models["entities"], source, tmp_path / "out.jsonl", "--pair", "pair") == 2
-    assert "--pair: TinyTransformerBertForTokenClassification reads one text" in capsys.readouterr().err
+    assert "entities is ...ForTokenClassification and reads --text; leave it out" in capsys.readouterr().err
     assert not (tmp_path / "out.jsonl").exists()
 
 
@@ -316,4 +317,4 @@ def test_a_damaged_archive_is_named_with_the_last_good_line(tmp_path):
     whole = gzip.compress("\n".join(texts(2000)).encode())
     (tmp_path / "in.txt.gz").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(Exception, match=r"in.txt.gz, after line \d+: can't be read on"):
-        list(TextFile(tmp_path / "in.txt.gz", None, None))
+        list(TextFile(tmp_path / "in.txt.gz", Labels.reads, {}))

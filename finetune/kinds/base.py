@@ -22,7 +22,13 @@ if TYPE_CHECKING:
     from ..report import Row
     from ..settings import FinetuneSettings
 
-ModelInput = dict[str, Any]  # input_ids, attention_mask, ..., labels; not padded
+ModelInput = dict[str, Any]  # input_ids, attention_mask, ..., labels; not padded; a list per choice where there are any
+
+
+def row_length(row: ModelInput) -> int:
+    """Tokens that the row takes up in a batch; of several choices, the longest's."""
+    ids = row["input_ids"]
+    return max(map(len, ids)) if isinstance(ids[0], list) else len(ids)
 
 
 @dataclass(frozen=True)
@@ -35,7 +41,7 @@ class EncodedSplit:
     @cached_property
     def by_length(self) -> np.ndarray:
         """The rows' order in evaluation: neighbours of equal length, so that batches hold hardly any padding."""
-        return np.argsort([len(row["input_ids"]) for row in self.rows], kind="stable")
+        return np.argsort([row_length(row) for row in self.rows], kind="stable")
 
 
 def label_fields(names: Sequence[str]) -> dict[str, Any]:
@@ -130,8 +136,10 @@ pipe = pipeline("{self.pipeline_tag}", model=model_id{trust})
         """Simpler methods on the same splits."""
         return []
 
-    def encode_split(self, examples: Sequence[Example], checkpoint: Checkpoint) -> EncodedSplit:
-        return EncodedSplit(examples, self.encode(examples, checkpoint))
+    def encode_split(
+        self, examples: Sequence[Example], checkpoint: Checkpoint, *, labelled: bool = True
+    ) -> EncodedSplit:
+        return EncodedSplit(examples, self.encode(examples, checkpoint, labelled=labelled))
 
     def scores(self, outputs: np.ndarray, split: EncodedSplit) -> dict[str, float]:
         """Every metric of `outputs`, which lie in the order of `split.rows`."""

@@ -21,6 +21,7 @@ from .base import EncodedSplit, Kind, ModelInput
 
 LONGEST_ANSWER = 30  # tokens, as in transformers' and the original BERT's own scripts
 SHORTEST_ROW = 16  # tokens: below it there is hardly room for question and context
+IMPOSSIBLE = "handle_impossible_answer"  # a config's field, named after the parameter of transformers' pipeline
 NO_ANSWER = 0  # the position of [CLS], which stands for "not in here"
 
 
@@ -42,10 +43,23 @@ class WindowSplit(EncodedSplit):
 
 
 @dataclass(frozen=True)
+class Found:
+    """An answer: characters `start` to `end` of its context, tokens `first` to `last` (both included) of row `row`.
+    Its text is "" where nothing is the answer."""
+
+    text: str
+    start: int
+    end: int
+    row: int
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
 class Spans(Kind):
     """An example's texts are question and context; its label is a list of accepted answers, each [first character,
     text], empty where the context does not say. `unanswerable`: the training set has such questions, and the model may
-    answer "" (SQuAD 2)."""
+    answer "" (SQuAD 2); its config's `IMPOSSIBLE` keeps that."""
 
     unanswerable: bool = False
     metric: str = "squad"
@@ -57,12 +71,18 @@ class Spans(Kind):
     pipeline_tag = "question-answering"
 
     def config_fields(self) -> dict[str, Any]:
-        return {}
+        return {IMPOSSIBLE: self.unanswerable}
 
     def check(self, settings: FinetuneSettings) -> None:
         super().check(settings)
-        if settings.max_length is not None and settings.max_length < SHORTEST_ROW:
-            raise UserError(f"--max_length {settings.max_length}: must be at least {SHORTEST_ROW} for this task")
+        self.check_length(settings.max_length)
+
+    def check_length(self, max_length: int | None) -> None:
+        """Raises:
+        UserError: too few tokens for a row.
+        """
+        if max_length is not None and max_length < SHORTEST_ROW:
+            raise UserError(f"--max_length {max_length}: must be at least {SHORTEST_ROW} for this task")
 
     def describe(self) -> str:
         return "answering questions with a part of a text" + (" or with nothing" if self.unanswerable else "")
@@ -80,8 +100,10 @@ print(tokenizer.decode(encoded["input_ids"][0][answer.start_logits.argmax() : an
     def encode(self, examples: Sequence[Example], checkpoint: Checkpoint, *, labelled: bool = True) -> list[ModelInput]:
         return self._encode(examples, checkpoint, labelled)[0]
 
-    def encode_split(self, examples: Sequence[Example], checkpoint: Checkpoint) -> WindowSplit:
-        return WindowSplit(examples, *self._encode(examples, checkpoint, True))
+    def encode_split(
+        self, examples: Sequence[Example], checkpoint: Checkpoint, *, labelled: bool = True
+    ) -> WindowSplit:
+        return WindowSplit(examples, *self._encode(examples, checkpoint, labelled))
 
     def _encode(
         self, examples: Sequence[Example], checkpoint: Checkpoint, labelled: bool
@@ -94,7 +116,7 @@ print(tokenizer.decode(encoded["input_ids"][0][answer.start_logits.argmax() : an
                 " (tokenizer.json)"
             )
         encoded = tokenizer(
-            _cut([example.texts[0] for example in examples], checkpoint),
+            cut_questions([example.texts[0] for example in examples], checkpoint),
             [example.texts[1] for example in examples],
             truncation="only_second",
             max_length=checkpoint.max_length,
@@ -122,20 +144,30 @@ print(tokenizer.decode(encoded["input_ids"][0][answer.start_logits.argmax() : an
         return torch.stack(logits[:2], dim=-1).float()
 
     def decode(self, outputs: np.ndarray, split: WindowSplit) -> list[str]:
-        """The best span over all of an example's windows, or "" where nothing is likelier still."""
-        best = [(-np.inf, "")] * len(split.examples)
-        nothing = [np.inf] * len(split.examples)
-        for logits, window in zip(outputs, split.windows, strict=True):
-            nothing[window.example] = min(nothing[window.example], float(logits[NO_ANSWER].sum()))
+        return [found.text for found in self.find(outputs, split)]
+
+    def find(self, outputs: Sequence[np.ndarray], split: WindowSplit) -> list[Found]:
+        """The best span over all of an example's windows, or "" where nothing is likelier still; `outputs` has a
+        (T, 2) for each row, padding behind it or not."""
+        best = [(-np.inf, Found("", 0, 0, 0, NO_ANSWER, NO_ANSWER))] * len(split.examples)
+        nothing = [(np.inf, best[0][1])] * len(split.examples)
+        for row, (logits, window) in enumerate(zip(outputs, split.windows, strict=True)):
+            i = window.example
+            empty = float(logits[NO_ANSWER].sum()), Found("", 0, 0, row, NO_ANSWER, NO_ANSWER)
+            nothing[i] = min(nothing[i], empty, key=lambda pair: pair[0])
             if not len(window.offsets):
                 continue
-            score, start, end = best_span(logits[window.first :][: len(window.offsets)])
-            if score > best[window.example][0]:
-                characters = slice(window.offsets[start][0], window.offsets[end][1])
-                best[window.example] = (score, split.examples[window.example].texts[1][characters].strip())
+            score, first, last = best_span(logits[window.first :][: len(window.offsets)])
+            if score > best[i][0]:
+                start, end = int(window.offsets[first][0]), int(window.offsets[last][1])
+                whole = split.examples[i].texts[1][start:end]
+                text = whole.strip()  # byte-level tokenizers count the space before a word to it
+                start += len(whole) - len(whole.lstrip())
+                found = Found(text, start, start + len(text), row, window.first + first, window.first + last)
+                best[i] = (score, found)
         return [
-            "" if self.unanswerable and none > score else text
-            for (score, text), none in zip(best, nothing, strict=True)
+            none if score == -np.inf or (self.unanswerable and least > score) else found
+            for (score, found), (least, none) in zip(best, nothing, strict=True)
         ]
 
     def prediction_columns(self, outputs: np.ndarray, split: WindowSplit) -> dict[str, Sequence]:
@@ -169,7 +201,7 @@ def _positions(window: Window, accepted: Sequence[tuple[int, str]]) -> tuple[int
     return NO_ANSWER, NO_ANSWER
 
 
-def _cut(questions: list[str], checkpoint: Checkpoint) -> list[str]:
+def cut_questions(questions: list[str], checkpoint: Checkpoint) -> list[str]:
     """Questions cut to half of a row, so that any context fits in windows beside them."""
     encoded = checkpoint.tokenizer(
         questions,

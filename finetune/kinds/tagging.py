@@ -57,8 +57,10 @@ class Tagging(Kind):
     def encode(self, examples: Sequence[Example], checkpoint: Checkpoint, *, labelled: bool = True) -> list[ModelInput]:
         return self._encode(examples, checkpoint, labelled)[0]
 
-    def encode_split(self, examples: Sequence[Example], checkpoint: Checkpoint) -> TaggedSplit:
-        return TaggedSplit(examples, *self._encode(examples, checkpoint, True))
+    def encode_split(
+        self, examples: Sequence[Example], checkpoint: Checkpoint, *, labelled: bool = True
+    ) -> TaggedSplit:
+        return TaggedSplit(examples, *self._encode(examples, checkpoint, labelled))
 
     def _encode(
         self, examples: Sequence[Example], checkpoint: Checkpoint, labelled: bool

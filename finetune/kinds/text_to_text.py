@@ -75,8 +75,10 @@ print(tokenizer.decode(model.generate(**encoded, max_length=128)[0], skip_specia
             encoded["labels"] = [ids[1:] if ids[:1] == [start] else ids for ids in encoded["labels"]]
         return [{name: values[i] for name, values in encoded.items()} for i in range(len(examples))]
 
-    def encode_split(self, examples: Sequence[Example], checkpoint: Checkpoint) -> WrittenSplit:
-        return WrittenSplit(examples, self.encode(examples, checkpoint), checkpoint.tokenizer)
+    def encode_split(
+        self, examples: Sequence[Example], checkpoint: Checkpoint, *, labelled: bool = True
+    ) -> WrittenSplit:
+        return WrittenSplit(examples, self.encode(examples, checkpoint, labelled=labelled), checkpoint.tokenizer)
 
     def collator(self, checkpoint: Checkpoint) -> Callable[[list[ModelInput]], dict[str, torch.Tensor]]:
         return DataCollatorForSeq2Seq(checkpoint.tokenizer)

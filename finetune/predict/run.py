@@ -17,17 +17,27 @@ from pathlib import Path
 from typing import TextIO
 
 from tqdm import tqdm
+from transformers import PreTrainedConfig
 
 from hf_tiny_transformer.runs import UserError, keep_freed_memory
 
 from ..commands import CommandParser, at_least
 from ..environment import quieten, require_writable_parent
-from .answers import Answer, Predictor, open_predictor
-from .rows import FORMATS, Row, TextFile, file_format
+from ..inference import open_model
+from ..model_files import read_config
+from .answers import Answer, Answerer
+from .choices import Choices
+from .entities import Entities
+from .labels import Labels
+from .passages import Passages
+from .rows import FORMATS, LIST, Row, SquadFile, TextFile, file_format
+from .writing import Writing
 
 PROGRAM = "python -m finetune predict"
 BATCHES_AT_ONCE = 16  # are read, sorted by length and written together
 NAMED_ERRORS = 20
+SQUAD = ".json"
+ANSWERERS = (Labels, Entities, Passages, Choices, Writing)
 _BAR = "{percentage:3.0f}%|{bar}| {desc} [{elapsed}<{remaining}]"
 
 
@@ -38,9 +48,9 @@ class PredictSettings:
     model: str
     input: Path
     output: Path
-    text: str | None
-    pair: str | None
     batch_size: int
+    max_length: int | None
+    columns: dict[str, list[str]]  # by text, of those that a flag names
 
 
 def main(argv: list[str]) -> None:
@@ -58,13 +68,32 @@ def parse_settings(argv: list[str]) -> PredictSettings:
     UserError: an unknown flag, a missing one, or a wrong value.
     """
     parser = CommandParser(PROGRAM, "Answer every text of a file with a fine-tuned model; one row out for each row in.")
-    parser.add_argument("--model", required=True, help="directory or Hub id of a text or token classifier")
-    parser.add_argument("--input", required=True, type=Path, help=f"file of texts: {', '.join(FORMATS)}, or with .gz")
+    parser.add_argument("--model", required=True, help="directory or Hub id of a fine-tuned model")
+    parser.add_argument(
+        "--input",
+        required=True,
+        type=Path,
+        help=f"file of texts: {', '.join(FORMATS)}, or with .gz; for question answering also SQuAD's {SQUAD}",
+    )
     parser.add_argument("--output", required=True, type=Path, help="file to write: .jsonl or .csv, or with .gz")
-    parser.add_argument("--text", help="the column of the texts; default: text, or the only column")
-    parser.add_argument("--pair", help="the column of the second texts, of models that read pairs")
+    columns = {
+        "text": "the column of the texts; default: text, or the only column; of what questions are about: context",
+        "pair": "the column of the second texts, of models that read pairs; with choices, of what each begins with",
+        "question": "the column of the questions; default: question",
+        "choices": "the columns with a choice each, or one column with lists of them; default: choices",
+    }
+    for name, about in columns.items():
+        several = name == LIST
+        parser.add_argument(f"--{name}", nargs="+" if several else 1, metavar="COLUMN", help=about)
     parser.add_argument("--batch_size", type=at_least(1), default=32, help="texts at a time (default 32)")
-    return PredictSettings(**vars(parser.parse_args(argv)))
+    parser.add_argument(
+        "--max_length",
+        type=at_least(4),
+        help="tokens per text (default: what the model takes; for questions 384, for writing 128, as in training)",
+    )
+    flags = vars(parser.parse_args(argv))
+    given = {name: value for name in columns if (value := flags.pop(name)) is not None}
+    return PredictSettings(**flags, columns=given)
 
 
 def predict(settings: PredictSettings) -> None:
@@ -81,33 +110,69 @@ def predict(settings: PredictSettings) -> None:
     if settings.output.exists():
         raise UserError(f"--output {settings.output}: already there; remove it or name another file")
     require_writable_parent("--output", settings.output)
-    source = TextFile(settings.input, settings.text, settings.pair)
+    config, answerer = find_answerer(settings.model)
+    source = _open_input(settings, answerer)
     rows = iter(source)
     first = next(rows, None)  # a wrong column shows before the model is opened
     if first is None:
         raise UserError(f"--input {settings.input}: no rows in it; give it texts")
-    predictor = open_predictor(settings.model, settings.batch_size, pairs=settings.pair is not None)
+    opened = open_model(
+        settings.model,
+        config,
+        answerer.auto_class,
+        max_length=settings.max_length,
+        default_length=answerer.default_max_length,
+    )
+    answer_all = answerer(opened, settings.batch_size)
     started, errors = time.perf_counter(), 0
-    names = ["text", "pair"][: 1 if settings.pair is None else 2]
     with (
         _unfinished(settings.output) as stream,
         tqdm(total=source.size, bar_format=_BAR, disable=not sys.stderr.isatty(), leave=False) as bar,
     ):
-        write = _writer(settings.output, stream, ["line", *names, *predictor.fields, "error"])
+        write = _writer(settings.output, stream, [source.unit, *source.names, *answer_all.fields, "error"])
         count = 0
         for window in _windows(itertools.chain([first], rows), BATCHES_AT_ONCE * settings.batch_size):
-            for row, answer in zip(window, _answers(predictor, window), strict=True):
+            for row, answer in zip(window, _answers(answer_all, window), strict=True):
                 if row.error is not None:
                     errors += 1
-                    _name(settings.input, row, errors, bar)
-                write({"line": row.line, **dict(zip(names, row.texts, strict=False)), **answer})
+                    _name(f"{settings.input}, {source.unit} {row.number}: {row.error}", errors, bar)
+                write({source.unit: row.number, **row.texts, **answer})
             count += len(window)
             rate = count / (time.perf_counter() - started)
             bar.set_description_str(f"{count:,} rows, {rate:,.0f} rows/s", refresh=False)
             bar.update(source.position - bar.n)
     notes = f", {errors:,} of them with an error" if errors else ""
-    notes += f", {predictor.cut:,} cut to {predictor.opened.max_length} tokens" if predictor.cut else ""
+    notes += f", {answer_all.cut:,} cut to {answer_all.max_length} tokens" if answer_all.cut else ""
     print(f"{count:,} rows{notes}; {rate:,.0f} rows/s; {settings.output}")
+
+
+def find_answerer(source: str) -> tuple[PreTrainedConfig, type[Answerer]]:
+    """The model's config, and what answers with such a model.
+
+    Raises:
+        UserError: the config can't be read, or it is of a model that answers nothing.
+    """
+    config = read_config(source)
+    saved_as = (config.architectures or ["no class"])[0]
+    for answerer in ANSWERERS:
+        if saved_as.endswith(answerer.ending):
+            return config, answerer
+    known = " or ".join(f"...{answerer.ending}" for answerer in ANSWERERS)
+    raise UserError(
+        f"--model {source}: config.json says {saved_as}, but predict takes {known}; "
+        "fine-tune it first (python -m finetune --task ...)"
+    )
+
+
+def _open_input(settings: PredictSettings, answerer: type[Answerer]) -> TextFile | SquadFile:
+    for flag in settings.columns.keys() - answerer.reads.keys():
+        reads = " and ".join(f"--{name}" for name in answerer.reads)
+        raise UserError(f"--{flag}: {settings.model} is ...{answerer.ending} and reads {reads}; leave it out")
+    if answerer is Passages and settings.input.suffix == SQUAD:
+        for flag in settings.columns:
+            raise UserError(f"--{flag}: SQuAD's {SQUAD} has its own fields; leave it out")
+        return SquadFile(settings.input)
+    return TextFile(settings.input, answerer.reads, settings.columns)
 
 
 def _windows(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:
@@ -115,15 +180,15 @@ def _windows(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:
         yield window
 
 
-def _answers(predictor: Predictor, window: list[Row]) -> Iterator[Answer]:
+def _answers(answer_all: Answerer, window: list[Row]) -> Iterator[Answer]:
     good = [row.texts for row in window if row.error is None]
-    answers = iter(predictor(good) if good else [])
+    answers = iter(answer_all(good) if good else [])
     return (next(answers) if row.error is None else {"error": row.error} for row in window)
 
 
-def _name(path: Path, row: Row, errors: int, bar: tqdm) -> None:
+def _name(problem: str, errors: int, bar: tqdm) -> None:
     if errors <= NAMED_ERRORS:
-        bar.write(f"{path}, line {row.line}: {row.error}", file=sys.stderr)
+        bar.write(problem, file=sys.stderr)
     elif errors == NAMED_ERRORS + 1:
         bar.write("more such rows are named in the output only, in the field error", file=sys.stderr)
 
