@@ -10,6 +10,7 @@ from . import processes
 from .checkpoint import Checkpoint
 from .examples import HELD_OUT_SEED
 from .kinds.base import EncodedSplit, Kind
+from .resume import Unfinished
 from .settings import FinetuneSettings
 from .train import EncodedSplits, train_seed
 
@@ -18,24 +19,38 @@ BATCH_SIZES = (8, 16, 32, 64)
 
 
 def search(
-    kind: Kind, checkpoint: Checkpoint, settings: FinetuneSettings, train: EncodedSplit, validation: EncodedSplit
+    kind: Kind,
+    checkpoint: Checkpoint,
+    settings: FinetuneSettings,
+    train: EncodedSplit,
+    validation: EncodedSplit,
+    unfinished: Unfinished,
 ) -> tuple[FinetuneSettings, dict]:
     """Trains `settings.search` times with seed 1 and takes what was best on `validation`; the reported splits are not
-    even passed in. The first trial is `settings` itself. Returns the settings to go on with, and all trials."""
+    even passed in. The first trial is `settings` itself. Returns the settings to go on with, and all trials. A search
+    that is resumed makes the same choices again, but does not train what an earlier part of it trained."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     data = EncodedSplits(train, validation, reported={})
     rates = settings.learning_rate / RATE_SPAN, min(1.0, settings.learning_rate * RATE_SPAN)
     sizes = sorted({size for size in BATCH_SIZES if size % processes.count() == 0} | {settings.batch_size})
 
+    trials = (unfinished.load("trials") or {"facts": []})["facts"]
+    earlier = len(trials)
+
     def objective(trial: optuna.Trial) -> float:
-        tried = dataclasses.replace(
-            settings,
-            learning_rate=trial.suggest_float("learning_rate", *rates, log=True),
-            batch_size=trial.suggest_categorical("batch_size", sizes),
-            epochs=trial.suggest_int("epochs", 1, 2 * settings.epochs),
-        )
+        chosen = {
+            "learning_rate": trial.suggest_float("learning_rate", *rates, log=True),
+            "batch_size": trial.suggest_categorical("batch_size", sizes),
+            "epochs": trial.suggest_int("epochs", 1, 2 * settings.epochs),
+        }
+        if trial.number < earlier:
+            return trials[trial.number]["validation"]
+        tried = dataclasses.replace(settings, **chosen)
         title = f"trial {trial.number + 1}/{settings.search}, rate {tried.learning_rate:.1e}, batch {tried.batch_size}"
-        return train_seed(kind, checkpoint, tried, data, seed=1, title=title).validation
+        trained = train_seed(kind, checkpoint, tried, data, seed=1, title=title, unfinished=unfinished)
+        trials.append(chosen | {"validation": trained.validation, "seconds": trained.seconds})
+        unfinished.save("trials", trials)
+        return trained.validation
 
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=HELD_OUT_SEED))
     study.enqueue_trial({name: getattr(settings, name) for name in ("learning_rate", "batch_size", "epochs")})
@@ -43,6 +58,6 @@ def search(
     record = {
         "chosen": study.best_params,
         "validation": study.best_value,
-        "trials": [trial.params | {"validation": trial.value} for trial in study.trials],
+        "trials": trials,
     }
     return dataclasses.replace(settings, **study.best_params), record
