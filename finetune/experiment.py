@@ -69,8 +69,10 @@ def run_experiment(settings: FinetuneSettings, command: str, *, baselines: bool 
     searched, comparison, submission = None, [], {}
     with unfinished.kept_on_sigterm():
         if settings.search:
-            settings, searched = search(task.kind, checkpoint, settings, data.train, data.validation, unfinished)
-            clock.seconds["search"] = round(sum(trial["seconds"] for trial in searched["trials"]), 2)
+            settings, searched, seconds = search(
+                task.kind, checkpoint, settings, data.train, data.validation, unfinished
+            )
+            clock.seconds["search"] = round(seconds, 2)
         best, row = _all_seeds(task.kind, checkpoint, settings, data, unfinished)
         clock.seconds["train and score all seeds"] = row.seconds  # in all parts of the run, where it was resumed
         if settings.compare or baselines:

@@ -25,17 +25,18 @@ def search(
     train: EncodedSplit,
     validation: EncodedSplit,
     unfinished: Unfinished,
-) -> tuple[FinetuneSettings, dict]:
+) -> tuple[FinetuneSettings, dict, float]:
     """Trains `settings.search` times with seed 1 and takes what was best on `validation`; the reported splits are not
-    even passed in. The first trial is `settings` itself. Returns the settings to go on with, and all trials. A search
-    that is resumed makes the same choices again, but does not train what an earlier part of it trained."""
+    even passed in. The first trial is `settings` itself. Returns the settings to go on with, all trials, and the
+    seconds they took. A search that is resumed makes the same choices again, but does not train what an earlier part of
+    it trained."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     data = EncodedSplits(train, validation, reported={})
     rates = settings.learning_rate / RATE_SPAN, min(1.0, settings.learning_rate * RATE_SPAN)
     sizes = sorted({size for size in BATCH_SIZES if size % processes.count() == 0} | {settings.batch_size})
 
-    trials = (unfinished.load("trials") or {"facts": []})["facts"]
-    earlier = len(trials)
+    done = (unfinished.load("trials") or {"facts": {"validation": [], "seconds": []}})["facts"]
+    earlier = len(done["validation"])
 
     def objective(trial: optuna.Trial) -> float:
         chosen = {
@@ -44,12 +45,13 @@ def search(
             "epochs": trial.suggest_int("epochs", 1, 2 * settings.epochs),
         }
         if trial.number < earlier:
-            return trials[trial.number]["validation"]
+            return done["validation"][trial.number]
         tried = dataclasses.replace(settings, **chosen)
         title = f"trial {trial.number + 1}/{settings.search}, rate {tried.learning_rate:.1e}, batch {tried.batch_size}"
         trained = train_seed(kind, checkpoint, tried, data, seed=1, title=title, unfinished=unfinished)
-        trials.append(chosen | {"validation": trained.validation, "seconds": trained.seconds})
-        unfinished.save("trials", trials)
+        done["validation"].append(trained.validation)
+        done["seconds"].append(trained.seconds)
+        unfinished.save("trials", done)
         return trained.validation
 
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=HELD_OUT_SEED))
@@ -58,6 +60,6 @@ def search(
     record = {
         "chosen": study.best_params,
         "validation": study.best_value,
-        "trials": trials,
+        "trials": [trial.params | {"validation": trial.value} for trial in study.trials],
     }
-    return dataclasses.replace(settings, **study.best_params), record
+    return dataclasses.replace(settings, **study.best_params), record, sum(done["seconds"])

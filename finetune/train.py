@@ -286,13 +286,13 @@ def _optimizer(model: torch.nn.Module, settings: FinetuneSettings) -> tuple[type
 
 def _attach(recorder: EpochRecorder, trainer: Trainer) -> None:
     """A bar and lines above it in a terminal, plain lines anywhere else; one process speaks."""
-    trainer.add_callback(recorder)
     if not processes.is_main():
         recorder.write = lambda line: None
     elif sys.stderr.isatty():
         bar = _Bar()
         recorder.write = lambda line: bar.training_bar.write(line, file=sys.stderr)
         trainer.add_callback(bar)
+    trainer.add_callback(recorder)  # after the bar, which has to be there for the first line
 
 
 class _Bar(ProgressCallback):

@@ -88,15 +88,13 @@ def test_killed_in_the_second_seed_and_resumed_is_the_same_as_uninterrupted(kind
 
 
 def stop_at_every_save(monkeypatch) -> list[str]:
-    """Each run in this process ends, as by Ctrl-C, with the first file that it keeps, alternately before and after it
-    is there. Returns the names of those files."""
+    """Each run in this process ends, as by Ctrl-C, where it first keeps something: by turns when that is written and
+    when it is not. Returns the names of what was to be kept."""
     save, names = Unfinished.save, []
 
     def interrupted(self, name, facts, **states):
         names.append(name)
         if len(names) % 2:
-            save(self, name, facts, **states)
-        elif names[-2:] == [name] * 2 and names[-3:-2] != [name]:  # once only, or it would never get further
             save(self, name, facts, **states)
         raise KeyboardInterrupt
 
@@ -117,9 +115,8 @@ def test_interrupted_at_everything_it_keeps(flags, toy, tmp_path, monkeypatch, c
     arguments = sequence_command(toy, tmp_path / "out", *flags, "--resume")
     with monkeypatch.context() as patch:
         saved = stop_at_every_save(patch)
-        while (status := main(arguments)) == 130:
+        while main(arguments) == 130:
             assert len(saved) < 60
-    assert status == 0
     assert set(saved) == {"epoch", "seeds"} | ({"trials", "scratch"} if "--search" in flags else set())
     capsys.readouterr()
     assert_same_run(tmp_path / "out", tmp_path / "whole")
@@ -130,8 +127,8 @@ def test_interrupted_at_everything_it_keeps(flags, toy, tmp_path, monkeypatch, c
 
 
 @pytest.fixture(scope="module")
-def interrupted(toy, tmp_path_factory) -> tuple[Path, Path]:
-    """(folder with glue/, model/ and out.unfinished, which was stopped after epoch 1 of seed 2; the whole run)."""
+def interrupted(toy, tmp_path_factory) -> Path:
+    """A folder with glue/, model/, the run whole/, and the same one as out.unfinished, stopped in seed 2."""
     folder = tmp_path_factory.mktemp("interrupted")
     shutil.copytree(toy / "model", folder / "model")
     shutil.copytree(toy / "glue", folder / "glue")
@@ -148,21 +145,21 @@ def interrupted(toy, tmp_path_factory) -> tuple[Path, Path]:
 
         patch.setattr(Unfinished, "save", terminated)
         assert main(sequence_command(folder, folder / "out")) == 143
-    return folder, folder.with_name(f"{folder.name}-whole")
+    return folder
 
 
 @pytest.fixture
 def work(interrupted, tmp_path) -> Path:
     """A copy to break."""
-    shutil.copytree(interrupted[0], tmp_path, dirs_exist_ok=True)
+    shutil.copytree(interrupted, tmp_path, dirs_exist_ok=True)
     return tmp_path
 
 
 def assert_refused(arguments: list[str], capsys, *fragments: str) -> None:
     capsys.readouterr()
     assert main(arguments) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ") and error.count("\n") == 1, error
+    *before, error = capsys.readouterr().err.splitlines()
+    assert error.startswith("error: ") and not any("Traceback" in line for line in before), error
     assert all(fragment in error for fragment in fragments), error
 
 
