@@ -37,8 +37,7 @@ class FinetuneSettings:
         license: the model's, for its card, by the Hub's short name, such as apache-2.0; null states none
         report: markdown file for the final table, the settings and the times (an existing file is replaced)
         submission: for GLUE: also answer the test rows, and pack them as the GLUE server wants them
-        resume: go on with the run of --output that was interrupted, after its last finished epoch; of --task glue,
-            with the task it was at. What is finished is not done again; where there is nothing, the run begins
+        resume: go on with the interrupted run of --output, from its last finished epoch; without one, begin
         seeds: number of runs, seeds 1 to this; scores are their mean and standard deviation
         learning_rate: peak learning rate, that of the head
         batch_size: texts per optimizer step
