@@ -58,10 +58,9 @@ def run_experiment(settings: FinetuneSettings, command: str, *, baselines: bool 
         checkpoint = open_checkpoint(
             settings.model, task.kind, dropout=settings.dropout, max_length=settings.max_length
         )
-        model = build_model(
-            checkpoint, seed=0, from_scratch=settings.from_scratch
-        )  # its errors now, not after tokenizing
-        unfinished = Unfinished(output, run_identity(settings, splits, model))
+        first_model = build_model(checkpoint, seed=0, from_scratch=settings.from_scratch)  # its errors come now
+        unfinished = Unfinished(output, run_identity(settings, splits, first_model))
+        del first_model
         unfinished.require_same()
         pretraining = _pretraining_summary(settings.model)
     with clock.step("tokenize"):

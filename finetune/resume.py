@@ -52,10 +52,11 @@ class Unfinished:
         before = _read(self.folder / RUN_FILE)
         require_same_data(self.folder / RUN_FILE, before, self.identity["data"])
         for name, what in (("weights", "the weights of --model"), ("processes", "the number of processes")):
-            if before.get(name) != self.identity[name]:
+            then, now = before.get(name), self.identity[name]
+            if then != now:
                 raise UserError(
-                    f"--resume: {what} changed since {self.folder} was begun ({before.get(name)} then, "
-                    f"{self.identity[name]} now); take them back, or remove that folder and begin anew"
+                    f"--resume: {what} changed since {self.folder} was begun ({str(then)[:12]} then, {str(now)[:12]} "
+                    "now); go back to that, or remove that folder and begin anew"
                 )
         if processes.is_main():
             for staging in self.folder.glob(".*"):

@@ -105,7 +105,7 @@ def stop_at_every_save(monkeypatch) -> list[str]:
 @pytest.mark.parametrize(
     "flags",
     [
-        ["--search", "2", "--compare", "--epochs", "1", "--seeds", "2"],
+        ["--search", "2", "--compare", "--epochs", "1", "--seeds", "1"],
         ["--lora", "2", "--epochs", "4", "--patience", "1"],
     ],
     ids=["search and compare", "lora and patience"],
