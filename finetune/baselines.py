@@ -15,8 +15,9 @@ from .checkpoint import Checkpoint
 from .examples import Example, Splits
 from .kinds.base import Kind
 from .report import Row
+from .resume import Unfinished
 from .settings import FinetuneSettings
-from .train import EncodedSplits, score_reported, train_seed
+from .train import EncodedSplits, SeedResult, TrainedSeed, score_reported, train_seed
 
 if TYPE_CHECKING:
     from .kinds.multiple_choice import MultipleChoice
@@ -88,28 +89,39 @@ def most_alike(kind: MultipleChoice, splits: Splits) -> Row:
     return Row.single("most alike by TF-IDF", validation, reported, seconds=time.perf_counter() - started)
 
 
-def from_scratch(kind: Kind, checkpoint: Checkpoint, settings: FinetuneSettings, data: EncodedSplits) -> Row:
+def from_scratch(
+    kind: Kind, checkpoint: Checkpoint, settings: FinetuneSettings, data: EncodedSplits, unfinished: Unfinished
+) -> Row:
     """Same architecture, tokenizer, seeds and code path, fresh weights; its learning rate is chosen on validation
-    with seed 1 among `SCRATCH_RATE_FACTORS` times the fine-tuned model's."""
-    started = time.perf_counter()
+    with seed 1 among `SCRATCH_RATE_FACTORS` times the fine-tuned model's. What an interrupted run finished is taken
+    from `unfinished`."""
     settings = dataclasses.replace(settings, from_scratch=True, compare=False, lora=None)
-
-    def run(rate: float, seed: int):
-        at_rate = dataclasses.replace(settings, learning_rate=rate)
-        return train_seed(kind, checkpoint, at_rate, data, seed, title=f"from scratch, rate {rate:g}, seed {seed}")
-
     rates = [min(1.0, settings.learning_rate * factor) for factor in SCRATCH_RATE_FACTORS]
-    trials = {rate: run(rate, seed=1) for rate in rates}
-    tried = {rate: trained.validation for rate, trained in trials.items()}
+    done = (unfinished.load("scratch") or {"facts": {"trials": [], "seeds": []}})["facts"]
+
+    def run(rate: float, seed: int) -> TrainedSeed:
+        at_rate = dataclasses.replace(settings, learning_rate=rate)
+        title = f"from scratch, rate {rate:g}, seed {seed}"
+        return train_seed(kind, checkpoint, at_rate, data, seed, title=title, unfinished=unfinished)
+
+    trained = {}
+    for rate in rates[len(done["trials"]) :]:
+        trained[rate] = run(rate, seed=1)
+        done["trials"].append({"validation": trained[rate].validation, "seconds": trained[rate].seconds})
+        unfinished.save("scratch", done)
+    tried = {rate: trial["validation"] for rate, trial in zip(rates, done["trials"], strict=True)}
     best = max(tried, key=tried.__getitem__)
-    results = [
-        score_reported(kind, checkpoint, settings, data, trials[best] if seed == 1 else run(best, seed)).result
-        for seed in range(1, settings.seeds + 1)
-    ]
+    for seed in range(len(done["seeds"]) + 1, settings.seeds + 1):
+        first = trained.get(best) if seed == 1 else None
+        scored = score_reported(kind, checkpoint, settings, data, first or run(best, seed))
+        done["seeds"].append(dataclasses.asdict(scored.result))
+        unfinished.save("scratch", done)
+    results = [SeedResult(**result) for result in done["seeds"]]
+    others = [trial["seconds"] for rate, trial in zip(rates, done["trials"], strict=True) if rate != best]
     return Row.of_seeds(
         f"same architecture, from scratch (rate {best:g})",
         results,
-        seconds=time.perf_counter() - started,
+        seconds=sum(result.seconds for result in results) + sum(others),
         choice=f"same tokenizer, seeds and epochs; learning rate by seed 1's validation: {_listed(tried)}",
     )
 

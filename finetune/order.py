@@ -11,16 +11,18 @@ WINDOW = 16  # batches whose texts are sorted among themselves: more saves hardl
 
 class LengthGroupedOrder(torch.utils.data.Sampler[int]):
     """Each epoch another permutation of the rows, cut into windows, sorted within them, cut into batches, and those
-    shuffled. The order depends on seed and epoch alone.
+    shuffled. The order depends on seed and epoch alone; a run that is resumed begins with epoch `first`.
 
     transformers' strategy `group_by_length` leaves the batches of a window sorted from long to short, which on a small
     data set is the whole epoch, and draws from the global generator, which after a few dropouts is no longer the same
     in all processes.
     """
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int):
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, first: int = 0):
         self.lengths, self.batch_size = torch.tensor(lengths), batch_size
         self.generator = torch.Generator().manual_seed(seed)
+        for _ in range(first):
+            iter(self)
 
     def __len__(self) -> int:
         return len(self.lengths)

@@ -11,9 +11,13 @@ def count() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def index() -> int:
+    return int(os.environ.get("RANK", "0"))
+
+
 def is_main() -> bool:
     """The process that prints and writes."""
-    return os.environ.get("RANK", "0") == "0"
+    return index() == 0
 
 
 def wait_for_everyone() -> None:

@@ -17,7 +17,7 @@ from .checkpoint import Checkpoint
 from .environment import device, versions
 from .examples import Splits
 from .report import Row
-from .settings import FinetuneSettings
+from .settings import FinetuneSettings, public_settings
 from .tasks import Task
 from .train import EncodedSplits, ScoredSeed, SeedResult
 
@@ -98,11 +98,6 @@ def write_result_directory(
         raise UserError(f"--output {output}: can't be written ({error.strerror or error}); free or change it") from None
     if failure is not None:
         raise RunError(f"{output}: {failure}") from failure
-
-
-def public_settings(settings: FinetuneSettings) -> dict:
-    """The settings as results.json, which is published, holds them: files and folders by their names only."""
-    return {name: public_name(value) if isinstance(value, str) else value for name, value in asdict(settings).items()}
 
 
 def _seed_record(result: SeedResult, headline: tuple[str, str]) -> dict:

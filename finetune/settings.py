@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from hf_tiny_transformer.cards import check_license
+from hf_tiny_transformer.cards import check_license, public_name
 from hf_tiny_transformer.runs import UserError
 
 from . import processes
@@ -40,7 +40,7 @@ class FinetuneSettings:
         license: the model's, for its card, by the Hub's short name, such as apache-2.0; null states none
         report: markdown file for the final table, the settings and the times (an existing file is replaced)
         submission: for GLUE: also answer the test rows, and pack them as the GLUE server wants them
-        resume: for --task glue: go on in --output, without the tasks that are finished there
+        resume: go on with the interrupted run of --output, from its last finished epoch; without one, begin
         seeds: number of runs, seeds 1 to this; scores are their mean and standard deviation
         learning_rate: peak learning rate, that of the head
         batch_size: texts per optimizer step
@@ -116,6 +116,11 @@ class FinetuneSettings:
                 f"--batch_size {self.batch_size}: can't be divided among {processes.count()} processes; "
                 "choose a multiple of their number"
             )
+
+
+def public_settings(settings: FinetuneSettings) -> dict:
+    """The settings as results.json, which is published, holds them: files and folders by their names only."""
+    return {name: public_name(value) if isinstance(value, str) else value for name, value in asdict(settings).items()}
 
 
 # Written so that nan fails every test.

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import statistics
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -17,7 +15,7 @@ from .environment import quieten
 from .experiment import free_paths, row_name, run_experiment
 from .glue import is_present
 from .report import Spread, markdown_table, text_table
-from .results import public_settings
+from .resume import earlier_results, say
 from .settings import FinetuneSettings
 from .submission import pack
 from .tasks import OWN_DATA_FLAGS, TASKS, Task
@@ -52,7 +50,6 @@ NOTE = (
     "128) and BERT-Mini (4 of 256): as published, on GLUE's hidden test sets, with the best of 20 settings a task; "
     "dev and test differ, WNLI's most."
 )
-NOT_COMPARED = {"task", "output", "report", "resume", "data"}  # what may differ between a run and its continuation
 
 
 def run_suite(settings: FinetuneSettings, command: str) -> dict:
@@ -60,24 +57,25 @@ def run_suite(settings: FinetuneSettings, command: str) -> dict:
     submission are written last. Returns what results.json holds.
 
     Raises:
-        UserError: bad input; tasks that were finished before stay, and --resume goes on after them.
+        UserError: bad input; what was finished before stays, and --resume goes on after it.
     """
     quieten()
     output, report = free_paths(settings)
     present, absent = _tasks(settings)
-    finished = {task.name: _finished(output, task, settings) for task in present} if settings.resume else {}
-    _say(f"GLUE: {_folders(present)}" + (f"; absent: {_folders(absent)}" if absent else ""))
-    results = {}
-    for task in present:
-        if finished.get(task.name):
-            _say(f"{task.glue.folder}: finished before")
-            results[task.name] = finished[task.name]
-            continue
-        _say(f"{task.glue.folder}:")
-        own = dataclasses.replace(
-            settings, task=task.name, output=str(output / task.glue.folder), report=None, resume=False
+    of_tasks = {
+        task.glue.folder: dataclasses.replace(
+            settings, task=task.name, output=str(output / task.glue.folder), report=None
         )
-        results[task.name] = run_experiment(own, command, baselines=True)
+        for task in present
+    }
+    if settings.resume:  # other settings than before are refused now, not after hours
+        for own in of_tasks.values():
+            earlier_results(own)
+    say(f"GLUE: {_folders(present)}" + (f"; absent: {_folders(absent)}" if absent else ""))
+    results = {}
+    for folder, own in of_tasks.items():
+        say(f"{folder}:")
+        results[own.task] = run_experiment(own, command, baselines=True)
     cells = _table(present, list(results.values()), settings)
     summary = {
         "task": "glue",
@@ -115,27 +113,6 @@ def _tasks(settings: FinetuneSettings) -> tuple[list[Task], list[Task]]:
 
 def _folders(tasks: Sequence[Task]) -> str:
     return ", ".join(task.glue.folder for task in tasks)
-
-
-def _finished(output: Path, task: Task, settings: FinetuneSettings) -> dict | None:
-    """The results of a task that an earlier run finished with the same settings; None where there are none."""
-    path = output / task.glue.folder / "results.json"
-    if not path.is_file():
-        return None
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-        before = results["settings"]
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path}: can't be read ({error}); remove {path.parent}, and it is run again") from None
-    chosen = set(results["search"]["chosen"]) if results.get("search") else set()
-    for name, value in public_settings(settings).items():
-        skipped = name in NOT_COMPARED | chosen or (name == "max_length" and value is None)
-        if not skipped and before.get(name) != value:
-            raise UserError(
-                f"--resume: {path} was made with {name} {before.get(name)}, now it is {value}; "
-                "give the same flags, or name a new --output"
-            )
-    return results
 
 
 def _table(tasks: Sequence[Task], results: Sequence[dict], settings: FinetuneSettings) -> list[list[str]]:
@@ -196,8 +173,3 @@ def _write(output: Path, report: Path | None, cells: list[list[str]], summary: d
         lacking = pack(output / "submission.zip", sorted(output.glob("*/submission")))
         rest = f"; it lacks {', '.join(lacking)}, and the server takes whole ones only" if lacking else ""
         print(f"submission: {output / 'submission.zip'}{rest}")
-
-
-def _say(line: str) -> None:
-    if processes.is_main():
-        print(line, file=sys.stderr, flush=True)

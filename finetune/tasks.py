@@ -191,8 +191,6 @@ def open_task(settings: FinetuneSettings) -> tuple[Task, Splits]:
             splits = load_task(task, settings.data)
     if settings.submission and task.glue is None:
         raise UserError(f"--submission: {task.name} is no GLUE task; leave it out")
-    if settings.resume:
-        raise UserError("--resume goes on with --task glue, task by task; a single task starts anew without it")
     task.kind.check(settings)
     splits.require_trainable(f"task {task.name}")
     return task, splits

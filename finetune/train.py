@@ -7,8 +7,7 @@ import inspect
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -19,16 +18,17 @@ from transformers import (
     PrinterCallback,
     ProgressCallback,
     Trainer,
-    TrainerCallback,
     TrainingArguments,
 )
 
 from . import lora, processes
 from .checkpoint import Checkpoint, build_model
+from .epochs import EpochRecorder
 from .examples import Splits
 from .kinds.base import EncodedSplit, Kind, ModelInput, row_length
 from .optimizer import adamw, parameter_groups
 from .order import LengthGroupedOrder
+from .resume import Unfinished
 from .settings import FinetuneSettings
 
 
@@ -84,49 +84,92 @@ def encode_splits(kind: Kind, splits: Splits, checkpoint: Checkpoint) -> Encoded
 
 
 def train_seed(
-    kind: Kind, checkpoint: Checkpoint, settings: FinetuneSettings, data: EncodedSplits, seed: int, *, title: str
+    kind: Kind,
+    checkpoint: Checkpoint,
+    settings: FinetuneSettings,
+    data: EncodedSplits,
+    seed: int,
+    *,
+    title: str,
+    unfinished: Unfinished | None = None,
 ) -> TrainedSeed:
     """Trains on `data.train` and chooses the epoch on `data.validation`; reads nothing else.
 
-    On CPU, two calls with equal arguments give equal bits. `title` begins the progress lines.
+    On CPU, two calls with equal arguments give equal bits, also where one was killed between two epochs and goes on
+    from what it kept in `unfinished`. `title` begins the progress lines.
     """
-    started = time.perf_counter()
     model = build_model(checkpoint, seed, from_scratch=settings.from_scratch)
     if settings.lora is not None:
         model = lora.with_adapters(model, settings.lora)
-    recorder = _EpochRecorder(title, kind.main, settings.epochs, settings.patience)
+    recorder = EpochRecorder(title, kind.main, settings.epochs, settings.patience, unfinished)
+    if not recorder.ended:
+        _train(kind, checkpoint, settings, data, seed, model, recorder)
+    model.load_state_dict(recorder.best_state)
+    if settings.lora is not None:
+        model = lora.merged(model)
+    return TrainedSeed(
+        seed, model, recorder.best_epoch, recorder.best_score, round(recorder.seconds, 2), recorder.epochs
+    )
+
+
+def _train(
+    kind: Kind,
+    checkpoint: Checkpoint,
+    settings: FinetuneSettings,
+    data: EncodedSplits,
+    seed: int,
+    model: torch.nn.Module,
+    recorder: EpochRecorder,
+) -> None:
+    """The epochs that are left."""
+    finished = len(recorder.epochs)
+    rest = dataclasses.replace(settings, epochs=settings.epochs - finished)
     with tempfile.TemporaryDirectory() as scratch:  # Trainer wants a directory; nothing is saved there
         trainer = _Trainer(
             kind,
             data.validation,
             checkpoint,
+            finished_epochs=finished,
             model=model,
-            args=_training_arguments(settings, seed, scratch),
+            args=_training_arguments(rest, seed, scratch),
             train_dataset=MaskedTexts(data.train.rows, checkpoint.tokenizer, settings.token_masking),
             optimizer_cls_and_kwargs=_optimizer(model, settings),
         )
         trainer.remove_callback(PrinterCallback)
         _attach(recorder, trainer)
         trainer.train()
-    model.load_state_dict(recorder.best_state)
-    if settings.lora is not None:
-        model = lora.merged(model)
-    seconds = round(time.perf_counter() - started, 2)
-    return TrainedSeed(seed, model, recorder.best_epoch, recorder.best_score, seconds, recorder.epochs)
 
 
 def score_reported(
     kind: Kind, checkpoint: Checkpoint, settings: FinetuneSettings, data: EncodedSplits, trained: TrainedSeed
 ) -> ScoredSeed:
-    """The one place where the reported splits are read."""
+    """The one place where the reported splits are scored."""
     started = time.perf_counter()
-    outputs = {
-        name: model_outputs(kind, checkpoint, settings, trained.model, split) for name, split in data.reported.items()
-    }
+    outputs = _reported_outputs(kind, checkpoint, settings, trained.model, data)
     reported = {name: kind.scores(outputs[name], split) for name, split in data.reported.items()}
     facts = {name.name: getattr(trained, name.name) for name in dataclasses.fields(trained) if name.name != "model"}
     facts["seconds"] = round(trained.seconds + time.perf_counter() - started, 2)
     return ScoredSeed(SeedResult(reported=reported, **facts), trained.model, outputs)
+
+
+def restore_scored(
+    kind: Kind,
+    checkpoint: Checkpoint,
+    settings: FinetuneSettings,
+    data: EncodedSplits,
+    result: SeedResult,
+    weights: dict[str, torch.Tensor],
+) -> ScoredSeed:
+    """What `score_reported` once returned, of its `result` and the model's state dict."""
+    model = build_model(checkpoint, result.seed, from_scratch=settings.from_scratch)
+    model.load_state_dict(weights)
+    return ScoredSeed(result, model, _reported_outputs(kind, checkpoint, settings, model, data))
+
+
+def _reported_outputs(
+    kind: Kind, checkpoint: Checkpoint, settings: FinetuneSettings, model: PreTrainedModel, data: EncodedSplits
+) -> dict[str, np.ndarray]:
+    return {name: model_outputs(kind, checkpoint, settings, model, split) for name, split in data.reported.items()}
 
 
 def model_outputs(
@@ -141,7 +184,9 @@ def model_outputs(
 class _Trainer(Trainer):
     """Trains on batches of texts of like length; evaluates by the kind's scores, on rows sorted by length."""
 
-    def __init__(self, kind: Kind, evaluated: EncodedSplit, checkpoint: Checkpoint, **arguments):
+    def __init__(
+        self, kind: Kind, evaluated: EncodedSplit, checkpoint: Checkpoint, finished_epochs: int = 0, **arguments
+    ):
         super().__init__(
             data_collator=kind.collator(checkpoint),
             eval_dataset=evaluated.rows,
@@ -149,6 +194,7 @@ class _Trainer(Trainer):
             **arguments,
         )
         self.kind, self.evaluated, self.longest = kind, evaluated, checkpoint.max_length
+        self.finished_epochs = finished_epochs
         if self.train_dataset is not None and processes.count() > 1:
             # Trainer multiplies the loss by the number of processes where forward takes **kwargs: it trusts that the
             # model has divided by the items of all of them. Stock BERT has not, and label smoothing never does.
@@ -159,7 +205,12 @@ class _Trainer(Trainer):
     def _get_train_sampler(self, train_dataset=None) -> LengthGroupedOrder:
         lengths = [row_length(row) for row in self.train_dataset.rows]
         whole_batch = self.args.train_batch_size * processes.count()  # each process takes its part of it
-        return LengthGroupedOrder(lengths, whole_batch, self.args.seed)
+        return LengthGroupedOrder(lengths, whole_batch, self.args.seed, self.finished_epochs)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
+        """Over all epochs of the run, also those that were finished before it was resumed."""
+        epochs = int(self.args.num_train_epochs)
+        return super().create_scheduler(num_training_steps // epochs * (self.finished_epochs + epochs), optimizer)
 
     def outputs(self, split: EncodedSplit) -> np.ndarray:
         """(rows, ...) in the order of `split.rows`."""
@@ -260,60 +311,20 @@ def _optimizer(model: torch.nn.Module, settings: FinetuneSettings) -> tuple[type
     return adamw(groups, settings.learning_rate)
 
 
-def _attach(recorder: _EpochRecorder, trainer: Trainer) -> None:
+def _attach(recorder: EpochRecorder, trainer: Trainer) -> None:
     """A bar and lines above it in a terminal, plain lines anywhere else; one process speaks."""
-    trainer.add_callback(recorder)
     if not processes.is_main():
         recorder.write = lambda line: None
     elif sys.stderr.isatty():
         bar = _Bar()
         recorder.write = lambda line: bar.training_bar.write(line, file=sys.stderr)
         trainer.add_callback(bar)
+    trainer.add_callback(recorder)  # after the bar, which has to be there for the first line
 
 
 class _Bar(ProgressCallback):
     def on_log(self, *args, **kwargs) -> None:
-        """The stock callback prints the raw dictionaries here; `_EpochRecorder` has a line for them."""
+        """The stock callback prints the raw dictionaries here; `EpochRecorder` has a line for them."""
 
     def on_prediction_step(self, *args, **kwargs) -> None:
         """No second bar: evaluation takes seconds."""
-
-
-@dataclass(eq=False)
-class _EpochRecorder(TrainerCallback):
-    """Writes one line per epoch, keeps the weights of the best one in memory (the earliest among equals), and ends the
-    training after `patience` epochs without a better one."""
-
-    title: str
-    main: str  # the metric to choose by
-    total: int
-    patience: int | None
-    write: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True)
-    epochs: list[dict] = field(default_factory=list)
-    best_epoch: int = 0
-    best_score: float = -float("inf")
-    best_state: dict[str, torch.Tensor] = field(default_factory=dict)
-    _train_loss: float = float("nan")
-    _started: float = field(default_factory=time.perf_counter)
-
-    def on_log(self, args, state, control, logs=None, **kwargs) -> None:
-        if "loss" in (logs or {}):
-            self._train_loss = logs["loss"]
-
-    def on_evaluate(self, args, state, control, metrics, model, **kwargs) -> None:
-        epoch, score = len(self.epochs) + 1, metrics[self.main]
-        seconds = time.perf_counter() - self._started
-        self._started = time.perf_counter()
-        self.epochs.append(
-            {"epoch": epoch, "train_loss": self._train_loss, "validation": score, "seconds": round(seconds, 2)}
-            | ({"validation_scores": metrics} if len(metrics) > 1 else {})
-        )
-        if score > self.best_score:
-            self.best_epoch, self.best_score = epoch, score
-            self.best_state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-        self.write(
-            f"{self.title}  epoch {epoch}/{self.total}  train loss {self._train_loss:.4f}  "
-            f"validation {100 * score:.2f}  {seconds:.1f} s"
-        )
-        if self.patience is not None and epoch - self.best_epoch >= self.patience:
-            control.should_training_stop = True

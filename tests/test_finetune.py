@@ -415,15 +415,20 @@ def test_baselines_choose_on_validation_only(toy):
     assert constant(kind, splits).reported["dev"]["accuracy"].mean == pytest.approx(expected)
 
 
-def test_a_failure_while_writing_leaves_nothing_behind(toy, tmp_path, monkeypatch, capsys):
+def test_a_failure_while_writing_leaves_only_what_resume_needs(toy, tmp_path, monkeypatch, capsys):
     def full_disk(*_args, **_kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(finetune.results, "_write_predictions", full_disk)
     places = ["--model", toy / "model", "--task", "sst2", "--data", toy / "glue", "--output", tmp_path / "out"]
-    assert main([*map(str, places), *TOY_FLAGS, "--epochs", "1", "--seeds", "1"]) == 2
+    arguments = [*map(str, places), *TOY_FLAGS, "--epochs", "1", "--seeds", "1"]
+    with monkeypatch.context() as patch:
+        patch.setattr(finetune.results, "_write_predictions", full_disk)
+        assert main(arguments) == 2
     assert "No space left on device" in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []
+    assert [entry.name for entry in tmp_path.iterdir()] == ["out.unfinished"]
+    assert main([*arguments, "--resume"]) == 0
+    assert capsys.readouterr().err == "finished before: seed 1\n", "nothing is trained again"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
 
 
 def test_a_run_does_not_replace_another(toy, tmp_path, capsys):

@@ -180,7 +180,6 @@ BAD_FLAGS: dict[str, tuple[dict[str, str | None], list[str]]] = {
     "negative search": ({"search": "-1"}, ["--search -1", "at least 0"]),
     "text for a rank": ({"lora": "low"}, ["--lora low", "a whole number or null"]),
     "LoRA of nothing": ({"lora": "4", "from_scratch": "true"}, ["--lora", "leave out --from_scratch"]),
-    "resume of one task": ({"resume": "true"}, ["--resume", "--task glue"]),
     "column for a task": ({"label": "stars"}, ["--label", "leave it out"]),
     "file missing": ({"task": "no/such.csv", "data": None, "text": "a", "label": "b"}, ["no/such.csv", "no such file"]),
     "length beyond the model": ({"max_length": "33"}, ["--max_length 33", "at most 32"]),

@@ -29,6 +29,7 @@ from finetune.kinds.base import EncodedSplit
 from finetune.kinds.sequence import MultiLabel, Regression, SingleLabel
 from finetune.metrics import score
 from finetune.order import LengthGroupedOrder
+from finetune.resume import Unfinished
 from finetune.search import search
 from finetune.tasks import TASKS
 from finetune.train import MaskedTexts, _Trainer, _training_arguments, model_outputs, train_seed
@@ -170,16 +171,17 @@ def test_search_chooses_without_the_reported_split(toy, tmp_path):
     assert straight["validation"]["mean"] == straight["search"]["validation"]
 
 
-def test_search_gets_no_reported_split_at_all(toy, monkeypatch):
+def test_search_gets_no_reported_split_at_all(toy, tmp_path, monkeypatch):
     kind, checkpoint, settings, data = toy_training(toy, "--search", "1")
     seen = []
 
-    def spy(kind, checkpoint, settings, data, seed, *, title):
+    def spy(kind, checkpoint, settings, data, seed, *, title, unfinished):
         seen.append(data.reported)
         return dataclasses.replace(train_seed(kind, checkpoint, settings, data, seed, title=title), validation=0.5)
 
     monkeypatch.setattr("finetune.search.train_seed", spy)
-    search(kind, checkpoint, dataclasses.replace(settings, epochs=1), data.train, data.validation)
+    unfinished = Unfinished(tmp_path / "out", {})
+    search(kind, checkpoint, dataclasses.replace(settings, epochs=1), data.train, data.validation, unfinished)
     assert seen == [{}]
 
 
