@@ -66,7 +66,7 @@ def test_every_auto_class_opens_it_without_this_package(checkpoints: Path, tmp_p
     opened = set(run_outside(OPEN_EVERYWHERE, tmp_path / "moved" / "models", cache=tmp_path).splitlines())
     table = {
         f"{config_class.__name__.removeprefix('TinyTransformer').removesuffix('Config')} {auto.__name__} {c.__name__}"
-        for config_class, model_classes in ours._FAMILIES.items()
+        for config_class, model_classes in ours.FAMILIES.items()
         for auto, c in model_classes.items()
     }
     images = {line for line in table if line.startswith("EncoderImage ")}
