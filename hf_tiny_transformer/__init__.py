@@ -1,107 +1,90 @@
-"""Transformers of your own, on Hugging Face's stack. Importing this registers the families with the Auto classes."""
+"""Transformers of your own, on Hugging Face's stack. Importing this registers the families with the Auto classes.
 
-from transformers import (
-    AutoConfig,
-    AutoImageProcessor,
-    AutoModel,
-    AutoModelForCausalLM,
-    AutoModelForImageClassification,
-    AutoModelForMaskedLM,
-    AutoModelForMultipleChoice,
-    AutoModelForNextSentencePrediction,
-    AutoModelForPreTraining,
-    AutoModelForQuestionAnswering,
-    AutoModelForSeq2SeqLM,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
-    ViTImageProcessorPil,
-)
-from transformers.utils import is_vision_available
+Nothing is imported yet by that, torch and transformers included: the classes come when they are asked for, and the Auto
+classes learn of them in time (`registration.py`).
+"""
 
-from .configuration_bert import TinyTransformerBertConfig
-from .configuration_decoder import TinyTransformerDecoderConfig
-from .configuration_encoder import TinyTransformerEncoderConfig
-from .configuration_image import TinyTransformerEncoderImageConfig
-from .configuration_seq2seq import TinyTransformerSeq2SeqConfig
-from .modeling_bert import (
-    TinyTransformerBertForMaskedLM,
-    TinyTransformerBertForMultipleChoice,
-    TinyTransformerBertForNextSentencePrediction,
-    TinyTransformerBertForPreTraining,
-    TinyTransformerBertForQuestionAnswering,
-    TinyTransformerBertForSequenceClassification,
-    TinyTransformerBertForTokenClassification,
-    TinyTransformerBertModel,
-)
-from .modeling_decoder import (
-    TinyTransformerDecoderForCausalLM,
-    TinyTransformerDecoderForSequenceClassification,
-    TinyTransformerDecoderModel,
-)
-from .modeling_encoder import (
-    TinyTransformerEncoderForMaskedLM,
-    TinyTransformerEncoderForMultipleChoice,
-    TinyTransformerEncoderForQuestionAnswering,
-    TinyTransformerEncoderForSequenceClassification,
-    TinyTransformerEncoderForTokenClassification,
-    TinyTransformerEncoderModel,
-)
-from .modeling_image import TinyTransformerEncoderForImageClassification, TinyTransformerEncoderImageModel
-from .modeling_seq2seq import TinyTransformerSeq2SeqForConditionalGeneration, TinyTransformerSeq2SeqModel
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from .registration import register_when_loaded
+
+if TYPE_CHECKING:
+    from .configuration_bert import TinyTransformerBertConfig
+    from .configuration_decoder import TinyTransformerDecoderConfig
+    from .configuration_encoder import TinyTransformerEncoderConfig
+    from .configuration_image import TinyTransformerEncoderImageConfig
+    from .configuration_seq2seq import TinyTransformerSeq2SeqConfig
+    from .families import FAMILIES
+    from .modeling_bert import (
+        TinyTransformerBertForMaskedLM,
+        TinyTransformerBertForMultipleChoice,
+        TinyTransformerBertForNextSentencePrediction,
+        TinyTransformerBertForPreTraining,
+        TinyTransformerBertForQuestionAnswering,
+        TinyTransformerBertForSequenceClassification,
+        TinyTransformerBertForTokenClassification,
+        TinyTransformerBertModel,
+    )
+    from .modeling_decoder import (
+        TinyTransformerDecoderForCausalLM,
+        TinyTransformerDecoderForSequenceClassification,
+        TinyTransformerDecoderModel,
+    )
+    from .modeling_encoder import (
+        TinyTransformerEncoderForMaskedLM,
+        TinyTransformerEncoderForMultipleChoice,
+        TinyTransformerEncoderForQuestionAnswering,
+        TinyTransformerEncoderForSequenceClassification,
+        TinyTransformerEncoderForTokenClassification,
+        TinyTransformerEncoderModel,
+    )
+    from .modeling_image import TinyTransformerEncoderForImageClassification, TinyTransformerEncoderImageModel
+    from .modeling_seq2seq import TinyTransformerSeq2SeqForConditionalGeneration, TinyTransformerSeq2SeqModel
 
 __version__ = "0.1.0"
-
-# family -> which class each Auto class should open it with
-_FAMILIES = {
-    TinyTransformerBertConfig: {
-        AutoModel: TinyTransformerBertModel,
-        AutoModelForPreTraining: TinyTransformerBertForPreTraining,
-        AutoModelForMaskedLM: TinyTransformerBertForMaskedLM,
-        AutoModelForNextSentencePrediction: TinyTransformerBertForNextSentencePrediction,
-        AutoModelForSequenceClassification: TinyTransformerBertForSequenceClassification,
-        AutoModelForTokenClassification: TinyTransformerBertForTokenClassification,
-        AutoModelForQuestionAnswering: TinyTransformerBertForQuestionAnswering,
-        AutoModelForMultipleChoice: TinyTransformerBertForMultipleChoice,
-    },
-    TinyTransformerEncoderConfig: {
-        AutoModel: TinyTransformerEncoderModel,
-        AutoModelForPreTraining: TinyTransformerEncoderForMaskedLM,
-        AutoModelForMaskedLM: TinyTransformerEncoderForMaskedLM,
-        AutoModelForSequenceClassification: TinyTransformerEncoderForSequenceClassification,
-        AutoModelForTokenClassification: TinyTransformerEncoderForTokenClassification,
-        AutoModelForQuestionAnswering: TinyTransformerEncoderForQuestionAnswering,
-        AutoModelForMultipleChoice: TinyTransformerEncoderForMultipleChoice,
-    },
-    TinyTransformerEncoderImageConfig: {
-        AutoModel: TinyTransformerEncoderImageModel,
-        AutoModelForImageClassification: TinyTransformerEncoderForImageClassification,
-    },
-    TinyTransformerDecoderConfig: {
-        AutoModel: TinyTransformerDecoderModel,
-        AutoModelForPreTraining: TinyTransformerDecoderForCausalLM,
-        AutoModelForCausalLM: TinyTransformerDecoderForCausalLM,
-        AutoModelForSequenceClassification: TinyTransformerDecoderForSequenceClassification,
-    },
-    TinyTransformerSeq2SeqConfig: {
-        AutoModel: TinyTransformerSeq2SeqModel,
-        AutoModelForPreTraining: TinyTransformerSeq2SeqForConditionalGeneration,
-        AutoModelForSeq2SeqLM: TinyTransformerSeq2SeqForConditionalGeneration,
-    },
-}
-
-for _config_class, _model_classes in _FAMILIES.items():
-    AutoConfig.register(_config_class.model_type, _config_class)
-    _config_class.model_classes = {a.__name__: m for a, m in _model_classes.items()}
-    for _auto_class, _model_class in _model_classes.items():
-        _auto_class.register(_config_class, _model_class)
-
-if is_vision_available():  # Pillow is there: resize, scale to [0, 1], normalise, as stock ViT does
-    AutoImageProcessor.register(
-        TinyTransformerEncoderImageConfig, image_processor_classes={"pil": ViTImageProcessorPil}
-    )
-
 __all__ = [
+    "FAMILIES",
+    "TinyTransformerBertConfig",
+    "TinyTransformerBertForMaskedLM",
+    "TinyTransformerBertForMultipleChoice",
+    "TinyTransformerBertForNextSentencePrediction",
+    "TinyTransformerBertForPreTraining",
+    "TinyTransformerBertForQuestionAnswering",
+    "TinyTransformerBertForSequenceClassification",
+    "TinyTransformerBertForTokenClassification",
+    "TinyTransformerBertModel",
+    "TinyTransformerDecoderConfig",
+    "TinyTransformerDecoderForCausalLM",
+    "TinyTransformerDecoderForSequenceClassification",
+    "TinyTransformerDecoderModel",
+    "TinyTransformerEncoderConfig",
+    "TinyTransformerEncoderForImageClassification",
+    "TinyTransformerEncoderForMaskedLM",
+    "TinyTransformerEncoderForMultipleChoice",
+    "TinyTransformerEncoderForQuestionAnswering",
+    "TinyTransformerEncoderForSequenceClassification",
+    "TinyTransformerEncoderForTokenClassification",
+    "TinyTransformerEncoderImageConfig",
+    "TinyTransformerEncoderImageModel",
+    "TinyTransformerEncoderModel",
+    "TinyTransformerSeq2SeqConfig",
+    "TinyTransformerSeq2SeqForConditionalGeneration",
+    "TinyTransformerSeq2SeqModel",
     "__version__",
-    *(c.__name__ for c in _FAMILIES),
-    *{m.__name__ for f in _FAMILIES.values() for m in f.values()},
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Any of our classes, at the price of importing all of them."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(".families", __name__), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+register_when_loaded()

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
-from . import _FAMILIES
+from .families import FAMILIES
 from .runs import UserError
 
 TOKENIZER_FILES = (
@@ -45,7 +45,7 @@ def open_ours(directory: str | PathLike) -> PreTrainedModel:
 
 def _class_of(content: dict[str, Any], file: Path) -> type[PreTrainedModel]:
     """The class that a config.json names in `architectures`."""
-    families = {config_class.model_type: set(table.values()) for config_class, table in _FAMILIES.items()}
+    families = {config_class.model_type: set(table.values()) for config_class, table in FAMILIES.items()}
     model_type = content.get("model_type")
     if model_type not in families:
         raise UserError(f"{file}: model_type is {model_type!r}; ours are {', '.join(families)}")

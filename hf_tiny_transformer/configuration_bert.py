@@ -2,9 +2,9 @@
 """Configuration of the Bert family: the fields and names of stock `bert`, encoder part."""
 
 from huggingface_hub.dataclasses import strict
-from transformers.utils.type_validators import activation_fn_key, interval, positive_int_field, probability
 
 from .configuration_base import TinyTransformerConfig
+from .configuration_fields import activation_field, positive_field, probability_field
 
 
 @strict
@@ -17,18 +17,18 @@ class TinyTransformerBertConfig(TinyTransformerConfig):
 
     model_type = "tiny_transformer_bert"
 
-    vocab_size: int = positive_int_field(default=8192)
-    hidden_size: int = positive_int_field(default=128)
-    num_hidden_layers: int = positive_int_field(default=2)
-    num_attention_heads: int = positive_int_field(default=2)
-    intermediate_size: int = positive_int_field(default=512)
-    hidden_act: str = activation_fn_key(default="gelu")
-    max_position_embeddings: int = positive_int_field(default=512)
-    type_vocab_size: int = positive_int_field(default=2)
-    initializer_range: float = interval(min=0.0, max=1.0)(default=0.02)
-    layer_norm_eps: float = interval(min=0.0, exclude_min=True)(default=1e-12)
-    hidden_dropout_prob: float | int = probability(default=0.1)
-    attention_probs_dropout_prob: float | int = probability(default=0.1)
+    vocab_size: int = positive_field(default=8192)
+    hidden_size: int = positive_field(default=128)
+    num_hidden_layers: int = positive_field(default=2)
+    num_attention_heads: int = positive_field(default=2)
+    intermediate_size: int = positive_field(default=512)
+    hidden_act: str = activation_field(default="gelu")
+    max_position_embeddings: int = positive_field(default=512)
+    type_vocab_size: int = positive_field(default=2)
+    initializer_range: float = probability_field(default=0.02)
+    layer_norm_eps: float = positive_field(default=1e-12)
+    hidden_dropout_prob: float | int = probability_field(default=0.1)
+    attention_probs_dropout_prob: float | int = probability_field(default=0.1)
     classifier_dropout: float | int | None = None
     tie_word_embeddings: bool = True
     pad_token_id: int | None = 0

@@ -2,8 +2,8 @@
 """Configuration of the Decoder family."""
 
 from huggingface_hub.dataclasses import strict
-from transformers.utils.type_validators import probability
 
+from .configuration_fields import probability_field
 from .configuration_trunk import TinyTransformerTrunkConfig
 
 
@@ -29,7 +29,7 @@ class TinyTransformerDecoderConfig(TinyTransformerTrunkConfig):
         "layers.*.mlp.down_proj": "rowwise",
     }
 
-    classifier_dropout: float | int = probability(default=0.0)
+    classifier_dropout: float | int = probability_field(default=0.0)
     use_cache: bool = True
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = None

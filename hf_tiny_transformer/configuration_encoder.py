@@ -4,8 +4,8 @@
 from typing import Literal
 
 from huggingface_hub.dataclasses import strict
-from transformers.utils.type_validators import probability
 
+from .configuration_fields import probability_field
 from .configuration_trunk import TinyTransformerTrunkConfig
 
 
@@ -20,7 +20,7 @@ class TinyTransformerEncoderConfig(TinyTransformerTrunkConfig):
 
     model_type = "tiny_transformer_encoder"
 
-    classifier_dropout: float | int = probability(default=0.0)
+    classifier_dropout: float | int = probability_field(default=0.0)
     classifier_pooling: Literal["mean", "cls"] = "mean"
     cls_token_id: int | None = None
     sep_token_id: int | None = None

@@ -4,9 +4,9 @@
 from typing import Literal
 
 from huggingface_hub.dataclasses import strict
-from transformers.utils.type_validators import positive_int_field
 
 from .configuration_encoder import TinyTransformerEncoderConfig
+from .configuration_fields import positive_field
 
 
 @strict
@@ -22,9 +22,9 @@ class TinyTransformerEncoderImageConfig(TinyTransformerEncoderConfig):
 
     model_type = "tiny_transformer_encoder_image"
 
-    image_size: int = positive_int_field(default=8)
-    patch_size: int = positive_int_field(default=2)
-    num_channels: int = positive_int_field(default=3)
+    image_size: int = positive_field(default=8)
+    patch_size: int = positive_field(default=2)
+    num_channels: int = positive_field(default=3)
     max_position_embeddings: int | None = None
     position_embedding_type: Literal["rotary", "sinusoidal", "learned", "none"] = "learned"
 

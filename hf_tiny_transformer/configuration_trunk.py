@@ -5,9 +5,9 @@ from typing import Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
-from transformers.utils.type_validators import activation_fn_key, interval, positive_int_field, probability
 
 from .configuration_base import TinyTransformerConfig
+from .configuration_fields import activation_field, positive_field, probability_field
 
 
 @strict
@@ -22,20 +22,20 @@ class TinyTransformerTrunkConfig(TinyTransformerConfig):
         rope_parameters: transformers' rotary settings; None means {"rope_type": "default", "rope_theta": 10000.0}.
     """
 
-    vocab_size: int = positive_int_field(default=8192)
-    hidden_size: int = positive_int_field(default=256)
-    num_hidden_layers: int = positive_int_field(default=4)
-    num_attention_heads: int = positive_int_field(default=4)
-    intermediate_size: int = positive_int_field(default=512)
-    hidden_act: str = activation_fn_key(default="gelu")
-    max_position_embeddings: int = positive_int_field(default=1024)
+    vocab_size: int = positive_field(default=8192)
+    hidden_size: int = positive_field(default=256)
+    num_hidden_layers: int = positive_field(default=4)
+    num_attention_heads: int = positive_field(default=4)
+    intermediate_size: int = positive_field(default=512)
+    hidden_act: str = activation_field(default="gelu")
+    max_position_embeddings: int = positive_field(default=1024)
     position_embedding_type: Literal["rotary", "sinusoidal", "learned", "none"] = "rotary"
     rope_parameters: dict | None = None
-    initializer_range: float = interval(min=0.0, max=1.0)(default=0.02)
-    norm_eps: float = interval(min=0.0, exclude_min=True)(default=1e-5)
-    embedding_dropout: float | int = probability(default=0.0)
-    attention_dropout: float | int = probability(default=0.0)
-    mlp_dropout: float | int = probability(default=0.0)
+    initializer_range: float = probability_field(default=0.02)
+    norm_eps: float = positive_field(default=1e-5)
+    embedding_dropout: float | int = probability_field(default=0.0)
+    attention_dropout: float | int = probability_field(default=0.0)
+    mlp_dropout: float | int = probability_field(default=0.0)
     tie_word_embeddings: bool = True
     pad_token_id: int | None = 0
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
+from transformers.utils import ModelOutput
 
 from .checkpoint_files import copy_tokenizer_files, open_ours
 from .modeling_bert import TinyTransformerBertPreTrainedModel
@@ -37,47 +38,81 @@ class OnnxReport:
 
 
 class Graph(nn.Module):
-    """`model` with its inputs by position and its outputs as a tuple, as an exporter wants them."""
+    """`model` with its inputs by position and its outputs as a tuple, as an exporter wants them.
+
+    One that generates takes the keys and values of the tokens before, none at first, and gives them with those of the
+    new ones: `past_key_values.0.key` and `present.0.key`, (B, H, P, D), as transformers.js names them.
+    """
 
     def __init__(self, model: PreTrainedModel):
         super().__init__()
         self.model = model
-        self.input_names = ["input_ids", "attention_mask"]
+        config = model.config
+        self.layers = config.num_hidden_layers if model.can_generate() else 0
+        caches = [f"{layer}.{part}" for layer in range(self.layers) for part in ("key", "value")]
+        self.input_names = ["input_ids", "attention_mask", *(f"past_key_values.{name}" for name in caches)]
         if isinstance(model, TinyTransformerBertPreTrainedModel):
             self.input_names.append("token_type_ids")
-        self.settings = {"use_cache": False} if hasattr(model.config, "use_cache") else {}
         with torch.no_grad():
-            outputs = model(**self.example(2, 5), **self.settings)
+            outputs = self.run(self.example(2, 5))
         self.output_names = [name for name, value in outputs.items() if isinstance(value, torch.Tensor)]
+        self.output_names += [f"present.{name}" for name in caches]
+
+    def run(self, inputs: dict[str, torch.Tensor]) -> ModelOutput:
+        """The model's own outputs; its cache among them, where it generates."""
+        if not self.layers:
+            settings = {"use_cache": False} if hasattr(self.model.config, "use_cache") else {}
+            return self.model(**inputs, **settings)
+        ids, mask, *past = inputs.values()
+        cache = DynamicCache(zip(past[::2], past[1::2], strict=True), config=self.model.config)
+        return self.model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True)
 
     def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Inputs in the order of `input_names`, outputs in that of `output_names`."""
-        outputs = self.model(**dict(zip(self.input_names, inputs, strict=True)), **self.settings)
-        return tuple(outputs[name] for name in self.output_names)
+        outputs = self.run(dict(zip(self.input_names, inputs, strict=True)))
+        present = [tensor for layer in range(self.layers) for tensor in _keys_and_values(outputs, layer)]
+        return (*(outputs[name] for name in self.output_names if not name.startswith("present.")), *present)
 
     @property
-    def axes(self) -> tuple[str, ...]:
-        """Names of the inputs' axes, all of any size."""
-        return (
-            ("batch", "choices", "length")
-            if type(self.model).__name__.endswith("MultipleChoice")
-            else ("batch", "length")
-        )
+    def axes(self) -> list[dict[int, torch.export.Dim]]:
+        """Of each input, those that may be of any size. transformers.js makes the first cache: `batch_size`, else 0."""
+        names = ("batch_size", "choices", "length") if self._several_choices else ("batch_size", "length")
+        batch, *others = (torch.export.Dim(name) for name in names)
+        tokens = dict(enumerate((batch, *others)))
+        if not self.layers:
+            return [tokens] * len(self.input_names)
+        mask = {0: batch, 1: torch.export.Dim.DYNAMIC}  # as long as past and new tokens together
+        return [tokens, mask, *[{0: batch, 2: torch.export.Dim("past")}] * (2 * self.layers)]
 
-    def example(self, batch_size: int, length: int) -> dict[str, torch.Tensor]:
-        """Random texts; the last one is padded, if there are several."""
-        shape = (batch_size, 3, length) if len(self.axes) == 3 else (batch_size, length)
+    @property
+    def _several_choices(self) -> bool:
+        return type(self.model).__name__.endswith("MultipleChoice")
+
+    def example(self, batch_size: int, length: int, past: int = 0) -> dict[str, torch.Tensor]:
+        """Random texts; the last one is padded, if there are several: at the end, or before the `past` tokens."""
+        config = self.model.config
+        shape = (batch_size, 3, length) if self._several_choices else (batch_size, length)
         generator = torch.Generator().manual_seed(batch_size * 1000 + length)
-        ids = torch.randint(0, self.model.config.vocab_size, shape, generator=generator)
-        mask = torch.ones_like(ids)
+        ids = torch.randint(0, config.vocab_size, shape, generator=generator)
+        mask = torch.ones(*shape[:-1], past + length, dtype=torch.long)
         if batch_size > 1:
-            mask[-1, ..., length - length // 3 :] = 0
+            hidden = slice(0, past // 3) if past else slice(length - length // 3, None)
+            mask[-1, ..., hidden] = 0
         inputs = {
             "input_ids": ids,
             "attention_mask": mask,
-            "token_type_ids": (torch.arange(length) > 1).long().expand(shape),
+            "token_type_ids": (torch.arange(length) > 1).long().expand(shape).contiguous(),
         }
-        return {name: inputs[name].contiguous() for name in self.input_names}
+        heads = (batch_size, config.num_attention_heads, past, config.hidden_size // config.num_attention_heads)
+        return {
+            name: inputs[name] if name in inputs else torch.randn(heads, generator=generator)
+            for name in self.input_names
+        }
+
+
+def _keys_and_values(outputs: ModelOutput, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+    cached = outputs.past_key_values.layers[layer]
+    return cached.keys, cached.values
 
 
 def export_onnx(source: Path, output: Path, *, int8: bool = False) -> OnnxReport:
@@ -126,8 +161,9 @@ def compare(graph: Graph, file: Path) -> tuple[float, float]:
     session = InferenceSession(str(file), providers=["CPUExecutionProvider"])
     longest = min(graph.model.config.max_position_embeddings, LONGEST_CHECK)
     largest, errors = [], []
-    for batch_size, length in ((1, 1), (1, 2), (2, 7), (3, min(longest, 33)), (1, longest)):
-        inputs = graph.example(batch_size, length)
+    shapes = [(1, 1, 0), (1, 2, 0), (2, 7, 0), (3, min(longest, 33), 0), (1, longest, 0)]
+    for shape in [*shapes, *([(1, 1, 1), (2, 1, 9), (2, 4, 3)] if graph.layers else [])]:
+        inputs = graph.example(*shape)
         with torch.no_grad():
             expected = graph(*inputs.values())
         got = session.run(graph.output_names, {name: tensor.numpy() for name, tensor in inputs.items()})
@@ -139,8 +175,7 @@ def compare(graph: Graph, file: Path) -> tuple[float, float]:
 
 
 def _write_graph(graph: Graph, file: Path, source: Path) -> None:
-    inputs = graph.example(2, 7)
-    dimensions = dict(enumerate(torch.export.Dim(name) for name in graph.axes))
+    inputs = graph.example(2, 7, past=5 if graph.layers else 0)
     with _quiet():
         try:
             program = torch.onnx.export(
@@ -148,7 +183,7 @@ def _write_graph(graph: Graph, file: Path, source: Path) -> None:
                 tuple(inputs.values()),
                 input_names=graph.input_names,
                 output_names=graph.output_names,
-                dynamic_shapes=((dimensions,) * len(inputs),),
+                dynamic_shapes=(tuple(graph.axes),),
                 dynamo=True,
                 verbose=False,
             )

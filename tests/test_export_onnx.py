@@ -82,7 +82,7 @@ def test_an_encoder_in_fp32_and_int8_as_transformers_js_wants_it(tmp_path: Path,
             ["logits"],
             "tiny_transformer_encoder",
         ),
-        ("Decoder", "ForCausalLM", {}, ["logits"], "modernbert-decoder"),
+        ("Decoder", "ForSequenceClassification", {}, ["logits"], "modernbert-decoder"),
     ],
 )
 def test_other_families_and_heads(family, task, settings, outputs, model_type, tmp_path: Path):
@@ -94,6 +94,29 @@ def test_other_families_and_heads(family, task, settings, outputs, model_type, t
     assert_same_as_torch(file, model, outputs, shapes, atol=1e-5)
     assert json.loads((tmp_path / "onnx" / "config.json").read_text())["model_type"] == model_type
     assert not list((tmp_path / "onnx").rglob("*.py"))
+
+
+def test_a_decoder_goes_on_from_its_cache_as_transformers_js_drives_it(tmp_path: Path):
+    """The first cache is empty, of the sizes that the file states; then one token at a time: what `generate` writes."""
+    model = write_ours(tmp_path / "ours", "Decoder", "ForCausalLM")
+    assert export(tmp_path / "ours", tmp_path / "onnx") == 0
+    assert json.loads((tmp_path / "onnx" / "config.json").read_text())["model_type"] == "modernbert-decoder"
+    file = tmp_path / "onnx" / "onnx" / "model.onnx"
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    sizes = {given.name: given.shape for given in session.get_inputs() if given.name.startswith("past_key_values.")}
+    assert len(sizes) == 4
+    empty = {name: [{"batch_size": 2}.get(n, 0) if isinstance(n, str) else n for n in sizes[name]] for name in sizes}
+    cache = {name: np.zeros(shape, dtype=np.float32) for name, shape in empty.items()}
+    outputs = [output.name for output in session.get_outputs()]
+    ids = new = written = torch.randint(1, 53, (2, 4))
+    for _ in range(6):
+        inputs = {"input_ids": new.numpy(), "attention_mask": torch.ones_like(written).numpy(), **cache}
+        got = dict(zip(outputs, session.run(outputs, inputs), strict=True))
+        cache = {name: got[name.replace("past_key_values", "present")] for name in cache}
+        new = torch.from_numpy(got["logits"][:, -1:].argmax(-1))
+        written = torch.cat((written, new), dim=1)
+    expected = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=6, do_sample=False)
+    assert torch.equal(written, expected)
 
 
 def refused(source: Path, output: Path, capsys, *flags: str) -> str:

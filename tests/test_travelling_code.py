@@ -66,7 +66,7 @@ def test_every_auto_class_opens_it_without_this_package(checkpoints: Path, tmp_p
     opened = set(run_outside(OPEN_EVERYWHERE, tmp_path / "moved" / "models", cache=tmp_path).splitlines())
     table = {
         f"{config_class.__name__.removeprefix('TinyTransformer').removesuffix('Config')} {auto.__name__} {c.__name__}"
-        for config_class, model_classes in ours._FAMILIES.items()
+        for config_class, model_classes in ours.FAMILIES.items()
         for auto, c in model_classes.items()
     }
     images = {line for line in table if line.startswith("EncoderImage ")}
@@ -149,7 +149,7 @@ def test_a_class_that_sharding_put_in_place_travels_as_the_original(tmp_path: Pa
     assert (tmp_path / "modeling_encoder.py").is_file()
 
 
-def test_importing_the_package_brings_the_models_only():
+def test_our_classes_bring_the_models_only():
     """Besides what transformers' own model classes need: nothing of ours but the model files, nothing of others'."""
     code = """
 import sys
@@ -157,7 +157,7 @@ from transformers import AutoModelForCausalLM
 from transformers.models.bert import modeling_bert
 from transformers.generation import GenerationMixin
 before = set(sys.modules)
-import hf_tiny_transformer
+from hf_tiny_transformer import FAMILIES
 print(*sorted(set(sys.modules) - before))
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], capture_output=True, text=True)
