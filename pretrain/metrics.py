@@ -27,6 +27,7 @@ class Reporter:
     same lines) and the rate since the line before.
 
     Args:
+        max_tokens: of the whole run: time left is counted in them, for a step's size changes from stage to stage.
         peak_share: tokens a second -> share of the machine's own matrix rate.
         track: gets each line and its step too: a tracker such as TensorBoard.
     """
@@ -36,23 +37,31 @@ class Reporter:
         path: Path,
         *,
         max_steps: int,
+        max_tokens: int,
         progress: Progress,
         speaks: bool,
         peak_share: Callable[[float], float],
         track: Callable[[dict[str, float], int], None],
     ):
-        self.path, self.max_steps, self.speaks = path, max_steps, speaks
+        self.path, self.max_steps, self.max_tokens, self.speaks = path, max_steps, max_tokens, speaks
         self.peak_share, self.track = peak_share, track
         self.last = (progress.tokens, progress.seconds)
         if speaks:
             _drop_lines_after(path, progress.step)
         show_bar = speaks and sys.stderr.isatty()
-        self.bar = tqdm(total=max_steps, initial=progress.step, unit="step", disable=not show_bar, dynamic_ncols=True)
+        self.bar = tqdm(
+            total=max_tokens,
+            initial=progress.tokens,
+            unit=" tokens",
+            unit_scale=True,
+            disable=not show_bar,
+            dynamic_ncols=True,
+        )
         self.validation = ""
 
     def after_step(self, progress: Progress, figures: dict[str, float]) -> None:
         """`figures`: loss, learning_rate, grad_norm, and validation figures where there are some."""
-        self.bar.update(1)
+        self.bar.update(progress.tokens - self.bar.n)
         validated = "validation_loss" in figures
         if not self.speaks or not (validated or self._due(progress.step, METRICS_PER_RUN)):
             return
@@ -84,13 +93,14 @@ class Reporter:
         return step % max(1, self.max_steps // lines_per_run) == 0 or step == self.max_steps
 
     def _show(self, line: dict) -> None:
-        rate = f"{line['tokens'] / max(line['seconds'], 1e-9):,.0f} tokens/s"
+        step = f"step {line['step']}/{self.max_steps}"
         if not self.bar.disable:
-            self.bar.set_postfix_str(f"loss {line['loss']:.3f}{self.validation}, {rate}")
+            self.bar.set_postfix_str(f"{step}, loss {line['loss']:.3f}{self.validation}")
             return
-        left = round((self.max_steps - line["step"]) * line["seconds"] / line["step"])
+        rate = line["tokens"] / max(line["seconds"], 1e-9)
+        left = round((self.max_tokens - line["tokens"]) / rate)
         validation = self.validation if "validation_loss" in line else ""
-        text = f"step {line['step']}/{self.max_steps}: loss {line['loss']:.3f}{validation}, {rate}"
+        text = f"{step}: loss {line['loss']:.3f}{validation}, {rate:,.0f} tokens/s"
         logger.info("%s, %d:%02d left", text, *divmod(left, 60))
 
 

@@ -23,6 +23,7 @@ from .publish import publish
 from .recipe import Recipe
 from .record import new_record, read_record, require_same, write_record
 from .saving import Saver
+from .schedule import plan_stages
 from .settings import DEFAULT_MINUTES, RunSettings
 from .speed import matrix_rate, step_flops
 from .termination import TerminationWatch
@@ -113,9 +114,11 @@ def _train(
         logger.info("resuming from %s", checkpoint)
     accelerator.wait_for_everyone()
     accelerator.init_trackers(output.name)
+    plans = plan_stages(loop.recipe, last)
     reporter = Reporter(
         output / "training" / "metrics.jsonl",
         max_steps=last,
+        max_tokens=sum(p.stage.batch_size * p.stage.block_size * (p.last - p.first) for p in plans),
         progress=progress,
         speaks=accelerator.is_main_process,
         peak_share=_peak_share(loop),

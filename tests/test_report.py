@@ -19,10 +19,11 @@ STAGES = (
     '--stages=[{"share": 0.7, "block_size": 64, "batch_size": 8, "mask_rate": 0.3},'
     ' {"share": 0.3, "block_size": 128, "batch_size": 4, "mask_rate": 0.2}]'
 )
+ONE_STAGE = '--stages=[{"share": 1.0, "block_size": 64, "batch_size": 8, "mask_rate": 0.2}]'
 
 
 def recipe(*flags: str):
-    return parse(["--recipe", "sample", "--output", "unused", *flags])[1]
+    return parse(["--recipe", "sample", "--output", "unused", "--warmup=0.02", ONE_STAGE, *flags])[1]
 
 
 def metrics(steps: int = STEPS, level: float = 4.0, seconds: float = 0.5) -> list[dict]:
