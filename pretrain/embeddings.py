@@ -15,6 +15,7 @@ from sklearn.utils.extmath import randomized_svd
 from .packing import PackedTokens
 from .tokenizer import VocabularyFacts
 
+VERSION = 2  # of the vectors, which are kept: raise it when they change
 WINDOW = 10  # tokens to each side; a pair at distance d counts WINDOW + 1 - d times
 CONTEXTS = 4096  # the most frequent tokens stand as columns: bounds memory to vocabulary * CONTEXTS floats
 CONTEXT_SMOOTHING = 0.75  # exponent on context frequencies, against a bias towards rare ones

@@ -26,7 +26,7 @@ from hf_tiny_transformer.runs import atomic_directory, atomic_write_json, cache_
 
 from .corpus import Corpus, open_corpus
 from .crew import Crew
-from .embeddings import cooccurrence_embeddings
+from .embeddings import VERSION, cooccurrence_embeddings
 from .initial import InitialModel
 from .packing import count_tokens, open_packed, write_packed
 from .recipe import CONFIG_CLASSES, Recipe
@@ -98,7 +98,7 @@ def prepare_data(
 
 def initial_embeddings(data: PreparedData, dimensions: int, accelerator: Accelerator) -> np.ndarray:
     """`cooccurrence_embeddings` of the training tokens, (vocabulary, dimensions), kept beside them."""
-    path = data.directory / f"embeddings-{dimensions}.npy"
+    path = data.directory / f"embeddings-{VERSION}-{dimensions}.npy"
     with accelerator.main_process_first():
         if not path.is_file():
             logger.info("corpus: factorising co-occurrence counts")

@@ -165,7 +165,7 @@ def test_code_that_is_missing_or_fails_is_found(finetuned, tmp_path):
 
 TAMPERED = {
     "a figure": ("README.md", "| this model | test |", "| this model | tests |", "card: figures"),
-    "the metadata's figure": ("README.md", "value: 0.", "value: 1.", "card: figures"),
+    "the metadata's figure": ("README.md", "value: ", "value: 1", "card: figures"),
     "results": ("results.json", '"parameters": ', '"parameters": 1', "card: figures"),
     "a section": ("README.md", "## Limits", "## Else", "card: sections"),
     "metadata": ("README.md", "library_name: transformers\n", "", "card: metadata"),

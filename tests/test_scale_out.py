@@ -18,14 +18,16 @@ from pretrain.metrics import read_metrics
 
 LAUNCH = ROOT / "pretrain" / "launch"
 FLAGS = ["--optimizer=adamw", "--micro_batch_size=2", "--save-steps=10"]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+ENVIRONMENT = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
 ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch"]
 
 
 def start(config, corpus, output, *flags, program=("-m", "pretrain"), launch=()):
     arguments = [*ACCELERATE, "--config_file", str(LAUNCH / config), *launch, *program]
     arguments += command(corpus, output, *FLAGS, *flags)
-    return subprocess.Popen(arguments, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        arguments, env={**os.environ, **ENVIRONMENT}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
 def finish(process, seconds=180):
