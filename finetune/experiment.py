@@ -88,15 +88,18 @@ def run_experiment(settings: FinetuneSettings, command: str, *, baselines: bool 
         )
         if processes.is_main():
             write_result_directory(output, results, task, splits, data, best, checkpoint, submission)
-            rows = [*comparison, row]
-            print(text_table(table_cells(rows, task.kind.main)))
-            print(f"seed {best.result.seed}, the best on validation, is in {output}", flush=True)
-            if report is not None:
-                atomic_write_text(report, markdown_report(results, rows))
-                print(f"report: {report}")
+            _announce(results, [*comparison, row], task.kind.main, best.result.seed, output, report)
         unfinished.remove()
     processes.wait_for_everyone()
     return results
+
+
+def _announce(results: dict, rows: list[Row], main: str, best_seed: int, output: Path, report: Path | None) -> None:
+    print(text_table(table_cells(rows, main)))
+    print(f"seed {best_seed}, the best on validation, is in {output}", flush=True)
+    if report is not None:
+        atomic_write_text(report, markdown_report(results, rows))
+        print(f"report: {report}")
 
 
 def _all_seeds(
