@@ -125,6 +125,8 @@ def _build(directory: Path, corpus: Corpus, recipe: Recipe, initial: InitialMode
         counts = {f"{kind}_tokens": count_tokens(unfinished / kind, len(tokenizer)) for kind in KINDS}
         atomic_write_json(unfinished / "facts.json", vars(corpus.facts) | counts)
         shutil.rmtree(shards, ignore_errors=True)
+        for half_written in unfinished.glob("*/.*"):  # by a process that was killed
+            half_written.unlink()
         os.rename(unfinished, directory)
 
     crew.main_only(finish)
