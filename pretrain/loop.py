@@ -122,8 +122,10 @@ class TrainingLoop:
             )
         logger.warning("passed over %s", what)
 
-    def measure_step_seconds(self, *, warm_up: int = 3, timed: int = 8) -> float:
-        """Seconds per step, averaged over the stages by their shares, of the slowest process.
+    def measure_step_seconds(
+        self, *, warm_up: int = 3, timed: int = 8, clock: Callable[[], float] = time.perf_counter
+    ) -> float:
+        """Seconds by `clock` per step, averaged over the stages by their shares, of the slowest process.
 
         It really trains: use a loop that is thrown away afterwards.
         """
@@ -131,9 +133,9 @@ class TrainingLoop:
         for plan in plan_stages(self.recipe, max_steps=10**6):
             for number in range(warm_up + timed):
                 if number == warm_up:
-                    start = time.perf_counter()
+                    start = clock()
                 self.step(number, self._build(plan.first + number, plan))
-            seconds += plan.stage.share * (time.perf_counter() - start) / timed
+            seconds += plan.stage.share * (clock() - start) / timed
         mine = torch.tensor([seconds], device=self.accelerator.device)
         return self.accelerator.gather(mine).max().item()
 
