@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,10 @@ class Example:
 
     texts: tuple[str, ...]
     label: Any
+
+
+# (training rows, validation rows) of a training set.
+HoldOut = Callable[[Sequence[Example]], tuple[list[Example], list[Example]]]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import datasets
 from hf_tiny_transformer.runs import UserError
 
 from . import processes
-from .examples import Example, Splits, hold_out
+from .examples import Example, HoldOut, Splits, hold_out
 
 HUB_PATH = "nyu-mll/glue"
 
@@ -42,6 +42,7 @@ class GlueSource:
     dev: tuple[Part, ...] = (Part("dev", "dev.tsv", "validation"),)
     test: tuple[Part, ...] = ()
     drops_broken_rows: bool = False  # the official files hold some
+    hold_out: HoldOut = hold_out  # of the training set
 
     @property
     def test_parts(self) -> tuple[Part, ...]:
@@ -65,7 +66,7 @@ def load_glue(source: GlueSource, text_columns: Sequence[str], data: str | None)
         else:
             whole = _read_examples(folder / "train.tsv", source)
             reported = {part.name: _read_examples(folder / part.file, source) for part in source.dev}
-    train, validation = hold_out(whole)
+    train, validation = source.hold_out(whole)
     return Splits(train, validation, reported)
 
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from hf_tiny_transformer.runs import UserError
 
-from .examples import Example, Splits, hold_out
+from .examples import Example, HoldOut, Splits, hold_out
 
 SPLIT_NAMES = {"train": ("train",), "dev": ("validation", "valid", "val", "dev", "testa"), "test": ("test", "testb")}
-HoldOut = Callable[[Sequence[Example]], tuple[list[Example], list[Example]]]
 
 
 def split_of(name: str) -> str | None:

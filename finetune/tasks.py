@@ -14,6 +14,7 @@ from .glue import HUB_PATH, GlueSource, Part, load_glue
 from .kinds.base import Kind
 from .kinds.sequence import Regression, SingleLabel
 from .own_data import is_own_file, read_own_data
+from .phrases import hold_out_sentences
 from .settings import FinetuneSettings
 from .squad_data import load_squad
 from .tagged_data import HUB, load_tagged
@@ -67,7 +68,7 @@ _ROWS = (
         SingleLabel(("negative", "positive")),
         ("sentence",),
         "sentiment of film review phrases",
-        GlueSource("sst2", "SST-2", ("sentence",), ZERO_ONE),
+        GlueSource("sst2", "SST-2", ("sentence",), ZERO_ONE, hold_out=hold_out_sentences),
     ),
     _glue(
         "mrpc",
