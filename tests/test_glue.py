@@ -86,7 +86,8 @@ def test_each_tasks_own_files_are_read(folder, glue):
     task = GLUE[folder]
     splits = load_task(task, str(glue))
     reported = {"MNLI": {"dev_matched": 20, "dev_mismatched": 20}}.get(folder, {"dev": 20})
-    assert splits.describe()["counts"] == {"train": 38, "validation": 2, **reported}
+    trained = 37 if folder == "SST-2" else 38  # where rows that equal a sentence held out are left out too
+    assert splits.describe()["counts"] == {"train": trained, "validation": 2, **reported}
     first = next(iter(splits.reported.values()))
     assert all(len(example.texts) == len(task.text_columns) for example in first)
     assert first[0].texts[0].startswith('good0 "plain0'), "quotes are text, not quoting"
