@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import re
 import shutil
 from pathlib import Path
@@ -24,7 +25,7 @@ from transformers import (
 )
 
 from finetune.cli import main
-from finetune.zero_shot import scoring
+from finetune.zero_shot import baselines, scoring
 from finetune.zero_shot.scoring import encode, likelihood_rows, masked_rows, score_rows
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -196,9 +197,9 @@ def test_the_command_counts_ties_half_and_means_over_files(work, model, tmp_path
     assert results["fields"]["morphology"] == results["terms"]["agreement"]
     assert set(results["fields"]) == {"morphology", "syntax_semantics"}
     report = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
-    assert f"| agreement_1 | agreement | morphology | {100 * accuracies['agreement_1']:.2f} |" in report
+    assert f"| agreement_1 | agreement | morphology | {100 * accuracies['agreement_1']:.2f} | " in report
     assert report.startswith(f"# BLiMP: {100 * results['accuracy']:.2f}\n") and results["command"] in report
-    assert re.match(rf"all +{100 * results['accuracy']:.2f} +3 file\(s\)\n", captured.out)
+    assert re.search(rf"^all +3 +{100 * results['accuracy']:.2f} +\d+\.\d\d$", captured.out, re.MULTILINE)
     assert ("pseudo" in results["scored_by"]) == (model == "model")
 
 
@@ -208,6 +209,71 @@ def test_twice_the_same_and_fresh_weights_are_others(work, tmp_path):
     predictions = {file.parent.name: file.read_bytes() for file in tmp_path.glob("*/predictions.csv")}
     assert predictions["a"] == predictions["b"]
     assert len(set(predictions.values())) == 3
+
+
+def plain_backoff(texts: list[list[int]], ids: list[int], total: int, base: int) -> float:
+    """The definition, a token at a time."""
+
+    def count(*ngram: int) -> int:
+        return sum(tuple(text[i : i + len(ngram)]) == ngram for text in texts for i in range(len(text)))
+
+    def share(ngram: tuple[int, ...]) -> float:
+        if len(ngram) == 1:
+            return (count(*ngram) + 1) / (total + base)
+        return count(*ngram) / count(*ngram[:-1]) if count(*ngram) else 0.4 * share(ngram[1:])
+
+    return sum(math.log(share(tuple(ids[max(0, i - 2) : i + 1]))) for i in range(len(ids)))
+
+
+def test_trigrams_are_those_of_the_definition(tmp_path, monkeypatch):
+    monkeypatch.setattr(baselines, "LINES_AT_ONCE", 2)  # counted in parts
+    lines = ["the cat sits .", "the cat sits a dog", "", "a dog barks", "the dog barks . the dog sits"]
+    (tmp_path / "a.txt").write_text("\n".join(lines[:3]), encoding="utf-8")
+    (tmp_path / "b.txt").write_text("\n".join(lines[3:]) + "\n", encoding="utf-8")
+    tokenizer = small_tokenizer()
+    sentences = {
+        "one": encode(tokenizer, SENTENCES[:4], causal=False),
+        "two": encode(tokenizer, SENTENCES[4:6], causal=False),
+    }
+    scores = baselines.trigrams([str(tmp_path / "a.txt"), str(tmp_path / "b.txt")], tokenizer, sentences)
+    texts = [tokenizer(line, add_special_tokens=False)["input_ids"] for line in lines]
+    expected = [
+        plain_backoff(texts, [sentence.ids[at] for at in sentence.scored], sum(map(len, texts)), len(tokenizer) + 1)
+        for of_file in sentences.values()
+        for sentence in of_file
+    ]
+    assert scores["one"].shape == (2, 2) and scores["two"].shape == (1, 2)
+    np.testing.assert_allclose(np.concatenate([scores["one"], scores["two"]]).ravel(), expected, rtol=1e-12)
+    assert len(set(expected)) == len(expected), "the test needs scores that differ"
+
+
+def test_baselines_stand_beside_the_model(work, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("the cat sits .\na dog barks\n" * 20, encoding="utf-8")
+    assert run(work, tmp_path / "out", "model", "--ngram", str(text)) == 0
+    results = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
+    assert set(results["baselines"]) == {"fewer words", "trigrams"}
+    shorter = fmean(
+        fmean(
+            (len(good.split()) < len(bad.split())) + (len(good.split()) == len(bad.split())) / 2 for good, bad in pairs
+        )
+        for _, _, pairs in PAIRS.values()
+    )
+    assert results["baselines"]["fewer words"]["accuracy"] == pytest.approx(shorter)
+    trigram = 100 * results["baselines"]["trigrams"]["terms"]["agreement"]["accuracy"]
+    assert f" | {trigram:.2f} |\n" in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(None, "no such file"), (b"\xff", "not UTF-8"), (b"\n \n", "holds no text")]
+)
+def test_a_text_for_ngrams_that_is_none_is_refused(work, tmp_path, capsys, content, message):
+    text = tmp_path / "text.txt"
+    if content is not None:
+        text.write_bytes(content)
+    assert run(work, tmp_path / "out", "model", "--ngram", str(text)) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"error: --ngram {text}: {message}") and not (tmp_path / "out").exists()
 
 
 def edit(file: Path, old: str, new: str) -> None:

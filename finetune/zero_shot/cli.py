@@ -20,6 +20,7 @@ class ZeroShotSettings:
     data: str | None
     masking: str
     from_scratch: bool
+    ngram: list[str] | None
 
 
 def main(argv: list[str]) -> None:
@@ -53,6 +54,13 @@ def parse_settings(argv: list[str]) -> ZeroShotSettings:
         "2023), or the token alone (Salazar et al. 2020)",
     )
     parser.add_argument("--from_scratch", action="store_true", help="the same model with fresh weights: the control")
+    parser.add_argument(
+        "--ngram",
+        nargs="+",
+        metavar="TEXT",
+        help="text files, or `sample`: score the pairs by counts of their trigrams, too. The model's own training text "
+        "makes the baseline that says what it learned beyond neighbouring tokens",
+    )
     values = vars(parser.parse_args(argv))
     values.pop("task")
     return ZeroShotSettings(**values)

@@ -14,6 +14,8 @@ from hf_tiny_transformer.runs import UserError, atomic_directory, atomic_write_j
 
 from ..environment import device, versions
 from ..inference import FinishedModel
+from ..report import markdown_table, text_table
+from .baselines import Scores
 from .blimp import Paradigm, fingerprint
 from .cli import ZeroShotSettings
 
@@ -23,7 +25,8 @@ def collect_results(
     opened: FinishedModel,
     scored_by: str,
     paradigms: Sequence[Paradigm],
-    scores: dict[str, np.ndarray],
+    scores: Scores,
+    baselines: dict[str, Scores],
     seconds: float,
     command: str,
 ) -> dict:
@@ -31,19 +34,19 @@ def collect_results(
     higher, where a tie counts half; of a field, a term and the whole the mean over its files.
 
     Args:
-        scores: by file, (pairs, 2): the good sentences' and the bad ones'.
+        scores: the model's.
+        baselines: by name, on the same pairs.
         seconds: what scoring took.
     """
-    files = {paradigm.name: _file_record(paradigm, scores[paradigm.name]) for paradigm in paradigms}
+    accuracies = _accuracies(paradigms, scores)
+    files = accuracies["files"]
     pairs = sum(record["pairs"] for record in files.values())
     return {
         "task": "blimp",
         "model": settings.model,
         "scored_by": scored_by,
-        "accuracy": fmean(record["accuracy"] for record in files.values()),
-        "fields": _means(files, "field"),
-        "terms": _means(files, "term"),
-        "files": files,
+        **accuracies,
+        "baselines": {name: _accuracies(paradigms, its_scores) for name, its_scores in baselines.items()},
         "pairs": pairs,
         "ties": sum(record["ties"] for record in files.values()),
         "settings": asdict(settings),
@@ -57,7 +60,7 @@ def collect_results(
     }
 
 
-def write_results(output: Path, results: dict, paradigms: Sequence[Paradigm], scores: dict[str, np.ndarray]) -> None:
+def write_results(output: Path, results: dict, paradigms: Sequence[Paradigm], scores: Scores) -> None:
     """All files or none: results.json, report.md, predictions.csv.
 
     Raises:
@@ -72,35 +75,50 @@ def write_results(output: Path, results: dict, paradigms: Sequence[Paradigm], sc
         raise UserError(f"--output {output}: can't be written ({error.strerror or error}); free or change it") from None
 
 
-def text_table(results: dict) -> str:
+def summary(results: dict) -> str:
     """The whole and the terms, for a terminal."""
-    rows = [("all", results["accuracy"], results["data"]["files"])]
-    rows += [(name, row["accuracy"], row["files"]) for name, row in results["terms"].items()]
-    width = max(len(name) for name, *_ in rows)
-    lines = [f"{name:{width}}  {100 * accuracy:6.2f}  {files:2} file(s)" for name, accuracy, files in rows]
+    rows = [["", "files", *_heads(results)], ["all", str(results["data"]["files"]), *_percent(results, ())]]
     rate = f"{results['pairs']:,} pairs in {results['seconds']:.0f} s, {results['pairs_per_second']:.0f} pairs/s"
-    return "\n".join([*lines, f"{rate}; {results['ties']} ties; {results['scored_by']}"])
+    return f"{text_table([*rows, *_group(results, 'terms')])}\n{rate}; {results['ties']} ties; {results['scored_by']}"
 
 
 def markdown_report(results: dict) -> str:
-    """Tables by field, by term and by file."""
+    """Tables by field, by term and by file, the baselines beside the model."""
+    heads = _heads(results)
+    by_file = [
+        [name, row["term"], row["field"], *_percent(results, ("files", name))] for name, row in results["files"].items()
+    ]
     sections = [
-        f"# BLiMP: {100 * results['accuracy']:.2f}\n",
+        f"# BLiMP: {100 * results['accuracy']:.2f}",
         f"`{results['model']}`{', fresh weights' if results['settings']['from_scratch'] else ''}: the mean over "
         f"{results['data']['files']} files of the share of pairs, in %, whose grammatical sentence scores higher by "
         f"{results['scored_by']} (a tie counts half; chance is 50). {results['pairs']:,} pairs, "
-        f"{results['ties']} ties, {results['seconds']:.0f} s on {results['device']}.\n",
+        f"{results['ties']} ties, {results['seconds']:.0f} s on {results['device']}.",
+        "\n".join(f"- {name}: {100 * row['accuracy']:.2f}" for name, row in results["baselines"].items()),
+        markdown_table([["field", "files", *heads], *_group(results, "fields")]),
+        markdown_table([["term", "files", *heads], *_group(results, "terms")]),
+        markdown_table([["file", "term", "field", *heads], *by_file]),
+        f"Made by:\n\n```\n{results['command']}\n```\n",
     ]
-    for title, rows in (("field", results["fields"]), ("term", results["terms"])):
-        sections += [f"| {title} | files | accuracy, % |", "| --- | ---: | ---: |"]
-        sections += [f"| {name} | {row['files']} | {100 * row['accuracy']:.2f} |" for name, row in rows.items()]
-        sections.append("")
-    sections += ["| file | term | field | accuracy, % |", "| --- | --- | --- | ---: |"]
-    sections += [
-        f"| {name} | {row['term']} | {row['field']} | {100 * row['accuracy']:.2f} |"
-        for name, row in results["files"].items()
-    ]
-    return "\n".join([*sections, "", "Made by:", "", "```", results["command"], "```", ""])
+    return "\n\n".join(sections)
+
+
+def _heads(results: dict) -> list[str]:
+    return [f"{name}, %" for name in ("model", *results["baselines"])]
+
+
+def _group(results: dict, group: str) -> list[list[str]]:
+    return [[name, str(row["files"]), *_percent(results, (group, name))] for name, row in results[group].items()]
+
+
+def _percent(results: dict, path: tuple[str, ...]) -> list[str]:
+    """The model's accuracy under `path` and the baselines', in %."""
+    cells = []
+    for found in (results, *results["baselines"].values()):
+        for key in path:
+            found = found[key]
+        cells.append(f"{100 * found['accuracy']:.2f}")
+    return cells
 
 
 def _file_record(paradigm: Paradigm, scores: np.ndarray) -> dict:
@@ -110,6 +128,16 @@ def _file_record(paradigm: Paradigm, scores: np.ndarray) -> dict:
     return {"accuracy": accuracy, "pairs": len(scores), "ties": ties, "field": paradigm.field, "term": paradigm.term}
 
 
+def _accuracies(paradigms: Sequence[Paradigm], scores: Scores) -> dict:
+    files = {paradigm.name: _file_record(paradigm, scores[paradigm.name]) for paradigm in paradigms}
+    return {
+        "accuracy": fmean(record["accuracy"] for record in files.values()),
+        "fields": _means(files, "field"),
+        "terms": _means(files, "term"),
+        "files": files,
+    }
+
+
 def _means(files: dict[str, dict], key: str) -> dict[str, dict]:
     groups: dict[str, list[float]] = {}
     for record in files.values():
@@ -117,7 +145,7 @@ def _means(files: dict[str, dict], key: str) -> dict[str, dict]:
     return {name: {"accuracy": fmean(values), "files": len(values)} for name, values in sorted(groups.items())}
 
 
-def _write_predictions(path: Path, paradigms: Sequence[Paradigm], scores: dict[str, np.ndarray]) -> None:
+def _write_predictions(path: Path, paradigms: Sequence[Paradigm], scores: Scores) -> None:
     with path.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(["file", "index", "sentence_good", "sentence_bad", "score_good", "score_bad"])

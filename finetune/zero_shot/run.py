@@ -15,9 +15,10 @@ from hf_tiny_transformer.runs import UserError, keep_freed_memory, require_free_
 from ..environment import quieten, require_writable_parent
 from ..inference import FinishedModel, open_model
 from ..model_files import read_config
+from .baselines import fewer_words, require_texts, trigrams
 from .blimp import FILES, Paradigm, load_blimp
 from .cli import ZeroShotSettings
-from .results import collect_results, text_table, write_results
+from .results import collect_results, summary, write_results
 from .scoring import Rows, Sentence, encode, likelihood_rows, masked_rows, score_rows
 
 PAIRS_AT_ONCE = 250  # rows are made for so many, and those of equal length run together
@@ -34,6 +35,7 @@ def run_zero_shot(settings: ZeroShotSettings, command: str) -> dict:
     keep_freed_memory()
     output = require_free_output(settings.output)
     require_writable_parent("--output", output)
+    require_texts(settings.ngram or [])
     config = read_config(settings.model)
     causal = _is_causal(settings.model, config)
     auto_class = AutoModelForCausalLM if causal else AutoModelForMaskedLM
@@ -45,14 +47,17 @@ def run_zero_shot(settings: ZeroShotSettings, command: str) -> dict:
             file=sys.stderr,
         )
     sentences = {paradigm.name: _encode(paradigm, opened, causal) for paradigm in paradigms}
+    baselines = {"fewer words": fewer_words(paradigms)}
+    if settings.ngram:
+        baselines["trigrams"] = trigrams(settings.ngram, opened.tokenizer, sentences)
     started = time.perf_counter()
     make_rows = likelihood_rows if causal else _masking(settings, opened)
     scores = _score_all(opened, sentences, make_rows)
     seconds = time.perf_counter() - started
     scored_by = "log-likelihood" if causal else f"pseudo-log-likelihood, {settings.masking}"
-    results = collect_results(settings, opened, scored_by, paradigms, scores, seconds, command)
+    results = collect_results(settings, opened, scored_by, paradigms, scores, baselines, seconds, command)
     write_results(output, results, paradigms, scores)
-    print(text_table(results))
+    print(summary(results))
     return results
 
 
