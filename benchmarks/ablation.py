@@ -1,9 +1,10 @@
-"""The sample recipe with one thing changed at a time: held-out loss after the same core-minutes.
+"""The sample recipe with one thing changed at a time: held-out loss after the same number of tokens.
 
-    python -m benchmarks.ablation --minutes 3 --output runs/ablation
+    python -m benchmarks.ablation --tokens 2e6 --output runs/ablation
 
-Each row is a run by `benchmarks.time_to_loss ours`: same text, tokenizer, held-out blocks and masks, CPU time of one
-core. Runs that are finished already (a JSON file in the output folder) are not repeated; --only picks some.
+Steps, and so every figure but the seconds, depend on nothing but the recipe: other work on the machine changes no
+loss. A row costs two to three core-minutes. Rows that are finished (a JSON file in the output folder) are not run
+again; --only picks some by the beginning of their names.
 """
 
 from __future__ import annotations
@@ -11,13 +12,28 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
+import time
 from pathlib import Path
 
-from .time_to_loss import main as time_to_loss
+import torch
+from accelerate import Accelerator
+from torch.optim.swa_utils import AveragedModel
+
+from hf_tiny_transformer.runs import atomic_write_json, keep_freed_memory
+from pretrain.build import build_loop, validation_batches
+from pretrain.checkpoint import Progress
+from pretrain.cli import parse
+from pretrain.prepare import prepare_data
+from pretrain.recipe import Recipe
+
+from .time_to_loss import held_out_loss
+
+MEASURED_AT = (0.1, 0.25, 0.5)  # of the tokens, and at the end
 
 
 def stages(*rows: str) -> list[str]:
-    """The recipe's flag for these stages: each "SHARE LENGTH x ROWS, MASK RATE, MUON'S RATE" as plain numbers."""
+    """The flags for these stages, each "SHARE LENGTH ROWS MASK_RATE MUON'S_RATE"."""
     names = ("share", "block_size", "batch_size", "mask_rate", "matrix_learning_rate")
     parsed = [[float(word) if "." in word else int(word) for word in row.split()] for row in rows]
     return ["--stages", json.dumps([dict(zip(names, row, strict=True)) for row in parsed])]
@@ -25,7 +41,7 @@ def stages(*rows: str) -> list[str]:
 
 CHANGES: dict[str, list[str]] = {
     "the recipe": [],
-    "the recipe, another seed": ["--seed", "2"],
+    "the recipe, another seed": [],
     "AdamW on everything, 2e-3": ["--optimizer", "adamw"],
     "AdamW on everything, 4e-3": ["--optimizer", "adamw", "--learning_rate", "0.004"],
     "Muon 0.02 throughout": stages("0.2 128 8 0.2 0.02", "0.8 128 32 0.2 0.02"),
@@ -33,45 +49,83 @@ CHANGES: dict[str, list[str]] = {
     "32 rows throughout": stages("0.2 128 32 0.2 0.02", "0.8 128 32 0.2 0.005"),
     "8 rows throughout": stages("0.2 128 8 0.2 0.02", "0.8 128 8 0.2 0.005"),
     "64 rows in the second half": stages("0.2 128 8 0.2 0.02", "0.4 128 32 0.2 0.005", "0.4 128 64 0.2 0.005"),
-    "rows of 64 at first, 16 of them": stages("0.2 64 16 0.2 0.02", "0.8 128 32 0.2 0.005"),
+    "16 rows of 64 tokens at first": stages("0.2 64 16 0.2 0.02", "0.8 128 32 0.2 0.005"),
     "15 % hidden": stages("0.2 128 8 0.15 0.02", "0.8 128 32 0.15 0.005"),
     "30 % hidden": stages("0.2 128 8 0.3 0.02", "0.8 128 32 0.3 0.005"),
     "30 % hidden, then 20, then 15": stages("0.2 128 8 0.3 0.02", "0.4 128 32 0.2 0.005", "0.4 128 32 0.15 0.005"),
     "embeddings at random": ["--embedding_init", "random"],
-    "warm-up 5 %": ["--warmup", "0.05"],
+    "warm-up over a twentieth": ["--warmup", "0.05"],
     "decay over the last fifth": ["--decay", "0.2"],
     "decay from the beginning": ["--decay", "0.995"],
-    "no decay, mean of the last fifth": ["--decay", "0.0", "--average", "0.2"],
+    "no decay": ["--decay", "0.0"],
 }
+OTHER_SEED = "the recipe, another seed"
 
 
 def main() -> None:
     """Runs what is not finished, then prints the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ablation", description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=3.0)
-    parser.add_argument("--only", nargs="+", choices=list(CHANGES), default=list(CHANGES), metavar="NAME")
+    parser.add_argument("--tokens", type=float, default=2e6)
+    parser.add_argument("--only", nargs="+", default=[""], metavar="BEGINNING")
     arguments = parser.parse_args()
-    rows = [_row(name, _run(name, arguments)) for name in arguments.only]
-    print("| change | steps | loss 6.0 after | loss 5.0 after | last loss |\n| --- | ---: | ---: | ---: | ---: |")
-    for row in rows:
-        print(row)
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    shares = [f"{share:.0%} of the tokens" for share in MEASURED_AT]
+    heads = ["change", "steps", *shares, "all", "last tenth averaged", "CPU s"]
+    rows = [
+        [name, *_figures(_run(name, flags, arguments))]
+        for name, flags in CHANGES.items()
+        if name.startswith(tuple(arguments.only))
+    ]
+    for row in [heads, ["---", *["---:"] * (len(heads) - 1)], *rows]:
+        print(f"| {' | '.join(row)} |")
 
 
-def _run(name: str, arguments: argparse.Namespace) -> dict:
-    slug = "".join(character if character.isalnum() else "-" for character in name)
-    path = arguments.output / f"ours-{arguments.minutes:g}min-{slug}.json"
+def _run(name: str, flags: list[str], arguments: argparse.Namespace) -> dict:
+    slug = "-".join("".join(character if character.isalnum() else " " for character in name).split())
+    path = arguments.output / f"{slug}-{arguments.tokens / 1e6:g}M.json"
     if not path.exists():
-        common = ["--minutes", f"{arguments.minutes:g}", "--output", str(arguments.output), "--name", slug]
-        time_to_loss(["ours", *common, *CHANGES[name]])
+        _, recipe = parse(["--output", "-", *flags])
+        run = train(recipe, seed=2 if name == OTHER_SEED else 1, tokens=arguments.tokens)
+        arguments.output.mkdir(parents=True, exist_ok=True)
+        atomic_write_json(path, {"change": name, **run})
+        print(f"{name}: {run['losses'][-1]:.3f}", file=sys.stderr, flush=True)
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _row(name: str, run: dict) -> str:
-    curve = run["curve"]
-    reached = [next((seconds for seconds, _, loss in curve if loss <= goal), math.inf) for goal in (6.0, 5.0)]
-    last = f"{curve[-1][2]:.3f}" + (f" ({run['averaged']:.3f} averaged)" if "averaged" in run else "")
-    return f"| {name} | {run['steps']:,} | {reached[0]:.0f} s | {reached[1]:.0f} s | {last} |"
+def train(recipe: Recipe, *, seed: int, tokens: float) -> dict:
+    """Losses at MEASURED_AT, at the end, and with the mean of the last tenth's weights (Izmailov et al. 2018)."""
+    accelerator = Accelerator()
+    data = prepare_data(["sample"], "text", recipe, accelerator)
+    max_steps = round(tokens / sum(stage.share * stage.batch_size * stage.block_size for stage in recipe.stages))
+    loop = build_loop(recipe, data, accelerator, seed=seed, max_steps=max_steps)
+    validation = validation_batches(recipe, data)
+    mean, losses, measuring = AveragedModel(loop.model), [], 0.0
+
+    def after_step(progress: Progress, figures: dict[str, float]) -> None:
+        nonlocal measuring
+        started = time.process_time()
+        if progress.step > 0.9 * max_steps:
+            mean.update_parameters(loop.model)
+        due = MEASURED_AT[len(losses)] * tokens if len(losses) < len(MEASURED_AT) else math.inf
+        if progress.tokens >= due or progress.step == max_steps:
+            losses.append(held_out_loss(loop.model, validation, stock=False))
+        measuring += time.process_time() - started
+
+    before = time.process_time()
+    loop.run(Progress(), after_step)
+    seconds = time.process_time() - before - measuring
+    averaged = held_out_loss(mean.module, validation, stock=False)
+    return {"steps": max_steps, "losses": losses, "averaged": averaged, "seconds": round(seconds, 1)}
+
+
+def _figures(run: dict) -> list[str]:
+    return [
+        f"{run['steps']:,}",
+        *(f"{loss:.3f}" for loss in [*run["losses"], run["averaged"]]),
+        f"{run['seconds']:.0f}",
+    ]
 
 
 if __name__ == "__main__":

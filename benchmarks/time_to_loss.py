@@ -27,7 +27,6 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch.nn.functional import cross_entropy
-from torch.optim.swa_utils import AveragedModel
 from transformers import BertConfig, BertForMaskedLM
 
 from hf_tiny_transformer.runs import atomic_write_json, keep_freed_memory
@@ -45,9 +44,9 @@ MEASUREMENTS = 60  # a run; denser at its beginning
 STEPS_TO_RATE = 20
 
 
-def main(argv: list[str] | None = None) -> None:
+def main() -> None:
     """Trains one side, or reports on what was trained."""
-    arguments, recipe_flags = _arguments(argv)
+    arguments, recipe_flags = _arguments()
     if arguments.what == "report":
         report(arguments.output)
         return
@@ -183,28 +182,23 @@ def run_ours(recipe: Recipe, data: PreparedData, arguments: argparse.Namespace) 
     clock = Clock(arguments.minutes)  # counts from here: counting co-occurrences is part of our time
     for kept in data.directory.glob("embeddings-*.npy"):
         kept.unlink()
-    trial = build_loop(recipe, data, accelerator, seed=arguments.seed, max_steps=10**6)
+    trial = build_loop(recipe, data, accelerator, seed=1, max_steps=10**6)
     clock.pause()
     seconds = trial.measure_step_seconds(timed=STEPS_TO_RATE, clock=time.process_time)
     clock.go_on()
     max_steps = max(1, int((clock.budget - clock.seconds) / seconds))
-    loop = build_loop(recipe, data, accelerator, seed=arguments.seed, max_steps=max_steps)
+    loop = build_loop(recipe, data, accelerator, seed=1, max_steps=max_steps)
     validation = validation_batches(recipe, data)
     curve = Curve(clock, loop.model, validation, stock=False)
-    mean = AveragedModel(loop.model)  # of the last steps' weights (Izmailov et al. 2018), equally weighted
-    averaged_from = max_steps * (1 - (arguments.average or 0.0))
 
     def after_step(progress: Progress, figures: dict[str, float]) -> None:
         curve.after_step(progress.step)
-        if progress.step > averaged_from:
-            mean.update_parameters(loop.model)
 
     loop.run(Progress(), after_step)
     if not curve.is_full:
         clock.pause()
         curve.points.append((round(clock.spent, 2), max_steps, held_out_loss(loop.model, validation, stock=False)))
-    averaged = {"averaged": held_out_loss(mean.module, validation, stock=False)} if arguments.average else {}
-    _keep(arguments, f"ours-{arguments.minutes:g}min-{arguments.name}", curve, max_steps, loop.model, averaged)
+    _keep(arguments, f"ours-{arguments.minutes:g}min-{arguments.name}", curve, max_steps, loop.model)
 
 
 def report(folder: Path) -> None:
@@ -224,28 +218,20 @@ def report(folder: Path) -> None:
                 print(f"| {minutes:g} min | {loss:.3f} | {name} | {seconds:,.1f} | {60 * minutes / seconds:,.0f} |")
 
 
-def _keep(
-    arguments: argparse.Namespace,
-    name: str,
-    curve: Curve,
-    steps: int,
-    model: torch.nn.Module,
-    more: dict[str, float] | None = None,
-) -> None:
+def _keep(arguments: argparse.Namespace, name: str, curve: Curve, steps: int, model: torch.nn.Module) -> None:
     run = {
         "minutes": arguments.minutes,
         "threads": arguments.threads,
         "steps": steps,
         "parameters": sum(p.numel() for p in model.parameters()),
         "curve": curve.points,
-        **(more or {}),
     }
     arguments.output.mkdir(parents=True, exist_ok=True)
     atomic_write_json(arguments.output / f"{name}.json", run)
     print(f"{name}: loss {curve.points[-1][2]:.3f} after {curve.points[-1][0]:.0f} s, {steps:,} steps")
 
 
-def _arguments(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
+def _arguments() -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.time_to_loss",
         description=__doc__.splitlines()[0],
@@ -258,9 +244,7 @@ def _arguments(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--learning-rates", type=float, nargs="+", default=[5e-4, 1e-3, 2e-3], help="stock only")
     parser.add_argument("--name", default="recipe", help="of this run of ours in the report")
-    parser.add_argument("--seed", type=int, default=1, help="ours only")
-    parser.add_argument("--average", type=float, metavar="SHARE", help="ours: measure the mean of the weights, too")
-    return parser.parse_known_args(argv)
+    return parser.parse_known_args()
 
 
 if __name__ == "__main__":
