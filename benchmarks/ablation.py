@@ -1,6 +1,7 @@
-"""The sample recipe with one thing changed at a time: held-out loss after the same number of tokens.
+"""A recipe with one thing changed at a time: held-out loss after the same number of tokens.
 
     python -m benchmarks.ablation --tokens 2e6 --output runs/ablation
+    python -m benchmarks.ablation --tokens 2e6 --output runs/ablation --recipe decoder
 
 Steps, and so every figure but the seconds, depend on nothing but the recipe: other work on the machine changes no
 loss. A row costs two to three core-minutes. Rows that are finished (a JSON file in the output folder) are not run
@@ -26,46 +27,77 @@ from pretrain.checkpoint import Progress
 from pretrain.cli import parse
 from pretrain.prepare import prepare_data
 from pretrain.recipe import Recipe
-
-from .time_to_loss import held_out_loss
+from pretrain.validation import validate
 
 MEASURED_AT = (0.1, 0.25, 0.5)  # of the tokens, and at the end
 
 
-def stages(*rows: str) -> list[str]:
-    """The flags for these stages, each "SHARE LENGTH ROWS MASK_RATE MUON'S_RATE"."""
-    names = ("share", "block_size", "batch_size", "mask_rate", "matrix_learning_rate")
-    parsed = [[float(word) if "." in word else int(word) for word in row.split()] for row in rows]
-    return ["--stages", json.dumps([dict(zip(names, row, strict=True)) for row in parsed])]
+def stage(
+    share: float, rows: int, matrix_learning_rate: float, mask_rate: float | None = 0.2, length: int = 128
+) -> dict:
+    """One stage of a recipe."""
+    found = {"share": share, "batch_size": rows, "block_size": length, "matrix_learning_rate": matrix_learning_rate}
+    return found | ({} if mask_rate is None else {"mask_rate": mask_rate})
 
 
-CHANGES: dict[str, list[str]] = {
-    "the recipe": [],
-    "the recipe, another seed": [],
-    "AdamW on everything, 2e-3": ["--optimizer", "adamw"],
-    "AdamW on everything, 4e-3": ["--optimizer", "adamw", "--learning_rate", "0.004"],
-    "Muon 0.02 throughout": stages("0.2 128 8 0.2 0.02", "0.8 128 32 0.2 0.02"),
-    "Muon 0.005 throughout": stages("0.2 128 8 0.2 0.005", "0.8 128 32 0.2 0.005"),
-    "32 rows throughout": stages("0.2 128 32 0.2 0.02", "0.8 128 32 0.2 0.005"),
-    "8 rows throughout": stages("0.2 128 8 0.2 0.02", "0.8 128 8 0.2 0.005"),
-    "64 rows in the second half": stages("0.2 128 8 0.2 0.02", "0.4 128 32 0.2 0.005", "0.4 128 64 0.2 0.005"),
-    "16 rows of 64 tokens at first": stages("0.2 64 16 0.2 0.02", "0.8 128 32 0.2 0.005"),
-    "15 % hidden": stages("0.2 128 8 0.15 0.02", "0.8 128 32 0.15 0.005"),
-    "30 % hidden": stages("0.2 128 8 0.3 0.02", "0.8 128 32 0.3 0.005"),
-    "30 % hidden, then 20, then 15": stages("0.2 128 8 0.3 0.02", "0.4 128 32 0.2 0.005", "0.4 128 32 0.15 0.005"),
-    "embeddings at random": ["--embedding_init", "random"],
-    "warm-up over a twentieth": ["--warmup", "0.05"],
-    "decay over the last fifth": ["--decay", "0.2"],
-    "decay from the beginning": ["--decay", "0.995"],
-    "no decay": ["--decay", "0.0"],
-}
+def stages(*of_recipe: dict) -> list[str]:
+    """The flags for these stages."""
+    return ["--stages", json.dumps(of_recipe)]
+
+
 OTHER_SEED = "the recipe, another seed"
+SAME = {"the recipe": [], OTHER_SEED: []}
+BOLD, CALM = 0.02, 0.005  # rates for Muon
+
+CHANGES: dict[str, dict[str, list[str]]] = {
+    "sample": SAME
+    | {
+        "AdamW on everything, 2e-3": ["--optimizer", "adamw"],
+        "AdamW on everything, 4e-3": ["--optimizer", "adamw", "--learning_rate", "0.004"],
+        "Muon 0.02 throughout": stages(stage(0.2, 8, BOLD), stage(0.8, 32, BOLD)),
+        "Muon 0.005 throughout": stages(stage(0.2, 8, CALM), stage(0.8, 32, CALM)),
+        "32 rows throughout": stages(stage(0.2, 32, BOLD), stage(0.8, 32, CALM)),
+        "8 rows throughout": stages(stage(0.2, 8, BOLD), stage(0.8, 8, CALM)),
+        "64 rows in the second half": stages(stage(0.2, 8, BOLD), stage(0.4, 32, CALM), stage(0.4, 64, CALM)),
+        "16 rows of 64 tokens at first": stages(stage(0.2, 16, BOLD, length=64), stage(0.8, 32, CALM)),
+        "15 % hidden": stages(stage(0.2, 8, BOLD, 0.15), stage(0.8, 32, CALM, 0.15)),
+        "30 % hidden": stages(stage(0.2, 8, BOLD, 0.3), stage(0.8, 32, CALM, 0.3)),
+        "30 % hidden, then 20, then 15": stages(
+            stage(0.2, 8, BOLD, 0.3), stage(0.4, 32, CALM, 0.2), stage(0.4, 32, CALM, 0.15)
+        ),
+        "embeddings at random": ["--embedding_init", "random"],
+        "warm-up over a fiftieth": ["--warmup", "0.02"],
+        "warm-up over a twentieth": ["--warmup", "0.05"],
+        "decay over the last fifth": ["--decay", "0.2"],
+        "decay from the beginning": ["--decay", "0.995"],
+        "no decay": ["--decay", "0.0"],
+    },
+    "decoder": SAME
+    | {
+        "Muon 0.005": ["--matrix_learning_rate", "0.005"],
+        "8 rows at first": stages(stage(0.2, 8, BOLD, None), stage(0.8, 32, BOLD, None)),
+        "8 rows at first, then Muon 0.005": stages(stage(0.2, 8, BOLD, None), stage(0.8, 32, CALM, None)),
+    },
+    "seq2seq": SAME
+    | {
+        "Muon 0.005": ["--matrix_learning_rate", "0.005"],
+        "8 rows at first": stages(stage(0.2, 8, BOLD, 0.15), stage(0.8, 32, BOLD, 0.15)),
+        "8 rows at first, then Muon 0.005": stages(stage(0.2, 8, BOLD, 0.15), stage(0.8, 32, CALM, 0.15)),
+    },
+    "bert-nsp": SAME
+    | {
+        "Muon 0.005": ["--matrix_learning_rate", "0.005"],
+        "8 rows at first": stages(stage(0.2, 8, BOLD, 0.15), stage(0.8, 32, BOLD, 0.15)),
+        "8 rows at first, then Muon 0.005": stages(stage(0.2, 8, BOLD, 0.15), stage(0.8, 32, CALM, 0.15)),
+    },
+}
 
 
 def main() -> None:
     """Runs what is not finished, then prints the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ablation", description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--recipe", choices=list(CHANGES), default="sample")
     parser.add_argument("--tokens", type=float, default=2e6)
     parser.add_argument("--only", nargs="+", default=[""], metavar="BEGINNING")
     arguments = parser.parse_args()
@@ -75,7 +107,7 @@ def main() -> None:
     heads = ["change", "steps", *shares, "all", "last tenth averaged", "CPU s"]
     rows = [
         [name, *_figures(_run(name, flags, arguments))]
-        for name, flags in CHANGES.items()
+        for name, flags in CHANGES[arguments.recipe].items()
         if name.startswith(tuple(arguments.only))
     ]
     for row in [heads, ["---", *["---:"] * (len(heads) - 1)], *rows]:
@@ -84,9 +116,9 @@ def main() -> None:
 
 def _run(name: str, flags: list[str], arguments: argparse.Namespace) -> dict:
     slug = "-".join("".join(character if character.isalnum() else " " for character in name).split())
-    path = arguments.output / f"{slug}-{arguments.tokens / 1e6:g}M.json"
+    path = arguments.output / f"{arguments.recipe}-{slug}-{arguments.tokens / 1e6:g}M.json"
     if not path.exists():
-        _, recipe = parse(["--output", "-", *flags])
+        _, recipe = parse(["--output", "-", "--recipe", arguments.recipe, *flags])
         run = train(recipe, seed=2 if name == OTHER_SEED else 1, tokens=arguments.tokens)
         arguments.output.mkdir(parents=True, exist_ok=True)
         atomic_write_json(path, {"change": name, **run})
@@ -110,13 +142,13 @@ def train(recipe: Recipe, *, seed: int, tokens: float) -> dict:
             mean.update_parameters(loop.model)
         due = MEASURED_AT[len(losses)] * tokens if len(losses) < len(MEASURED_AT) else math.inf
         if progress.tokens >= due or progress.step == max_steps:
-            losses.append(held_out_loss(loop.model, validation, stock=False))
+            losses.append(validate(loop.model, validation, accelerator)["validation_loss"])
         measuring += time.process_time() - started
 
     before = time.process_time()
     loop.run(Progress(), after_step)
     seconds = time.process_time() - before - measuring
-    averaged = held_out_loss(mean.module, validation, stock=False)
+    averaged = validate(mean.module, validation, accelerator)["validation_loss"]
     return {"steps": max_steps, "losses": losses, "averaged": averaged, "seconds": round(seconds, 1)}
 
 
