@@ -58,6 +58,10 @@ CHANGES: dict[str, dict[str, list[str]]] = {
         "Muon 0.005 throughout": stages(stage(0.2, 8, CALM), stage(0.8, 32, CALM)),
         "32 rows throughout": stages(stage(0.2, 32, BOLD), stage(0.8, 32, CALM)),
         "8 rows throughout": stages(stage(0.2, 8, BOLD), stage(0.8, 8, CALM)),
+        "8 rows for a tenth": stages(stage(0.1, 8, BOLD), stage(0.9, 32, CALM)),
+        "8 rows for a tenth, Muon 0.02 for three": stages(
+            stage(0.1, 8, BOLD), stage(0.2, 32, BOLD), stage(0.7, 32, CALM)
+        ),
         "64 rows in the second half": stages(stage(0.2, 8, BOLD), stage(0.4, 32, CALM), stage(0.4, 64, CALM)),
         "16 rows of 64 tokens at first": stages(stage(0.2, 16, BOLD, length=64), stage(0.8, 32, CALM)),
         "15 % hidden": stages(stage(0.2, 8, BOLD, 0.15), stage(0.8, 32, CALM, 0.15)),
