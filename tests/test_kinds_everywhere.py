@@ -58,7 +58,7 @@ def tasks(tmp_path_factory) -> dict[str, list[str]]:
     for name, (model, tokenizer) in models.items():
         model.save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
-    write_toy_glue(folder / "glue", 84)  # four of them are held out
+    write_toy_glue(folder / "glue", 89)  # nine of them are held out
     (folder / "ner").mkdir()
     for seed, (name, count) in enumerate({"train": COUNT, "dev": 11, "test": 13}.items()):
         write_conll(folder / "ner" / f"{name}.txt", sentences(count, seed))
