@@ -49,6 +49,17 @@ OTHER_SEED = "the recipe, another seed"
 SAME = {"the recipe": [], OTHER_SEED: []}
 BOLD, CALM = 0.02, 0.005  # rates for Muon
 
+
+def _first_steps(mask_rate: float | None) -> dict[str, list[str]]:
+    """What `sample` begins with, for the other recipes."""
+    begin, bold, calm = (stage(0.2, 8, BOLD, mask_rate), *(stage(0.8, 32, rate, mask_rate) for rate in (BOLD, CALM)))
+    return SAME | {
+        "Muon 0.005": ["--matrix_learning_rate", f"{CALM}"],
+        "8 rows at first": stages(begin, bold),
+        "8 rows at first, then Muon 0.005": stages(begin, calm),
+    }
+
+
 CHANGES: dict[str, dict[str, list[str]]] = {
     "sample": SAME
     | {
@@ -76,24 +87,9 @@ CHANGES: dict[str, dict[str, list[str]]] = {
         "decay from the beginning": ["--decay", "0.995"],
         "no decay": ["--decay", "0.0"],
     },
-    "decoder": SAME
-    | {
-        "Muon 0.005": ["--matrix_learning_rate", "0.005"],
-        "8 rows at first": stages(stage(0.2, 8, BOLD, None), stage(0.8, 32, BOLD, None)),
-        "8 rows at first, then Muon 0.005": stages(stage(0.2, 8, BOLD, None), stage(0.8, 32, CALM, None)),
-    },
-    "seq2seq": SAME
-    | {
-        "Muon 0.005": ["--matrix_learning_rate", "0.005"],
-        "8 rows at first": stages(stage(0.2, 8, BOLD, 0.15), stage(0.8, 32, BOLD, 0.15)),
-        "8 rows at first, then Muon 0.005": stages(stage(0.2, 8, BOLD, 0.15), stage(0.8, 32, CALM, 0.15)),
-    },
-    "bert-nsp": SAME
-    | {
-        "Muon 0.005": ["--matrix_learning_rate", "0.005"],
-        "8 rows at first": stages(stage(0.2, 8, BOLD, 0.15), stage(0.8, 32, BOLD, 0.15)),
-        "8 rows at first, then Muon 0.005": stages(stage(0.2, 8, BOLD, 0.15), stage(0.8, 32, CALM, 0.15)),
-    },
+    "decoder": _first_steps(None),
+    "seq2seq": _first_steps(0.15),
+    "bert-nsp": _first_steps(0.15),
 }
 
 
@@ -105,15 +101,18 @@ def main() -> None:
     parser.add_argument("--tokens", type=float, default=2e6)
     parser.add_argument("--only", nargs="+", default=[""], metavar="BEGINNING")
     arguments = parser.parse_args()
+    changes = {
+        name: flags for name, flags in CHANGES[arguments.recipe].items() if name.startswith(tuple(arguments.only))
+    }
+    if not changes:
+        parser.error(f"--only: no change begins so; there are: {', '.join(CHANGES[arguments.recipe])}")
+    if arguments.tokens < 1e4:
+        parser.error(f"--tokens {arguments.tokens:g}: too few for a run; give at least 1e4")
     torch.set_num_threads(1)
     keep_freed_memory()
     shares = [f"{share:.0%} of the tokens" for share in MEASURED_AT]
     heads = ["change", "steps", *shares, "all", "last tenth averaged", "CPU s"]
-    rows = [
-        [name, *_figures(_run(name, flags, arguments))]
-        for name, flags in CHANGES[arguments.recipe].items()
-        if name.startswith(tuple(arguments.only))
-    ]
+    rows = [[name, *_figures(_run(name, flags, arguments))] for name, flags in changes.items()]
     for row in [heads, ["---", *["---:"] * (len(heads) - 1)], *rows]:
         print(f"| {' | '.join(row)} |")
 
