@@ -47,7 +47,7 @@ def stages(*of_recipe: dict) -> list[str]:
 
 OTHER_SEED = "the recipe, another seed"
 SAME = {"the recipe": [], OTHER_SEED: []}
-BOLD, CALM = 0.02, 0.005  # rates for Muon
+BOLD, BETWEEN, CALM = 0.02, 0.01, 0.005  # rates for Muon
 
 
 def _first_steps(mask_rate: float | None) -> dict[str, list[str]]:
@@ -73,6 +73,11 @@ CHANGES: dict[str, dict[str, list[str]]] = {
         "8 rows for a tenth, Muon 0.02 for three": stages(
             stage(0.1, 8, BOLD), stage(0.2, 32, BOLD), stage(0.7, 32, CALM)
         ),
+        "Muon 0.01 after a fifth": stages(stage(0.2, 8, BOLD), stage(0.8, 32, BETWEEN)),
+        "Muon 0.01 after a fifth, decay over the last fifth": [
+            *stages(stage(0.2, 8, BOLD), stage(0.8, 32, BETWEEN)),
+            *("--decay", "0.2"),
+        ],
         "64 rows in the second half": stages(stage(0.2, 8, BOLD), stage(0.4, 32, CALM), stage(0.4, 64, CALM)),
         "16 rows of 64 tokens at first": stages(stage(0.2, 16, BOLD, length=64), stage(0.8, 32, CALM)),
         "15 % hidden": stages(stage(0.2, 8, BOLD, 0.15), stage(0.8, 32, CALM, 0.15)),
