@@ -14,7 +14,7 @@ from typing import Any, get_args, get_type_hints
 from jsonargparse import ActionYesNo, ArgumentParser
 
 from hf_tiny_transformer.cards import public_name
-from hf_tiny_transformer.runs import UserError, run_cli
+from hf_tiny_transformer.runs import UserError, refuse_deepspeed, run_cli
 
 from . import processes
 from .commands import find_command
@@ -41,6 +41,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _main(argv: list[str]) -> None:
+    refuse_deepspeed()
     settings = parse_settings(argv)
     import hf_tiny_transformer  # noqa: F401  (registers our model families with the Auto classes)
 

@@ -60,6 +60,18 @@ def run_cli(main: Callable[[], None]) -> int:
     return 0
 
 
+def refuse_deepspeed() -> None:
+    """Raises:
+    UserError: `accelerate launch` was told to use DeepSpeed, whose engine takes one optimizer and steps inside the
+        backward pass, before an unsound loss can be passed over.
+    """
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() in ("true", "1"):
+        raise UserError(
+            "DeepSpeed (ACCELERATE_USE_DEEPSPEED): not supported; launch with a file of pretrain/launch: zero2.yaml "
+            "shards the same by FSDP2, ddp.yaml shards nothing"
+        )
+
+
 @contextmanager
 def atomic_directory(path: str | os.PathLike) -> Iterator[Path]:
     """Yields an empty directory beside `path`; on success it becomes `path` by one rename, on any error it vanishes.

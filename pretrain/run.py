@@ -11,7 +11,13 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from hf_tiny_transformer.runs import TerminatedError, UserError, keep_freed_memory, require_free_output
+from hf_tiny_transformer.runs import (
+    TerminatedError,
+    UserError,
+    keep_freed_memory,
+    refuse_deepspeed,
+    require_free_output,
+)
 
 from .build import build_loop, validation_batches
 from .checkpoint import Progress, checkpoint_path, checkpoint_steps, latest_checkpoint, load_checkpoint
@@ -42,6 +48,7 @@ def pretrain(settings: RunSettings, recipe: Recipe) -> None:
         DivergedError: the loss is no number any more, or has exploded; the checkpoints stay.
         TerminatedError: SIGTERM came; a checkpoint of the step then computed is there.
     """
+    refuse_deepspeed()
     settings.validate()
     output = Path(settings.output)
     recorded = read_record(output) if settings.resume else None
