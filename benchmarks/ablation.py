@@ -94,7 +94,7 @@ CHANGES: dict[str, dict[str, list[str]]] = {
     },
     "decoder": _first_steps(None),
     "seq2seq": _first_steps(0.15),
-    "bert-nsp": _first_steps(0.15),
+    "bert-nsp": _first_steps(0.15) | {"positions at random": ["--position_init", "random"]},
 }
 
 

@@ -213,6 +213,7 @@ class TinyTransformerBertForMaskedLM(MaskedLMForward, TinyTransformerBertPreTrai
     """The trunk with a tied language-model head."""
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+    _keys_to_ignore_on_load_unexpected = [r"^seq_relationship\.", r"^model\.pooler\."]  # what ForPreTraining has more
 
     def __init__(self, config: TinyTransformerBertConfig):
         super().__init__(config)

@@ -19,6 +19,7 @@ from transformers import (
 from hf_tiny_transformer.runs import UserError
 
 from .batches import BatchSource
+from .embeddings import start_positions
 from .initial import InitialModel
 from .loop import TrainingLoop
 from .objectives import make_objective
@@ -42,7 +43,7 @@ def build_model(
     recipe: Recipe, data: PreparedData, accelerator: Accelerator, initial: InitialModel | None = None
 ) -> PreTrainedModel:
     """The initial model; without one a fresh one of the recipe's family, sized for the tokenizer: tokens that
-    the counts know start from them."""
+    the counts know start from them, learned positions as sinusoids."""
     if initial is not None:
         return initial.load(AUTO_CLASSES[recipe.objective]._model_mapping[type(initial.config)])
     config = CONFIG_CLASSES[recipe.family](**recipe.model, **_token_fields(recipe.family, data.tokenizer))
@@ -52,6 +53,8 @@ def build_model(
         known = vectors.abs().sum(dim=1) > 0
         with torch.no_grad():
             model.get_input_embeddings().weight[known] = vectors[known]
+    if recipe.position_init == "sinusoidal":
+        start_positions(model)
     return model
 
 

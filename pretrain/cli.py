@@ -20,7 +20,7 @@ from .run import pretrain
 from .settings import RunSettings
 
 RECIPE_FLAG = "--recipe"
-FIXED_BY_INIT = ("--family", "--model", "--vocab_size", "--lowercase", "--embedding_init")
+FIXED_BY_INIT = ("--family", "--model", "--vocab_size", "--lowercase", "--embedding_init", "--position_init")
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -1,16 +1,24 @@
-"""Token embeddings to start from: the corpus' own co-occurrence counts, factorised.
+"""Embeddings to start from. Tokens: the corpus' own co-occurrence counts, factorised. Learned positions: sinusoids.
 
 What masked-language-model training first learns, and slowly, is which tokens keep which company. Counting finds that in
 seconds: the factorised matrix of positive pointwise mutual information is what word2vec approximates (Levy and
 Goldberg 2014, "Neural word embedding as implicit matrix factorization"; the settings follow Levy, Goldberg and Dagan
 2015, "Improving distributional similarity", section 3).
+
+What a model with learned positions learns more slowly still is who stands beside whom: BERT's own start, random vectors
+of 0.02, leaves it on a plateau at the frequencies of single tokens. In sinusoids neighbours are alike from the first
+step on (benchmarks/LOG.md, "BERT's plateau").
 """
 
 from __future__ import annotations
 
 import numpy as np
 import scipy.sparse
+import torch
 from sklearn.utils.extmath import randomized_svd
+from torch import nn
+
+from hf_tiny_transformer.layers import sinusoidal_positions
 
 from .packing import PackedTokens
 from .tokenizer import VocabularyFacts
@@ -20,6 +28,7 @@ WINDOW = 10  # tokens to each side; a pair at distance d counts WINDOW + 1 - d t
 CONTEXTS = 4096  # the most frequent tokens stand as columns: bounds memory to vocabulary * CONTEXTS floats
 CONTEXT_SMOOTHING = 0.75  # exponent on context frequencies, against a bias towards rare ones
 MOST_TOKENS = 20_000_000  # counted from the front: bounds time on large corpora
+POSITIONS_PER_TOKENS = 2.0  # root mean square of the positions' entries, per that of the tokens'
 NORM_PER_SQRT_DIMENSION = 0.1  # so that logits of the tied output layer start with a spread of about 1
 
 
@@ -36,6 +45,20 @@ def cooccurrence_embeddings(data: PackedTokens, facts: VocabularyFacts, dimensio
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     vectors = np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 1e-6)
     return vectors * np.float32(NORM_PER_SQRT_DIMENSION * np.sqrt(dimensions))
+
+
+@torch.no_grad()
+def start_positions(model: nn.Module) -> None:
+    """Sets learned positions to the sinusoids of Vaswani et al. (2017, 3.5), in proportion to the token embeddings as
+    they are; a model without learned positions stays as it is."""
+    size = POSITIONS_PER_TOKENS * model.get_input_embeddings().weight.square().mean().sqrt()
+    for module in model.modules():
+        positions = getattr(module, "embed_positions", None)
+        if isinstance(positions, nn.Embedding):
+            count, width = positions.weight.shape
+            even = width + width % 2  # sines and cosines come in pairs
+            sinusoids = sinusoidal_positions(torch.arange(count), even, positions.weight.dtype)[:, :width]
+            positions.weight.copy_(sinusoids * size * 2**0.5)  # a sine's own root mean square is 1 / sqrt(2)
 
 
 def _count(tokens: np.ndarray, cls_id: int, facts: VocabularyFacts) -> np.ndarray:

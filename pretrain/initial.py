@@ -111,6 +111,7 @@ def adapt_recipe(recipe: Recipe, initial: InitialModel) -> Recipe:
         vocab_size=len(tokenizer),
         lowercase=getattr(tokenizer.backend_tokenizer.normalizer, "lowercase", recipe.lowercase),
         embedding_init="random",  # neither: they are the initial model's
+        position_init="random",
     )
 
 

@@ -63,6 +63,7 @@ class Recipe:
         vocab_size: of the WordPiece tokenizer trained on the corpus.
         lowercase: whether the tokenizer folds case (and strips accents).
         embedding_init: start the token embeddings from the corpus' co-occurrence counts, or at random.
+        position_init: start learned positions (bert's are) as sinusoids, or at random; others have nothing to start.
         objective: mlm (encoder, bert), mlm_nsp (bert: segment pairs, half of them random), next_token (decoder), or
             span_corruption (seq2seq).
         masking: what mlm hides together: tokens, words, or spans of words (geometric lengths, mean 3.8 words).
@@ -85,6 +86,7 @@ class Recipe:
     vocab_size: int
     lowercase: bool = True
     embedding_init: Literal["cooccurrence", "random"] = "cooccurrence"
+    position_init: Literal["sinusoidal", "random"] = "sinusoidal"
     objective: Literal["mlm", "mlm_nsp", "next_token", "span_corruption"] = "mlm"
     masking: Literal["token", "whole_word", "span"] = "token"
     optimizer: Literal["muon", "adamw"] = "muon"

@@ -1,9 +1,13 @@
-"""Protects the embeddings that training starts from: tokens that keep the same company start close together."""
+"""Protects the embeddings that training starts from: tokens that keep the same company, and neighbouring positions."""
 
 import numpy as np
 import pytest
+import torch
+from families import tiny_config
+from transformers import AutoModel
 
-from pretrain.embeddings import CONTEXTS, cooccurrence_embeddings
+from hf_tiny_transformer.layers import sinusoidal_positions
+from pretrain.embeddings import CONTEXTS, cooccurrence_embeddings, start_positions
 from pretrain.packing import PackedTokens
 from pretrain.tokenizer import VocabularyFacts
 
@@ -58,3 +62,33 @@ def test_counted_twice_is_the_same(facts, vectors):
     tokens = np.random.default_rng(1).integers(5, VOCABULARY, size=3000).astype(np.uint16)
     first, second = (cooccurrence_embeddings(PackedTokens(tokens, CLS), facts, 4) for _ in range(2))
     assert (first == second).all()
+
+
+@pytest.mark.parametrize(
+    ("family", "fields"),
+    [
+        ("Bert", {}),
+        ("Bert", {"hidden_size": 33, "num_attention_heads": 3}),
+        ("Encoder", {"position_embedding_type": "learned"}),
+        ("Seq2Seq", {"position_embedding_type": "learned"}),
+    ],
+)
+def test_learned_positions_start_as_sinusoids_of_twice_the_tokens_size(family, fields):
+    model = AutoModel.from_config(tiny_config(family, **fields))
+    start_positions(model)
+    tables = [p for name, p in model.named_parameters() if name.endswith("embed_positions.weight")]
+    assert len(tables) == (2 if family == "Seq2Seq" else 1)
+    tokens = model.get_input_embeddings().weight
+    for table in tables:
+        count, width = table.shape
+        expected = sinusoidal_positions(torch.arange(count), 2 * ((width + 1) // 2), torch.float)[:, :width]
+        ratio = table / expected
+        assert torch.allclose(ratio[expected.abs() > 1e-3], ratio[1, 1], rtol=1e-4)
+        assert table.square().mean().sqrt().item() == pytest.approx(2 * tokens.square().mean().sqrt().item(), rel=0.02)
+
+
+def test_a_model_without_learned_positions_stays_as_it_is():
+    model = AutoModel.from_config(tiny_config("Encoder"))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    start_positions(model)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())

@@ -203,6 +203,8 @@ def test_next_sentence_pretraining(corpus_file, tmp_path):
     model, loading = AutoModelForPreTraining.from_pretrained(output, output_loading_info=True)
     assert type(model).__name__ == "TinyTransformerBertForPreTraining"
     assert not loading["missing_keys"]
+    _, loading = AutoModelForMaskedLM.from_pretrained(output, output_loading_info=True)
+    assert not loading["missing_keys"] and not loading["unexpected_keys"], "or its last lines frighten a user"
     assert 0 <= json.loads((output / "training/summary.json").read_text())["validation_next_sentence_accuracy"] <= 1
 
 
