@@ -54,7 +54,7 @@ def _first_steps(mask_rate: float | None) -> dict[str, list[str]]:
     """What `sample` begins with, for the other recipes."""
     begin, bold, calm = (stage(0.2, 8, BOLD, mask_rate), *(stage(0.8, 32, rate, mask_rate) for rate in (BOLD, CALM)))
     return SAME | {
-        "Muon 0.005": ["--matrix_learning_rate", f"{CALM}"],
+        "Muon 0.005": stages(stage(1.0, 32, CALM, mask_rate)),
         "8 rows at first": stages(begin, bold),
         "8 rows at first, then Muon 0.005": stages(begin, calm),
     }
@@ -94,7 +94,11 @@ CHANGES: dict[str, dict[str, list[str]]] = {
     },
     "decoder": _first_steps(None),
     "seq2seq": _first_steps(0.15),
-    "bert-nsp": _first_steps(0.15) | {"positions at random": ["--position_init", "random"]},
+    "bert-nsp": _first_steps(0.15)
+    | {
+        "positions at random": ["--position_init", "random"],
+        "Muon 0.02 throughout": stages(stage(1.0, 32, BOLD, 0.15)),
+    },
 }
 
 
