@@ -20,6 +20,7 @@ from transformers import AutoModelForSequenceClassification, DataCollatorWithPad
 import hf_tiny_transformer  # noqa: F401  (registers our model families)
 from finetune.checkpoint import Checkpoint, open_checkpoint
 from finetune.environment import quieten
+from finetune.kinds.sequence import SingleLabel
 from finetune.settings import FinetuneSettings
 from finetune.tasks import open_task
 from finetune.train import EncodedSplits, encode_splits, train_seed
@@ -49,6 +50,8 @@ def main() -> None:
         weight_decay=0.0,  # likewise
     )
     task, splits = open_task(settings)
+    if not isinstance(task.kind, SingleLabel):
+        parser.error(f"--task {arguments.task}: only tasks with one label are compared, such as sst2 or mrpc")
     rows = random.Random(0).sample(splits.train, min(arguments.max_rows, len(splits.train)))
     checkpoint = open_checkpoint(settings.model, task.kind, dropout=None, max_length=None)
     data = encode_splits(task.kind, dataclasses.replace(splits, train=rows, reported={}), checkpoint)
@@ -65,7 +68,10 @@ def main() -> None:
         print(f"| {name} | {100 * statistics.mean(found):.2f}{spread} | {each} |")
 
 
-def _plain(kind, checkpoint: Checkpoint, settings: FinetuneSettings, data: EncodedSplits, seed: int) -> float:
+def _plain(
+    kind: SingleLabel, checkpoint: Checkpoint, settings: FinetuneSettings, data: EncodedSplits, seed: int
+) -> float:
+    """The same training as a script with nothing but transformers would write it."""
     with tempfile.TemporaryDirectory() as scratch:
         trainer = Trainer(
             model_init=lambda: AutoModelForSequenceClassification.from_pretrained(
