@@ -12,6 +12,7 @@ import argparse
 import dataclasses
 import random
 import statistics
+import sys
 import tempfile
 
 import torch
@@ -24,8 +25,7 @@ from finetune.kinds.sequence import SingleLabel
 from finetune.settings import FinetuneSettings
 from finetune.tasks import open_task
 from finetune.train import EncodedSplits, encode_splits, train_seed
-
-MAX_GRADIENT_NORM = 1.0  # as both sides have it by default; said here because it decides at high rates
+from hf_tiny_transformer.runs import run_cli
 
 
 def main() -> None:
@@ -83,7 +83,6 @@ def _plain(
                 num_train_epochs=settings.epochs,
                 learning_rate=settings.learning_rate,
                 per_device_train_batch_size=settings.batch_size,
-                max_grad_norm=MAX_GRADIENT_NORM,
                 save_strategy="no",
                 report_to="none",
                 log_level="error",
@@ -99,4 +98,4 @@ def _plain(
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_cli(main))

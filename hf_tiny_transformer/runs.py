@@ -67,8 +67,8 @@ def refuse_deepspeed() -> None:
     """
     if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() in ("true", "1"):
         raise UserError(
-            "DeepSpeed (ACCELERATE_USE_DEEPSPEED): not supported; launch with a file of pretrain/launch: zero2.yaml "
-            "shards the same by FSDP2, ddp.yaml shards nothing"
+            "DeepSpeed (ACCELERATE_USE_DEEPSPEED): not supported; launch with pretrain/launch/ddp.yaml, or, to "
+            "shard a pretraining run by FSDP2 instead, with zero2.yaml beside it"
         )
 
 
