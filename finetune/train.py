@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -16,7 +15,6 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PrinterCallback,
-    ProgressCallback,
     Trainer,
     TrainingArguments,
 )
@@ -28,6 +26,7 @@ from .examples import Splits
 from .kinds.base import EncodedSplit, Kind, ModelInput, row_length
 from .optimizer import adamw, parameter_groups
 from .order import LengthGroupedOrder
+from .progress import attach
 from .resume import Unfinished
 from .settings import FinetuneSettings
 
@@ -136,7 +135,7 @@ def _train(
             optimizer_cls_and_kwargs=_optimizer(model, settings),
         )
         trainer.remove_callback(PrinterCallback)
-        _attach(recorder, trainer)
+        attach(recorder, trainer)
         trainer.train()
 
 
@@ -297,7 +296,7 @@ def _training_arguments(settings: FinetuneSettings, seed: int, directory: str) -
         logging_nan_inf_filter=False,  # a diverged run shall look like one
         report_to="none",
         log_level="error",
-        disable_tqdm=True,  # `_attach` brings the bar
+        disable_tqdm=True,  # `progress.attach` brings the bar
     )
 
 
@@ -309,22 +308,3 @@ def _optimizer(model: torch.nn.Module, settings: FinetuneSettings) -> tuple[type
         weight_decay=settings.weight_decay,
     )
     return adamw(groups, settings.learning_rate)
-
-
-def _attach(recorder: EpochRecorder, trainer: Trainer) -> None:
-    """A bar and lines above it in a terminal, plain lines anywhere else; one process speaks."""
-    if not processes.is_main():
-        recorder.write = lambda line: None
-    elif sys.stderr.isatty():
-        bar = _Bar()
-        recorder.write = lambda line: bar.training_bar.write(line, file=sys.stderr)
-        trainer.add_callback(bar)
-    trainer.add_callback(recorder)  # after the bar, which has to be there for the first line
-
-
-class _Bar(ProgressCallback):
-    def on_log(self, *args, **kwargs) -> None:
-        """The stock callback prints the raw dictionaries here; `EpochRecorder` has a line for them."""
-
-    def on_prediction_step(self, *args, **kwargs) -> None:
-        """No second bar: evaluation takes seconds."""

@@ -27,6 +27,7 @@ from transformers import (
     pipeline,
 )
 
+import finetune.progress
 import finetune.results
 import hf_tiny_transformer
 import sample.reviews
@@ -203,6 +204,16 @@ def test_output_is_a_table_and_plain_progress_lines(compared):
     assert lines[-2] == f"seed {results_of(output)['best_seed']}, the best on validation, is in {output}"
     progress = re.compile(rf".*seed \d  epoch \d/{TOY_EPOCHS}  train loss \d\.\d{{4}}  validation \d+\.\d\d  \d+\.\d s")
     assert done.stderr and all(progress.fullmatch(line) for line in done.stderr.splitlines()), done.stderr
+
+
+def test_a_long_epoch_says_how_far_it_is(toy, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(finetune.progress, "SECONDS_BETWEEN_LINES", 0.0)  # every step is late
+    run_in_process(toy, tmp_path / "out", "--seeds", "1", "--epochs", "2")
+    line = re.compile(r"seed 1  epoch (\d\.\d\d)/2  [\d,]+ texts/s  (\d+:\d\d) left")
+    shown = [found.groups() for text in capsys.readouterr().err.splitlines() if (found := line.fullmatch(text))]
+    steps = -(-len(toy_training(toy)[3].train.rows) // 16)
+    assert [float(epoch) for epoch, _ in shown] == pytest.approx([n / steps for n in range(1, 2 * steps + 1)], abs=0.01)
+    assert shown[-1][1] == "0:00"
 
 
 def test_the_report_holds_table_settings_times_pretraining_and_command(compared):
