@@ -4,13 +4,14 @@
     python -m benchmarks.ablation --tokens 2e6 --output runs/ablation --recipe decoder
 
 Steps, and so every figure but the seconds, depend on nothing but the recipe: other work on the machine changes no
-loss. A row costs two to three core-minutes. Rows that are finished (a JSON file in the output folder) are not run
-again; --only picks some by the beginning of their names.
+loss. A row costs two to three core-minutes. Rows that are finished (a JSON file in the output folder, of the recipe as
+it is now) are not run again; --only picks some by the beginning of their names.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import math
 import sys
@@ -21,7 +22,8 @@ import torch
 from accelerate import Accelerator
 from torch.optim.swa_utils import AveragedModel
 
-from hf_tiny_transformer.runs import atomic_write_json, keep_freed_memory
+from finetune.environment import require_writable_parent
+from hf_tiny_transformer.runs import atomic_write_json, keep_freed_memory, run_cli
 from pretrain.build import build_loop, validation_batches
 from pretrain.checkpoint import Progress
 from pretrain.cli import parse
@@ -47,16 +49,22 @@ def stages(*of_recipe: dict) -> list[str]:
 
 OTHER_SEED = "the recipe, another seed"
 SAME = {"the recipe": [], OTHER_SEED: []}
-BOLD, BETWEEN, CALM = 0.02, 0.01, 0.005  # rates for Muon
+BOLD, STEADY, CALM = 0.02, 0.01, 0.005  # rates for Muon
 
 
 def _first_steps(mask_rate: float | None) -> dict[str, list[str]]:
-    """What `sample` begins with, for the other recipes."""
-    begin, bold, calm = (stage(0.2, 8, BOLD, mask_rate), *(stage(0.8, 32, rate, mask_rate) for rate in (BOLD, CALM)))
+    """What `sample` begins with, for the other recipes, and its rates for Muon."""
+    begin = stage(0.2, 8, BOLD, mask_rate)
+    bold, steady, calm = (stage(0.8, 32, rate, mask_rate) for rate in (BOLD, STEADY, CALM))
     return SAME | {
-        "Muon 0.005": stages(stage(1.0, 32, CALM, mask_rate)),
+        "Muon 0.02 throughout": stages(stage(1.0, 32, BOLD, mask_rate)),
+        "Muon 0.005 throughout": stages(stage(1.0, 32, CALM, mask_rate)),
+        "Muon 0.02 for a fifth, then 0.01": stages(stage(0.2, 32, BOLD, mask_rate), steady),
+        "Muon 0.02 for a fifth, then 0.005": stages(stage(0.2, 32, BOLD, mask_rate), calm),
         "8 rows at first": stages(begin, bold),
+        "8 rows at first, then Muon 0.01": stages(begin, steady),
         "8 rows at first, then Muon 0.005": stages(begin, calm),
+        "decay over the last fifth": ["--decay", "0.2"],
     }
 
 
@@ -66,39 +74,29 @@ CHANGES: dict[str, dict[str, list[str]]] = {
         "AdamW on everything, 2e-3": ["--optimizer", "adamw"],
         "AdamW on everything, 4e-3": ["--optimizer", "adamw", "--learning_rate", "0.004"],
         "Muon 0.02 throughout": stages(stage(0.2, 8, BOLD), stage(0.8, 32, BOLD)),
-        "Muon 0.005 throughout": stages(stage(0.2, 8, CALM), stage(0.8, 32, CALM)),
-        "32 rows throughout": stages(stage(0.2, 32, BOLD), stage(0.8, 32, CALM)),
-        "8 rows throughout": stages(stage(0.2, 8, BOLD), stage(0.8, 8, CALM)),
-        "8 rows for a tenth": stages(stage(0.1, 8, BOLD), stage(0.9, 32, CALM)),
-        "8 rows for a tenth, Muon 0.02 for three": stages(
-            stage(0.1, 8, BOLD), stage(0.2, 32, BOLD), stage(0.7, 32, CALM)
-        ),
-        "Muon 0.01 after a fifth": stages(stage(0.2, 8, BOLD), stage(0.8, 32, BETWEEN)),
-        "Muon 0.01 after a fifth, decay over the last fifth": [
-            *stages(stage(0.2, 8, BOLD), stage(0.8, 32, BETWEEN)),
-            *("--decay", "0.2"),
-        ],
-        "64 rows in the second half": stages(stage(0.2, 8, BOLD), stage(0.4, 32, CALM), stage(0.4, 64, CALM)),
-        "16 rows of 64 tokens at first": stages(stage(0.2, 16, BOLD, length=64), stage(0.8, 32, CALM)),
-        "15 % hidden": stages(stage(0.2, 8, BOLD, 0.15), stage(0.8, 32, CALM, 0.15)),
-        "30 % hidden": stages(stage(0.2, 8, BOLD, 0.3), stage(0.8, 32, CALM, 0.3)),
+        "Muon 0.01 throughout": stages(stage(0.2, 8, STEADY), stage(0.8, 32, STEADY)),
+        "Muon 0.005 after a fifth": stages(stage(0.2, 8, BOLD), stage(0.8, 32, CALM)),
+        "32 rows throughout": stages(stage(0.2, 32, BOLD), stage(0.8, 32, STEADY)),
+        "8 rows throughout": stages(stage(0.2, 8, BOLD), stage(0.8, 8, STEADY)),
+        "16 rows after a fifth": stages(stage(0.2, 8, BOLD), stage(0.8, 16, STEADY)),
+        "8 rows for a tenth": stages(stage(0.1, 8, BOLD), stage(0.9, 32, STEADY)),
+        "64 rows in the second half": stages(stage(0.2, 8, BOLD), stage(0.4, 32, STEADY), stage(0.4, 64, STEADY)),
+        "16 rows of 64 tokens at first": stages(stage(0.2, 16, BOLD, length=64), stage(0.8, 32, STEADY)),
+        "15 % hidden": stages(stage(0.2, 8, BOLD, 0.15), stage(0.8, 32, STEADY, 0.15)),
+        "30 % hidden": stages(stage(0.2, 8, BOLD, 0.3), stage(0.8, 32, STEADY, 0.3)),
         "30 % hidden, then 20, then 15": stages(
-            stage(0.2, 8, BOLD, 0.3), stage(0.4, 32, CALM, 0.2), stage(0.4, 32, CALM, 0.15)
+            stage(0.2, 8, BOLD, 0.3), stage(0.4, 32, STEADY, 0.2), stage(0.4, 32, STEADY, 0.15)
         ),
         "embeddings at random": ["--embedding_init", "random"],
         "warm-up over a fiftieth": ["--warmup", "0.02"],
         "warm-up over a twentieth": ["--warmup", "0.05"],
-        "decay over the last fifth": ["--decay", "0.2"],
+        "decay over the last half": ["--decay", "0.5"],
         "decay from the beginning": ["--decay", "0.995"],
         "no decay": ["--decay", "0.0"],
     },
     "decoder": _first_steps(None),
     "seq2seq": _first_steps(0.15),
-    "bert-nsp": _first_steps(0.15)
-    | {
-        "positions at random": ["--position_init", "random"],
-        "Muon 0.02 throughout": stages(stage(1.0, 32, BOLD, 0.15)),
-    },
+    "bert-nsp": _first_steps(0.15) | {"positions at random": ["--position_init", "random"]},
 }
 
 
@@ -117,6 +115,7 @@ def main() -> None:
         parser.error(f"--only: no change begins so; there are: {', '.join(CHANGES[arguments.recipe])}")
     if arguments.tokens < 1e4:
         parser.error(f"--tokens {arguments.tokens:g}: too few for a run; give at least 1e4")
+    require_writable_parent("--output", arguments.output / "row.json")
     torch.set_num_threads(1)
     keep_freed_memory()
     shares = [f"{share:.0%} of the tokens" for share in MEASURED_AT]
@@ -129,11 +128,12 @@ def main() -> None:
 def _run(name: str, flags: list[str], arguments: argparse.Namespace) -> dict:
     slug = "-".join("".join(character if character.isalnum() else " " for character in name).split())
     path = arguments.output / f"{arguments.recipe}-{slug}-{arguments.tokens / 1e6:g}M.json"
-    if not path.exists():
-        _, recipe = parse(["--output", "-", "--recipe", arguments.recipe, *flags])
+    _, recipe = parse(["--output", "-", "--recipe", arguments.recipe, *flags])
+    finished = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if finished.get("recipe") != dataclasses.asdict(recipe):  # also where the recipe has changed since
         run = train(recipe, seed=2 if name == OTHER_SEED else 1, tokens=arguments.tokens)
         arguments.output.mkdir(parents=True, exist_ok=True)
-        atomic_write_json(path, {"change": name, **run})
+        atomic_write_json(path, {"change": name, "recipe": dataclasses.asdict(recipe), **run})
         print(f"{name}: {run['losses'][-1]:.3f}", file=sys.stderr, flush=True)
     return json.loads(path.read_text(encoding="utf-8"))
 
@@ -173,4 +173,4 @@ def _figures(run: dict) -> list[str]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_cli(main))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
 import time
 from collections.abc import Callable
 
@@ -19,6 +20,7 @@ from finetune.kinds.sequence import SingleLabel
 from finetune.settings import FinetuneSettings
 from finetune.tasks import open_task
 from finetune.train import EncodedSplits, encode_splits, train_seed
+from hf_tiny_transformer.runs import run_cli
 
 
 class FixedLength(SingleLabel):
@@ -66,4 +68,4 @@ def _seconds(
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_cli(main))

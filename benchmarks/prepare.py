@@ -23,6 +23,7 @@ from pathlib import Path
 
 from transformers import AutoTokenizer
 
+from hf_tiny_transformer.runs import UserError, run_cli
 from pretrain.metrics import peak_memory
 
 BLOCK = 128
@@ -40,6 +41,8 @@ def main() -> None:
     if arguments.side:
         measure(arguments.side, arguments.text, arguments.tokenizer)
         return
+    if not arguments.text.is_file():
+        raise UserError(f"{arguments.text}: no such file; name a .txt file")
     print("| text, MiB | | seconds | MiB/s | peak memory, MiB |\n| ---: | --- | ---: | ---: | ---: |")
     with tempfile.TemporaryDirectory() as folder:
         tokenizer = Path(folder) / "tokenizer"
@@ -134,4 +137,4 @@ def _in_a_process(side: str, text: Path, tokenizer: Path) -> list[float]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_cli(main))

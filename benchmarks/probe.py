@@ -8,6 +8,7 @@ Accuracy over three folds of the sample's training and validation sentences; the
 from __future__ import annotations
 
 import argparse
+import sys
 
 import numpy as np
 import torch
@@ -16,10 +17,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import hf_tiny_transformer  # noqa: F401  (registers the families)
+from finetune.environment import quieten
+from hf_tiny_transformer import attend
 from hf_tiny_transformer.layers import mean_pool
+from hf_tiny_transformer.runs import run_cli
 from sample import load_sample
 
 FOLDS = StratifiedKFold(3, shuffle=True, random_state=0)
@@ -30,6 +34,9 @@ def main() -> None:
     """Prints a line for each model."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.probe", description=__doc__.splitlines()[0])
     parser.add_argument("models", nargs="*", help="model directories")
+    names = parser.parse_args().models
+    quieten()
+    models = {name: attend.load(name) for name in names}
     sample = load_sample()
     examples = sample.train + sample.validation
     texts, labels = [e.text for e in examples], np.array([e.label for e in examples])
@@ -37,14 +44,14 @@ def main() -> None:
         TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LogisticRegression(C=4, max_iter=1000)
     )
     show("TF-IDF", cross_val_score(words, texts, labels, cv=FOLDS))
-    for name in parser.parse_args().models:
-        states = pooled_states(AutoModel.from_pretrained(name).eval(), AutoTokenizer.from_pretrained(name), texts)
+    for name, (model, tokenizer) in models.items():
+        states = pooled_states(model, tokenizer, texts)
         probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000))
         show(name, cross_val_score(probe, states, labels, cv=FOLDS))
 
 
 @torch.no_grad()
-def pooled_states(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> np.ndarray:
+def pooled_states(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> np.ndarray:
     """(texts, hidden_size): means over each text's tokens of the last states."""
     pooled = []
     for start in range(0, len(texts), BATCH):
@@ -59,4 +66,4 @@ def show(name: str, scores: np.ndarray) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_cli(main))

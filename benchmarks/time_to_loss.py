@@ -29,7 +29,8 @@ from accelerate.utils import set_seed
 from torch.nn.functional import cross_entropy
 from transformers import BertConfig, BertForMaskedLM
 
-from hf_tiny_transformer.runs import atomic_write_json, keep_freed_memory
+from finetune.environment import require_writable_parent
+from hf_tiny_transformer.runs import UserError, atomic_write_json, keep_freed_memory, run_cli
 from pretrain.build import batch_source, build_loop, validation_batches
 from pretrain.checkpoint import Progress
 from pretrain.cli import parse
@@ -50,8 +51,10 @@ def main() -> None:
     if arguments.what == "report":
         report(arguments.output)
         return
+    require_writable_parent("--output", arguments.output / "run.json")
     torch.set_num_threads(arguments.threads)
     _, recipe = parse(["--output", "-", *recipe_flags])
+    recipe.validate()
     data = prepare_data(arguments.corpus, "text", recipe, Accelerator())
     if arguments.what == "ours":
         run_ours(recipe, data, arguments)
@@ -204,6 +207,8 @@ def run_ours(recipe: Recipe, data: PreparedData, arguments: argparse.Namespace) 
 def report(folder: Path) -> None:
     """What stock reached, and how long ours took to the same loss."""
     runs = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
+    if not runs:
+        raise UserError(f"--output {folder}: holds no run; train `stock` and `ours` into it first")
     print("| run | parameters | steps | last loss |\n| --- | ---: | ---: | ---: |")
     for name, run in runs.items():
         print(f"| {name} | {run['parameters']:,} | {run['steps']:,} | {run['curve'][-1][2]:.3f} |")
@@ -244,8 +249,11 @@ def _arguments() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--learning-rates", type=float, nargs="+", default=[5e-4, 1e-3, 2e-3], help="stock only")
     parser.add_argument("--name", default="recipe", help="of this run of ours in the report")
-    return parser.parse_known_args()
+    arguments, recipe_flags = parser.parse_known_args()
+    if arguments.minutes <= 0:
+        parser.error(f"--minutes {arguments.minutes:g}: must be more than 0")
+    return arguments, recipe_flags
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_cli(main))
