@@ -73,24 +73,38 @@ CHANGES: dict[str, dict[str, list[str]]] = {
     | {
         "AdamW on everything, 2e-3": ["--optimizer", "adamw"],
         "AdamW on everything, 4e-3": ["--optimizer", "adamw", "--learning_rate", "0.004"],
-        "Muon 0.02 throughout": stages(stage(0.2, 8, BOLD), stage(0.8, 32, BOLD)),
-        "Muon 0.01 throughout": stages(stage(0.2, 8, STEADY), stage(0.8, 32, STEADY)),
-        "Muon 0.005 after a fifth": stages(stage(0.2, 8, BOLD), stage(0.8, 32, CALM)),
-        "32 rows throughout": stages(stage(0.2, 32, BOLD), stage(0.8, 32, STEADY)),
-        "8 rows throughout": stages(stage(0.2, 8, BOLD), stage(0.8, 8, STEADY)),
-        "16 rows after a fifth": stages(stage(0.2, 8, BOLD), stage(0.8, 16, STEADY)),
-        "8 rows for a tenth": stages(stage(0.1, 8, BOLD), stage(0.9, 32, STEADY)),
-        "64 rows in the second half": stages(stage(0.2, 8, BOLD), stage(0.4, 32, STEADY), stage(0.4, 64, STEADY)),
-        "16 rows of 64 tokens at first": stages(stage(0.2, 16, BOLD, length=64), stage(0.8, 32, STEADY)),
-        "15 % hidden": stages(stage(0.2, 8, BOLD, 0.15), stage(0.8, 32, STEADY, 0.15)),
-        "30 % hidden": stages(stage(0.2, 8, BOLD, 0.3), stage(0.8, 32, STEADY, 0.3)),
+        "Muon 0.02 throughout": stages(stage(0.1, 8, BOLD), stage(0.9, 32, BOLD)),
+        "Muon 0.005 throughout": stages(stage(0.1, 8, CALM), stage(0.9, 32, CALM)),
+        "Muon 0.01 after a tenth": stages(stage(0.1, 8, BOLD), stage(0.9, 32, STEADY)),
+        "Muon 0.01 after a tenth, weight decay 0.1": [
+            *stages(stage(0.1, 8, BOLD), stage(0.9, 32, STEADY)),
+            *("--weight_decay", "0.1"),
+        ],
+        "32 rows throughout": stages(stage(0.1, 32, BOLD), stage(0.9, 32, CALM)),
+        "8 rows throughout": stages(stage(0.1, 8, BOLD), stage(0.9, 8, CALM)),
+        "8 rows for a fifth": stages(stage(0.2, 8, BOLD), stage(0.8, 32, CALM)),
+        "8 rows for a fifth, then 16, Muon 0.01, decay over the last fifth": [
+            *stages(stage(0.2, 8, BOLD), stage(0.8, 16, STEADY)),
+            *("--decay", "0.2"),
+        ],
+        "8 rows for a fifth, Muon 0.01, decay over the last fifth": [
+            *stages(stage(0.2, 8, BOLD), stage(0.8, 32, STEADY)),
+            *("--decay", "0.2"),
+        ],
+        "8 rows for a tenth, Muon 0.02 for three": stages(
+            stage(0.1, 8, BOLD), stage(0.2, 32, BOLD), stage(0.7, 32, CALM)
+        ),
+        "64 rows in the second half": stages(stage(0.1, 8, BOLD), stage(0.45, 32, CALM), stage(0.45, 64, CALM)),
+        "16 rows of 64 tokens at first": stages(stage(0.1, 16, BOLD, length=64), stage(0.9, 32, CALM)),
+        "15 % hidden": stages(stage(0.1, 8, BOLD, 0.15), stage(0.9, 32, CALM, 0.15)),
+        "30 % hidden": stages(stage(0.1, 8, BOLD, 0.3), stage(0.9, 32, CALM, 0.3)),
         "30 % hidden, then 20, then 15": stages(
-            stage(0.2, 8, BOLD, 0.3), stage(0.4, 32, STEADY, 0.2), stage(0.4, 32, STEADY, 0.15)
+            stage(0.1, 8, BOLD, 0.3), stage(0.45, 32, CALM, 0.2), stage(0.45, 32, CALM, 0.15)
         ),
         "embeddings at random": ["--embedding_init", "random"],
         "warm-up over a fiftieth": ["--warmup", "0.02"],
         "warm-up over a twentieth": ["--warmup", "0.05"],
-        "decay over the last half": ["--decay", "0.5"],
+        "decay over the last fifth": ["--decay", "0.2"],
         "decay from the beginning": ["--decay", "0.995"],
         "no decay": ["--decay", "0.0"],
     },

@@ -15,6 +15,7 @@ from .recipe import Recipe
 from .schedule import plan_stages
 
 SMOOTHING_SHARE = 0.03  # of the run: the length of the running mean
+LABEL_WIDTH = 0.19  # of the axis: as wide as a phase's name may be
 BLUE, ORANGE, GREY, RULE = "#1f6fb2", "#c4570c", "#5c6576", "#dcdfe5"  # the pages' colours
 
 
@@ -47,14 +48,25 @@ def draw_curve(metrics: list[dict], path: Path, recipe: Recipe, max_steps: int) 
         axes.grid(color=RULE, linewidth=0.8)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
-    for step, names in phases(recipe, max_steps).items():
-        where = np.interp(step, np.concatenate(([0], steps)), np.concatenate(([0], tokens)))
-        for axes in (top, bottom):
-            axes.axvline(where, color=GREY, linewidth=0.9, linestyle=(0, (4, 3)), alpha=0.7)
-        place = {"xytext": (3, -2), "textcoords": "offset points", "va": "top", "fontsize": 8, "color": GREY}
-        bottom.annotate("\n".join(names), (where, 1), xycoords=("data", "axes fraction"), **place)
+    starts = {
+        np.interp(step, np.concatenate(([0], steps)), np.concatenate(([0], tokens))): names
+        for step, names in sorted(phases(recipe, max_steps).items())
+    }
+    _mark_phases(top, bottom, starts)
     figure.savefig(path, dpi=120)
     plt.close(figure)
+
+
+def _mark_phases(top: Axes, bottom: Axes, starts: dict[float, list[str]]) -> None:
+    """A line where each phase starts, its names below; names that would run into those before them stand under them."""
+    before, line = -np.inf, 0
+    for where, names in starts.items():
+        for axes in (top, bottom):
+            axes.axvline(where, color=GREY, linewidth=0.9, linestyle=(0, (4, 3)), alpha=0.7)
+        line = line if where - before < LABEL_WIDTH * bottom.get_xlim()[1] else 0
+        place = {"xytext": (3, -2 - 14 * line), "textcoords": "offset points", "va": "top", "fontsize": 8}
+        bottom.annotate("\n".join(names), (where, 1), xycoords=("data", "axes fraction"), color=GREY, **place)
+        before, line = where, line + len(names)
 
 
 def phases(recipe: Recipe, max_steps: int) -> dict[int, list[str]]:

@@ -1,5 +1,6 @@
 """Protects the pictures of training: the curve's marks and smoothing, and the page that compares runs."""
 
+import itertools
 import json
 import re
 from pathlib import Path
@@ -77,22 +78,35 @@ def test_phases_are_where_the_schedule_changes():
     assert phases(recipe("--warmup=0", "--decay=0"), 200) == {}
 
 
+def drawn_curve(path, monkeypatch, *flags: str):
+    """The figure that `draw_curve` saved."""
+    drawn = {}
+    with monkeypatch.context() as patch:
+        patch.setattr(plt, "close", lambda figure: drawn.update(figure=figure))
+        draw_curve(metrics(), path, recipe(STAGES, *flags), STEPS)
+    return drawn["figure"]
+
+
 def test_the_curve_shows_losses_rates_and_phases(tmp_path, monkeypatch):
     """Raw, smoothed and validation above, the learning rate below, a line in both for each phase."""
-    drawn = {}
-    monkeypatch.setattr(plt, "close", lambda figure: drawn.update(figure=figure))
-    draw_curve(metrics(), tmp_path / "loss.png", recipe(STAGES), STEPS)
-    monkeypatch.undo()
-    top, bottom = drawn["figure"].axes
+    figure = drawn_curve(tmp_path / "loss.png", monkeypatch)
+    top, bottom = figure.axes
     curves = {line.get_label(): line for line in top.lines}
     assert {"training, each step", "training, smoothed", "validation"} <= curves.keys()
     assert len(curves["validation"].get_ydata()) == 5
     marks = [line.get_xdata()[0] for line in bottom.lines if line.get_linestyle() == "--"]
-    assert marks == pytest.approx([0.7 * STEPS * 512 / 1e6, 0.02 * STEPS * 512 / 1e6, 0.5 * STEPS * 512 / 1e6])
-    plt.close(drawn["figure"])
+    assert marks == pytest.approx([0.02 * STEPS * 512 / 1e6, 0.5 * STEPS * 512 / 1e6, 0.7 * STEPS * 512 / 1e6])
+    plt.close(figure)
     assert imread(tmp_path / "loss.png").shape[1] > 900
     draw_curve([], tmp_path / "none.png", recipe(), STEPS)
     assert not (tmp_path / "none.png").exists()
+
+
+def test_names_of_phases_do_not_run_into_each_other(tmp_path, monkeypatch):
+    figure = drawn_curve(tmp_path / "loss.png", monkeypatch, "--warmup=0.45", "--decay=0.25")  # 0.7: stage; 0.75: decay
+    boxes = [text.get_window_extent() for text in figure.axes[1].texts]
+    assert len(boxes) == 3 and not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+    plt.close(figure)
 
 
 def test_runs_are_compared_on_one_page(tmp_path, capsys):
