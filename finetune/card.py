@@ -80,9 +80,8 @@ def draw_curve(results: dict, path: Path) -> None:
         if record["seed"] == results["best_seed"]:
             published = (record["best_epoch"], 100 * record["validation"])
             bottom.plot(*published, marker="o", markersize=11, markerfacecolor="none", color="black", linestyle="")
-            bottom.annotate(
-                "published", published, xytext=(0, 10), textcoords="offset points", ha="center"
-            )  # no curve is above
+            above = {"xytext": (0, 10), "textcoords": "offset points", "ha": "center"}  # no curve is there
+            bottom.annotate("published", published, **above)
     top.set_ylabel("training loss")
     top.legend(frameon=False)
     bottom.set(xlabel="epoch", ylabel=f"validation {results['metric']}, %")

@@ -24,7 +24,7 @@ def attach(recorder: EpochRecorder, trainer: Trainer) -> None:
         recorder.write = lambda line: bar.training_bar.write(line, file=sys.stderr)
         trainer.add_callback(bar)  # before the recorder: the bar has to be there for the first line
     else:
-        trainer.add_callback(Lines(recorder.title, len(recorder.epochs), recorder.total, recorder.write))
+        trainer.add_callback(_Lines(recorder.title, len(recorder.epochs), recorder.total, recorder.write))
     trainer.add_callback(recorder)
 
 
@@ -37,22 +37,21 @@ class _Bar(ProgressCallback):
 
 
 @dataclass(eq=False)
-class Lines(TrainerCallback):
+class _Lines(TrainerCallback):
     """At most one line a minute, for a log: how far, texts a second, time left until the last epoch's end."""
 
     title: str
     finished_epochs: int  # of an earlier part of the run
     total: int
     write: Callable[[str], None]
-    clock: Callable[[], float] = time.monotonic
     _began: float = field(init=False)
     _last: float = field(init=False)
 
     def on_train_begin(self, args, state, control, **kwargs) -> None:
-        self._began = self._last = self.clock()
+        self._began = self._last = time.monotonic()
 
     def on_step_end(self, args, state, control, **kwargs) -> None:
-        now = self.clock()
+        now = time.monotonic()
         if now - self._last < SECONDS_BETWEEN_LINES:
             return
         self._last, seconds = now, now - self._began

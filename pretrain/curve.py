@@ -48,19 +48,19 @@ def draw_curve(metrics: list[dict], path: Path, recipe: Recipe, max_steps: int) 
         axes.grid(color=RULE, linewidth=0.8)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
-    starts = {
-        np.interp(step, np.concatenate(([0], steps)), np.concatenate(([0], tokens))): names
+    starts = [
+        (np.interp(step, np.concatenate(([0], steps)), np.concatenate(([0], tokens))), names)
         for step, names in sorted(phases(recipe, max_steps).items())
-    }
+    ]
     _mark_phases(top, bottom, starts)
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
 
-def _mark_phases(top: Axes, bottom: Axes, starts: dict[float, list[str]]) -> None:
+def _mark_phases(top: Axes, bottom: Axes, starts: list[tuple[float, list[str]]]) -> None:
     """A line where each phase starts, its names below; names that would run into those before them stand under them."""
     before, line = -np.inf, 0
-    for where, names in starts.items():
+    for where, names in starts:
         for axes in (top, bottom):
             axes.axvline(where, color=GREY, linewidth=0.9, linestyle=(0, (4, 3)), alpha=0.7)
         line = line if where - before < LABEL_WIDTH * bottom.get_xlim()[1] else 0
