@@ -27,7 +27,14 @@ pretrain: $(READY)  ## the main job: raw text in, a fine-tuned model and its fig
 		--learning_rate 5e-4 --epochs 4 --token_masking 0.15 --dropout 0.1 \
 		--report $(RUN)/report.md --output $(RUN)/finetuned
 
-test: $(READY)  ## the tests, on all cores
+$(VENV)/.extras: $(READY)
+	for extra in deepspeed web; do \
+		$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[$$extra]" \
+			|| echo "$$extra does not install here: its tests will be skipped"; \
+	done
+	touch $@
+
+test: $(READY) $(VENV)/.extras  ## the tests, on all cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
 tour: $(READY)  ## docs/tour.md in both languages: every number and picture anew

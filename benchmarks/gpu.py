@@ -63,7 +63,20 @@ def steps(arguments: argparse.Namespace) -> list[tuple[str, list[str]]]:
         ("Hugging Face's own tests", conformance),
         ("pretraining", ["pretrain", "--corpus", "sample", *length, "--output", str(run_folder)]),
         ("fine-tuning", finetune),
+        *_sharded(arguments.output),
     ]
+
+
+def _sharded(output: Path) -> list[tuple[str, list[str]]]:
+    """Twenty steps of each way to shard, in bf16 over NCCL: on one GPU already every call of theirs is made."""
+    if not torch.cuda.is_available():
+        return []  # Accelerate shards on GPUs only; the tests make it do so on a CPU
+    ways = {"FSDP2": "fsdp2", "ZeRO-2 by FSDP2": "zero2"}
+    if find_spec("deepspeed") is not None:
+        ways["ZeRO-2 by DeepSpeed"] = "deepspeed"
+    launch = ["accelerate.commands.launch", "--num_processes", "1", "--config_file"]
+    train = ["-m", "pretrain", "--corpus", "sample", "--optimizer", "adamw", "--max-steps", "20", "--output"]
+    return [(way, [*launch, f"pretrain/launch/{name}.yaml", *train, str(output / name)]) for way, name in ways.items()]
 
 
 def run(title: str, command: list[str]) -> bool:

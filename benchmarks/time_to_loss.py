@@ -185,12 +185,12 @@ def run_ours(recipe: Recipe, data: PreparedData, arguments: argparse.Namespace) 
     clock = Clock(arguments.minutes)  # counts from here: counting co-occurrences is part of our time
     for kept in data.directory.glob("embeddings-*.npy"):
         kept.unlink()
-    trial = build_loop(recipe, data, accelerator, seed=1, max_steps=10**6)
+    trial = build_loop(recipe, data, accelerator, seed=arguments.seed, max_steps=10**6)
     clock.pause()
     seconds = trial.measure_step_seconds(timed=STEPS_TO_RATE, clock=time.process_time)
     clock.go_on()
     max_steps = max(1, int((clock.budget - clock.seconds) / seconds))
-    loop = build_loop(recipe, data, accelerator, seed=1, max_steps=max_steps)
+    loop = build_loop(recipe, data, accelerator, seed=arguments.seed, max_steps=max_steps)
     validation = validation_batches(recipe, data)
     curve = Curve(clock, loop.model, validation, stock=False)
 
@@ -248,6 +248,7 @@ def _arguments() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--minutes", type=float, default=15.0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--learning-rates", type=float, nargs="+", default=[5e-4, 1e-3, 2e-3], help="stock only")
+    parser.add_argument("--seed", type=int, default=1, help="ours only: of weights, order and masks")
     parser.add_argument("--name", default="recipe", help="of this run of ours in the report")
     arguments, recipe_flags = parser.parse_known_args()
     if arguments.minutes <= 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import shlex
 import sys
@@ -14,7 +15,7 @@ from typing import Any, get_args, get_type_hints
 from jsonargparse import ActionYesNo, ArgumentParser
 
 from hf_tiny_transformer.cards import public_name
-from hf_tiny_transformer.runs import UserError, refuse_deepspeed, run_cli
+from hf_tiny_transformer.runs import UserError, run_cli
 
 from . import processes
 from .commands import find_command
@@ -41,12 +42,17 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _main(argv: list[str]) -> None:
-    refuse_deepspeed()
+    _refuse_deepspeed()
     settings = parse_settings(argv)
     import hf_tiny_transformer  # noqa: F401  (registers our model families with the Auto classes)
 
     run = run_suite if settings.task == SUITE else run_experiment
     run(settings, command=shlex.join([*shlex.split(PROGRAM), *map(public_name, argv)]))
+
+
+def _refuse_deepspeed() -> None:
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() in ("true", "1"):
+        raise UserError("DeepSpeed (ACCELERATE_USE_DEEPSPEED): pretraining only; launch with pretrain/launch/ddp.yaml")
 
 
 def parse_settings(argv: list[str]) -> FinetuneSettings:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import json
+import logging
 import os
 import shutil
 import sys
@@ -49,6 +50,7 @@ class TerminatedError(RunError):
 def run_cli(main: Callable[[], None]) -> int:
     """Runs `main` and turns its errors into exit codes: a `RunError` prints one line on stderr and gives its own,
     Ctrl-C gives 130. Anything else is a bug of ours and keeps its traceback."""
+    logging.getLogger("DeepSpeed").addFilter(_is_no_greeting)
     try:
         main()
     except RunError as error:
@@ -60,16 +62,9 @@ def run_cli(main: Callable[[], None]) -> int:
     return 0
 
 
-def refuse_deepspeed() -> None:
-    """Raises:
-    UserError: `accelerate launch` was told to use DeepSpeed, whose engine takes one optimizer and steps inside the
-        backward pass, before an unsound loss can be passed over.
-    """
-    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() in ("true", "1"):
-        raise UserError(
-            "DeepSpeed (ACCELERATE_USE_DEEPSPEED): not supported; launch with pretrain/launch/ddp.yaml, or, to "
-            "shard a pretraining run by FSDP2 instead, with zero2.yaml beside it"
-        )
+def _is_no_greeting(record: logging.LogRecord) -> bool:
+    """Accelerate imports DeepSpeed wherever it is installed; on a CPU that prints a warning among results on stdout."""
+    return record.funcName != "get_accelerator"
 
 
 @contextmanager

@@ -88,11 +88,9 @@ class LinearCrossEntropy(torch.autograd.Function):
 def _softmax_of_product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     """softmax(x @ weight.T + bias) in fp32: (n, D), (V, D), (V,) -> (n, V)."""
     step = CPU_SLICE if x.device.type == "cpu" else len(weight)
-    logits = x.new_empty(len(x), len(weight), dtype=torch.float)
-    for first in range(0, len(weight), step):
-        columns = slice(first, first + step)
-        logits[:, columns] = torch.addmm(bias[columns], x, weight[columns].t())
-    return torch.softmax(logits, dim=1)
+    slices = [slice(first, first + step) for first in range(0, len(weight), step)]
+    logits = torch.cat([torch.addmm(bias[columns], x, weight[columns].t()) for columns in slices], dim=1)
+    return torch.softmax(logits, dim=1, dtype=torch.float)
 
 
 def _accumulate(

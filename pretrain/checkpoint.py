@@ -22,6 +22,8 @@ from transformers import PreTrainedTokenizerFast
 
 from hf_tiny_transformer.runs import UserError, atomic_directory, atomic_write_json
 
+from . import zero
+
 STATE_FILE, OPTIMIZER_FILE = "training_state.json", "training_state.pt"
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 _NAME = re.compile(r"step-(\d+)")
@@ -54,8 +56,8 @@ def save_checkpoint(
     on how the run was spread: weights and optimizer state are whole, and go by the parameters' names.
     """
     model = accelerator.unwrap_model(model)
-    weights = get_model_state_dict(model, options=WHOLE)
-    states = [_optimizer_state(model, optimizer) for optimizer in optimizers]
+    weights = zero.whole_weights(model) if zero.is_used(accelerator) else get_model_state_dict(model, options=WHOLE)
+    states = [_optimizer_state(accelerator, model, optimizer) for optimizer in optimizers]
     if not accelerator.is_main_process:
         return
     with atomic_directory(checkpoint_path(run, progress.step)) as staging:
@@ -97,11 +99,11 @@ def load_checkpoint(
         weights = load_file(directory / "model.safetensors")
         for target, source in model.all_tied_weights_keys.items():
             weights.setdefault(target, weights[source])
-        set_model_state_dict(model, weights, options=WHOLE)
+        _place_weights(accelerator, model, weights)
         states = torch.load(directory / OPTIMIZER_FILE, weights_only=True, map_location="cpu")["optimizers"]
         for optimizer, state in zip(optimizers, states, strict=True):
             if state["state"]:
-                set_optimizer_state_dict(model, _unwrapped(optimizer), optim_state_dict=state, options=WHOLE)
+                _place_optimizer_state(accelerator, model, _unwrapped(optimizer), state)
         return read_progress(directory)
     except Exception as error:  # safetensors, pickle, zip and json each raise their own kind for a damaged file
         raise UserError(
@@ -115,10 +117,28 @@ def read_progress(directory: Path) -> Progress:
     return Progress(**json.loads((directory / STATE_FILE).read_text(encoding="utf-8")))
 
 
-def _optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict:
+def _place_weights(accelerator: Accelerator, model: nn.Module, weights: dict[str, torch.Tensor]) -> None:
+    if zero.is_used(accelerator):
+        zero.place_weights(model, weights)
+    else:
+        set_model_state_dict(model, weights, options=WHOLE)
+
+
+def _place_optimizer_state(
+    accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict
+) -> None:
+    if zero.is_used(accelerator):
+        zero.place_optimizer_state(model, optimizer, state)
+    else:
+        set_optimizer_state_dict(model, optimizer, optim_state_dict=state, options=WHOLE)
+
+
+def _optimizer_state(accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict:
     """By parameter names. Before the first step there is none, and asking torch for it would take a step."""
     if not optimizer.state:
         return {"state": {}}
+    if zero.is_used(accelerator):
+        return zero.whole_optimizer_state(model, _unwrapped(optimizer))
     return get_optimizer_state_dict(model, _unwrapped(optimizer), options=WHOLE)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -29,7 +30,8 @@ def main(argv: list[str] | None = None) -> None:
     if argv[:1] == ["report"]:
         return report.main(argv[1:])
     settings, recipe = parse(argv)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    level = logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR  # one process tells all
+    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
     transformers_logging.disable_progress_bar()
     for noisy in ("httpx", "transformers", "accelerate", "datasets", "filelock"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -89,7 +89,7 @@ def _positive_pmi(counts: np.ndarray) -> scipy.sparse.csr_matrix:
     sparse = scipy.sparse.coo_matrix(counts)
     row_sums = counts.sum(axis=1)
     context = counts.sum(axis=0).astype(np.float64) ** CONTEXT_SMOOTHING
-    context /= context.sum()
+    context /= max(context.sum(), 1.0)  # no two tokens may stand together
     values = np.log(sparse.data / (row_sums[sparse.row] * context[sparse.col]))
     kept = values > 0
     entries = (values[kept].astype(np.float32), (sparse.row[kept], sparse.col[kept]))

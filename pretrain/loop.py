@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -92,29 +93,39 @@ class TrainingLoop:
         sums = torch.tensor([0.0, float(self.stop_requested())], device=device)  # loss, wish to stop
         for number, batch in enumerate(micro_batches):
             is_last = number == len(micro_batches) - 1
+            self.accelerator.sync_gradients = is_last  # where DeepSpeed's engine takes its step
             with nullcontext() if is_last else self.accelerator.no_sync(self.model):
                 batch = {name: tensor.to(device) for name, tensor in batch.items()}
                 loss = loss_share(predict(self.model, batch, totals), batch, totals)
-                self.accelerator.backward(loss * world)  # DDP averages gradients over processes; shares want the sum
                 sums[0] += loss.detach()
+                if is_last:
+                    sums = self.accelerator.reduce(sums, reduction="sum")
+                    loss = loss * self._one_or_nan(sums[0])
+                self.accelerator.backward(loss * world)  # DDP averages gradients over processes; shares want the sum
         grad_norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.gradient_clip))
-        loss, wishes = self.accelerator.reduce(sums, reduction="sum").tolist()
-        vocabulary = self.accelerator.unwrap_model(self.model).config.vocab_size
-        is_sound = math.isfinite(grad_norm) and loss <= EXPLODED * math.log(vocabulary)  # a NaN is not <= anything
+        loss, wishes = sums.tolist()
+        is_sound = math.isfinite(grad_norm)
         for optimizer in self.optimizers:
             if is_sound:
                 optimizer.step()
             optimizer.zero_grad()
         return StepFigures(loss, grad_norm, is_sound, stop_requested=wishes > 0)
 
+    @cached_property
+    def _loss_limit(self) -> float:
+        return EXPLODED * math.log(self.accelerator.unwrap_model(self.model).config.vocab_size)
+
+    def _one_or_nan(self, loss: torch.Tensor) -> torch.Tensor:
+        """The factor by which an unsound loss makes its gradient unsound: one sign for both, which DeepSpeed's engine,
+        stepping within the backward pass, sees too. A tensor: the device need not be waited for."""
+        return torch.where(loss <= self._loss_limit, 1.0, torch.nan)  # a NaN is not <= anything
+
     def _skip(self, step: int, plan: StagePlan, figures: StepFigures, progress: Progress) -> None:
         """Counts an unsound step, and says which rows it read."""
         progress.skipped += 1
         rows = ", ".join(f"{row}" for _, row in self.batches.rows_of_step(plan, step))
-        what = (
-            f"step {step + 1}: loss {figures.loss:.4g}, gradient norm {figures.grad_norm:.4g}, "
-            f"on blocks {rows} of {plan.stage.block_size} tokens"
-        )
+        norm = f", gradient norm {figures.grad_norm:.4g}" if figures.loss <= self._loss_limit else ""
+        what = f"step {step + 1}: loss {figures.loss:.4g}{norm}, on blocks {rows} of {plan.stage.block_size} tokens"
         if progress.skipped > self.skip_bad_steps:
             raise DivergedError(
                 f"{what}. The last checkpoint is good: --resume --skip-bad-steps {progress.skipped} passes over it; "

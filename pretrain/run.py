@@ -15,12 +15,13 @@ from hf_tiny_transformer.runs import (
     TerminatedError,
     UserError,
     keep_freed_memory,
-    refuse_deepspeed,
     require_free_output,
 )
 
+from . import zero
 from .build import build_loop, validation_batches
 from .checkpoint import Progress, checkpoint_path, checkpoint_steps, latest_checkpoint, load_checkpoint
+from .crew import Crew
 from .initial import InitialModel, adapt_recipe, open_initial
 from .loop import TrainingLoop
 from .metrics import Reporter
@@ -48,7 +49,6 @@ def pretrain(settings: RunSettings, recipe: Recipe) -> None:
         DivergedError: the loss is no number any more, or has exploded; the checkpoints stay.
         TerminatedError: SIGTERM came; a checkpoint of the step then computed is there.
     """
-    refuse_deepspeed()
     settings.validate()
     output = Path(settings.output)
     recorded = read_record(output) if settings.resume else None
@@ -57,11 +57,9 @@ def pretrain(settings: RunSettings, recipe: Recipe) -> None:
         recipe = adapt_recipe(recipe, initial)
     recipe.validate()
     keep_freed_memory()
-    accelerator = Accelerator(
-        mixed_precision="bf16" if torch.cuda.is_available() else "no",
-        log_with=settings.log_with,
-        project_dir=output / "training",
-    )
+    accelerator = _accelerator(settings, output)
+    if zero.is_used(accelerator):
+        Crew.of(accelerator).together(lambda: zero.configure(accelerator, recipe))
     if recorded is None:
         require_free_output(output)
     start = time.perf_counter()
@@ -90,6 +88,17 @@ def pretrain(settings: RunSettings, recipe: Recipe) -> None:
         publish(output, checkpoint_path(output, step), data, recipe, recorded, timings, accelerator.num_processes)
     accelerator.wait_for_everyone()
     accelerator.end_training()
+
+
+def _accelerator(settings: RunSettings, output: Path) -> Accelerator:
+    try:
+        return Accelerator(
+            mixed_precision="bf16" if torch.cuda.is_available() else "no",
+            log_with=settings.log_with,
+            project_dir=output / "training",
+        )
+    except ImportError as error:  # of what the launch asks for
+        raise UserError(str(error)) from None
 
 
 def _initial_model(settings: RunSettings, output: Path, recorded: dict | None) -> InitialModel | None:
@@ -164,6 +173,7 @@ def _measured_steps(settings: RunSettings, build: Callable[..., TrainingLoop]) -
     minutes = settings.minutes or DEFAULT_MINUTES
     trial = build(seed=settings.seed, max_steps=10**6)
     seconds = trial.measure_step_seconds()
+    trial.accelerator.free_memory()  # it would hold on to the trial's model
     steps = max(1, int(minutes * 60 / seconds))
     logger.info("%.3f s a step: %s steps in %g minutes", seconds, f"{steps:,}", minutes)
     return steps

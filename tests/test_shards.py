@@ -250,9 +250,7 @@ def test_bad_streams_are_named(content, words, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.skipif(
-    not all(map(find_spec, ("datatrove", "orjson", "spacy"))), reason='needs: pip install "datatrove[io]" spacy'
-)
+@pytest.mark.skipif(not all(map(find_spec, ("datatrove", "orjson", "spacy"))), reason='needs: pip install -e ".[web]"')
 def test_the_datatrove_recipe_leaves_shards_that_pretrain_reads(tmp_path):
     generator = np.random.default_rng(0)
     words = ["".join(generator.choice([*"aeioulmnrst"], size)) for size in generator.integers(4, 9, 500)]
