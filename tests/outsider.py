@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 PRELUDE = """
-import importlib.util, pathlib, sys
+import importlib.util, logging, pathlib, sys
+logging.getLogger("DeepSpeed").disabled = True  # where it is installed, Accelerate imports it, and it greets on stdout
 sys.path[:] = [place for place in sys.path if not (pathlib.Path(place) / "hf_tiny_transformer").exists()]
 assert importlib.util.find_spec("hf_tiny_transformer") is None
 """
