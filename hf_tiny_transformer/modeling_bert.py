@@ -12,7 +12,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutpu
 from transformers.utils.generic import TransformersKwargs, can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .attention import MultiHeadAttention, bidirectional_mask
+from .attention import MultiHeadAttention
 from .configuration_bert import TinyTransformerBertConfig
 from .heads import (
     MaskedLMForward,
@@ -22,6 +22,7 @@ from .heads import (
     TokenClassificationForward,
 )
 from .layers import PredictionHead, TinyTransformerPreTrainedModel, gather_targets
+from .masks import bidirectional_mask
 from .token_loss import predict_tokens
 
 

@@ -12,10 +12,11 @@ from transformers.modeling_utils import slice_logits_to_keep
 from transformers.utils.generic import TransformersKwargs, can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .attention import MultiHeadAttention, causal_mask
+from .attention import MultiHeadAttention
 from .configuration_decoder import TinyTransformerDecoderConfig
 from .heads import SequenceClassificationForward
 from .layers import gather_targets, last_token
+from .masks import causal_mask
 from .token_loss import IGNORED, predict_tokens
 from .trunk import (
     TinyTransformerLayer,

@@ -8,7 +8,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils.generic import TransformersKwargs, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .attention import MultiHeadAttention, bidirectional_mask
+from .attention import MultiHeadAttention
 from .configuration_encoder import TinyTransformerEncoderConfig
 from .heads import (
     MaskedLMForward,
@@ -18,6 +18,7 @@ from .heads import (
     TokenClassificationForward,
 )
 from .layers import mean_pool
+from .masks import bidirectional_mask
 from .trunk import (
     TinyTransformerLayer,
     TinyTransformerTrunk,

@@ -16,9 +16,10 @@ from transformers.modeling_utils import slice_logits_to_keep
 from transformers.utils.generic import TransformersKwargs, can_return_tuple
 from transformers.utils.output_capturing import OutputRecorder
 
-from .attention import MultiHeadAttention, cross_attention_mask
+from .attention import MultiHeadAttention
 from .configuration_seq2seq import TinyTransformerSeq2SeqConfig
 from .layers import gather_targets
+from .masks import cross_attention_mask
 from .modeling_decoder import TinyTransformerDecoderModel
 from .modeling_encoder import TinyTransformerEncoderModel
 from .token_loss import predict_tokens
