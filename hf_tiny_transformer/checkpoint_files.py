@@ -12,6 +12,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
+import hf_tiny_transformer
+
 from .families import FAMILIES
 from .runs import UserError
 
@@ -45,15 +47,14 @@ def open_ours(directory: str | PathLike) -> PreTrainedModel:
 
 def _class_of(content: dict[str, Any], file: Path) -> type[PreTrainedModel]:
     """The class that a config.json names in `architectures`."""
-    families = {config_class.model_type: set(table.values()) for config_class, table in FAMILIES.items()}
+    families = {config_class.model_type: set(names.values()) for config_class, names in FAMILIES.items()}
     model_type = content.get("model_type")
     if model_type not in families:
         raise UserError(f"{file}: model_type is {model_type!r}; ours are {', '.join(families)}")
-    classes = {model_class.__name__: model_class for model_class in families[model_type]}
-    architectures = content.get("architectures") or []
-    if len(architectures) != 1 or architectures[0] not in classes:
-        raise UserError(f"{file}: architectures is {architectures}; it must name one of {', '.join(sorted(classes))}")
-    return classes[architectures[0]]
+    names, architectures = families[model_type], content.get("architectures") or []
+    if len(architectures) != 1 or architectures[0] not in names:
+        raise UserError(f"{file}: architectures is {architectures}; it must name one of {', '.join(sorted(names))}")
+    return getattr(hf_tiny_transformer, architectures[0])
 
 
 def copy_tokenizer_files(source: str | PathLike, target: str | PathLike) -> list[str]:
