@@ -24,7 +24,7 @@ from finetune.environment import quieten
 from hf_tiny_transformer import attend
 from hf_tiny_transformer.layers import mean_pool
 from hf_tiny_transformer.runs import run_cli
-from sample import load_sample
+from hf_tiny_transformer.common.sample import load_sample
 
 FOLDS = StratifiedKFold(3, shuffle=True, random_state=0)
 BATCH = 64

