@@ -22,9 +22,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 import hf_tiny_transformer  # noqa: F401  (registers the families)
 from finetune.environment import quieten
 from hf_tiny_transformer import attend
+from hf_tiny_transformer.common.sample import load_sample
 from hf_tiny_transformer.layers import mean_pool
 from hf_tiny_transformer.runs import run_cli
-from hf_tiny_transformer.common.sample import load_sample
 
 FOLDS = StratifiedKFold(3, shuffle=True, random_state=0)
 BATCH = 64

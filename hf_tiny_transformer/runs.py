@@ -1,5 +1,7 @@
 """Old names of what is now in `common`; removed at the end of the restructuring."""
 
+# ruff: noqa: F401
+
 from .common.environment import keep_freed_memory
 from .common.errors import (
     EXIT_BAD_INPUT,
