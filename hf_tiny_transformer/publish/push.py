@@ -1,104 +1,109 @@
-"""`python -m hf_tiny_transformer push --model DIR --repo NAME`: model, tokenizer, card and training log to the Hub."""
+"""The command `push`: upload model, tokenizer, card and training log to the Hub."""
 
 from __future__ import annotations
 
-import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, HfApi, constants, get_token
-from huggingface_hub.errors import (
-    HfHubHTTPError,
-    HFValidationError,
-    HTTPError,  # of the HTTP library that this version of huggingface_hub has
-)
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
 from huggingface_hub.utils import disable_progress_bars, validate_repo_id
 
-from .cards import CARD_FILE, THIS_DIRECTORY
-from .checkpoint_files import TOKENIZER_FILES
-from .runs import RunError, UserError
+from ..common.arguments import CommandParser, build
+from ..common.checkpoints import TOKENIZER_FILES
+from ..common.errors import RunError, UserError, one_line
+from .card import CARD_FILE, THIS_DIRECTORY, read_facts
 from .verify import require_verified
 
-# What is sent, and nothing else: no predictions.csv, for it holds others' texts, and nothing that happens to lie there.
+# Nothing else is uploaded: other files may hold texts of others.
 MODEL_FILES = ("config.json", "generation_config.json", "*.safetensors", "model.safetensors.index.json", "*.py")
 TOKENIZER = (*TOKENIZER_FILES, "vocab.json", "merges.txt", "chat_template.jinja", "preprocessor_config.json")
-RECORDS = (CARD_FILE, "results.json", *(f"training/*.{kind}" for kind in ("json", "jsonl", "yaml", "png")))
+RECORDS = (CARD_FILE, *(f"training/*.{kind}" for kind in ("json", "jsonl", "yaml", "png")))
 COMMIT_MESSAGE = "Model, tokenizer, card and training log"
 
 
-def add_push_command(commands: argparse._SubParsersAction) -> None:
-    """Registers the sub-command."""
-    command = commands.add_parser(
-        "push", help="verify a model directory, then send it to the Hub (without --yes: show what)", allow_abbrev=False
-    )
-    command.add_argument("--model", type=Path, required=True, help="model directory, from pretrain or finetune")
-    command.add_argument("--repo", required=True, metavar="NAME", help="on the Hub: NAME or OWNER/NAME")
-    command.add_argument("--private", action="store_true", help="only for its owner to see")
-    command.add_argument("--yes", action="store_true", help="send it; without this nothing is sent")
-    command.set_defaults(run=push)
+@dataclass(frozen=True)
+class PushSettings:
+    """Settings of `push`.
+
+    Args:
+        model: Model directory.
+        repo: Repository on the Hub, NAME or OWNER/NAME. It is created if it does not exist.
+        private: Whether a new repository is private.
+        yes: Whether to upload. Without it, the files are only listed.
+    """
+
+    model: Path
+    repo: str
+    private: bool = False
+    yes: bool = False
 
 
-def push(given: argparse.Namespace) -> None:
-    """Verifies, lists what would be sent, and with --yes sends it as one commit.
+def main(argv: list[str]) -> None:
+    """Run the command: verify, list the files, and with --yes upload them as one commit.
 
     Raises:
-        UserError: no model directory, no such name of a repository, no token, or no way to the Hub.
-        RunError: the directory is not ready to be published, or the Hub refuses.
+        UserError: Bad arguments, not a model directory, no token, or no connection to the Hub.
+        RunError: The directory is not ready to be published, or the Hub rejects it.
     """
+    parser = CommandParser("hf-tiny-transformer push", "Verify a model directory, then upload it to the Hub.")
+    parser.add_settings(PushSettings)
+    settings = build(PushSettings, parser.parse(argv))
     try:
-        validate_repo_id(given.repo)
+        validate_repo_id(settings.repo)
     except HFValidationError as error:
-        raise UserError(f"--repo {given.repo}: {error}") from error
-    if given.yes:
+        raise UserError(f"--repo {settings.repo}: {error}") from None
+    if settings.yes:
         _require_connection()  # before the checks, which take a while
-    require_verified(given.model)
-    files = files_to_send(given.model)
+    require_verified(settings.model)
+    files = files_to_push(settings.model)
     for name, file in files.items():
         print(f"{_size(file.stat().st_size):>12}  {name}")
     total = f"{len(files)} files, {_size(sum(file.stat().st_size for file in files.values()))}"
-    where = f"{constants.ENDPOINT}/{given.repo}" + (" (private)" if given.private else "")
-    if not given.yes:
-        print(f"{total}, to {where}: nothing is sent without --yes")
+    where = f"{constants.ENDPOINT}/{settings.repo}" + (" (private)" if settings.private else "")
+    if not settings.yes:
+        print(f"{total}, to {where}; nothing is uploaded without --yes")
         return
-    print(f"sent: {total}, {send(files, given.repo, private=given.private)}")
+    print(f"uploaded: {total}, {upload(files, settings.repo, private=settings.private)}")
 
 
-def files_to_send(directory: Path) -> dict[str, Path]:
-    """Name in the repository -> file, sorted."""
-    found = {
-        path for pattern in (*MODEL_FILES, *TOKENIZER, *RECORDS) for path in directory.glob(pattern) if path.is_file()
-    }
+def files_to_push(directory: Path) -> dict[str, Path]:
+    """Return the files to upload by their names in the repository, sorted."""
+    _, figures = read_facts(directory)
+    patterns = (*MODEL_FILES, *TOKENIZER, *RECORDS, *{figure.file for figure in figures})
+    found = {path for pattern in patterns for path in directory.glob(pattern) if path.is_file()}
     return {path.relative_to(directory).as_posix(): path for path in sorted(found)}
 
 
-def send(files: dict[str, Path], repo: str, *, private: bool) -> str:
-    """Creates the repository if it is not there, and makes one commit of the files; returns the commit's address.
+def upload(files: dict[str, Path], repo: str, *, private: bool) -> str:
+    """Create the repository if necessary, and commit the files to it.
+
+    Args:
+        files: Files by their names in the repository.
+        repo: The repository.
+        private: Whether it must be private.
+
+    Returns:
+        The URL of the commit.
 
     Raises:
-        UserError: the Hub is out of reach, or does not know the token.
-        RunError: the Hub refuses; or --private, and the repository is there and public.
+        UserError: The Hub cannot be reached, or rejects the token.
+        RunError: The Hub rejects the files, or the repository exists and is public although `private` is set.
     """
     disable_progress_bars()
     api = HfApi()
-    try:
+    with _hub_errors(repo):
         full_name = api.create_repo(repo, private=private or None, exist_ok=True).repo_id
         if private and not api.model_info(full_name).private:
-            raise RunError(f"--private: {full_name} is there and public; make it private on the Hub, or name another")
+            raise RunError(f"--private: {full_name} exists and is public; make it private on the Hub, or name another")
         operations = [CommitOperationAdd(name, _content(name, file, full_name)) for name, file in files.items()]
-        return api.create_commit(
-            full_name, operations, commit_message="Model, tokenizer, card and training log"
-        ).commit_url
-    except HfHubHTTPError as error:
-        raise _refusal(error, repo) from error
-    except ValueError as error:  # the Hub found fault with the card's metadata
-        raise RunError(f"--repo {repo}: the Hub refuses the model ({error}); mend {CARD_FILE}") from error
-    except (HTTPError, OSError) as error:
-        raise UserError(f"{constants.ENDPOINT}: cannot be reached ({error}); check the network") from error
-    except RuntimeError as error:  # huggingface_hub's, around whatever stopped a large file
-        raise RunError(f"{error} ({error.__cause__ or 'no reason given'}); give the command again") from error
+        return api.create_commit(full_name, operations, commit_message=COMMIT_MESSAGE).commit_url
 
 
 def _content(name: str, file: Path, repo: str) -> Path | bytes:
-    """The file itself; in the card, whose code opens the directory that it lies in, the model's name on the Hub."""
+    """Return the file, or the card with the model's name on the Hub instead of its directory."""
     if name != CARD_FILE:
         return file
     return file.read_text(encoding="utf-8").replace(THIS_DIRECTORY, f'model_id = "{repo}"').encode()
@@ -106,25 +111,34 @@ def _content(name: str, file: Path, repo: str) -> Path | bytes:
 
 def _require_connection() -> None:
     if constants.HF_HUB_OFFLINE:
-        raise UserError("HF_HUB_OFFLINE is set: nothing can be sent; unset it")
+        raise UserError("HF_HUB_OFFLINE is set, so nothing can be uploaded; unset it")
     if get_token() is None:
-        raise UserError("no token of the Hub is here; log in with `hf auth login`, or set HF_TOKEN")
-    try:
+        raise UserError("no token for the Hub; log in with `hf auth login`, or set HF_TOKEN")
+    with _hub_errors():
         HfApi().whoami()
-    except HfHubHTTPError as error:
-        raise _refusal(error, None) from error
-    except (HTTPError, OSError) as error:
-        raise UserError(f"{constants.ENDPOINT}: cannot be reached ({error}); check the network") from error
 
 
-def _refusal(error: HfHubHTTPError, repo: str | None) -> RunError:
-    status = error.response.status_code
-    if status == 401:
-        return UserError("the Hub does not know this token; log in again with `hf auth login`, or set HF_TOKEN anew")
+@contextmanager
+def _hub_errors(repo: str = "") -> Iterator[None]:
+    """Turn the exceptions of huggingface_hub into one-line errors."""
     name = f"--repo {repo}: " if repo else ""
-    if status == 403:
-        return UserError(f"{name}this token may not write there; use one with write access, or another name")
-    return RunError(f"{name}the Hub answered with {status} ({error.server_message or error}); try again later")
+    try:
+        yield
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        if status == 401:
+            raise UserError(
+                "the Hub does not know this token; log in again with `hf auth login`, or correct HF_TOKEN"
+            ) from None
+        if status == 403:
+            raise UserError(f"{name}this token has no write access; use another token or another name") from None
+        raise RunError(f"{name}the Hub answered {status} ({error.server_message or error}); try again later") from None
+    except ValueError as error:  # the Hub rejects the metadata of the card
+        raise RunError(f"{name}the Hub rejects the model ({one_line(error)}); correct {CARD_FILE}") from None
+    except (HTTPError, OSError) as error:
+        raise UserError(f"{constants.ENDPOINT}: cannot be reached ({error}); check the network") from None
+    except RuntimeError as error:  # huggingface_hub's, around the reason why a large file was not sent
+        raise RunError(f"{error} ({error.__cause__ or 'no reason given'}); run the command again") from None
 
 
 def _size(count: int) -> str:
