@@ -37,7 +37,8 @@ class Config(BertConfig): model_type = {model_type!r}
 class Model(BertForMaskedLM): config_class = Config
 class Pipeline(FillMaskPipeline): pass
 """
-FORMS = {"local": "payload.", "hub": "org/repo--payload."}  # the repository lies below the working directory
+# {repository} stands for a name on the Hub: transformers takes a path as well, and reads the code from there
+FORMS = {"local": "payload.", "hub": "{repository}--payload."}
 SHAPE = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 48}
 INIT = without(TINY, "--vocab_size", "--model.hidden_size", "--model.num_attention_heads", "--model.intermediate_size")
 INIT += ["--max-steps=2", "--examples=[]"]
@@ -67,8 +68,10 @@ def attack(marker, tmp_path):
         else:
             language_model(kind).save_pretrained(directory)
         tiny_tokenizer().save_pretrained(directory)
-        prefix, code = FORMS[form], PAYLOAD.format(marker=str(marker), model_type=model_type)
-        for place in (directory, Path("org/repo")):
+        repository = tmp_path / "org" / "repo"
+        prefix = FORMS[form].format(repository=repository)
+        code = PAYLOAD.format(marker=str(marker), model_type=model_type)
+        for place in (directory, repository):
             place.mkdir(parents=True, exist_ok=True)
             (place / "payload.py").write_text(code)
         (directory / "custom_generate").mkdir()
@@ -210,7 +213,7 @@ def test_commands_that_only_read_run_nothing(attack, marker, texts, tmp_path, ca
     source = attack("Encoder")
     assert train(attack("stock"), texts, tmp_path / "tuned") == 0
     edit(tmp_path / "tuned" / "tokenizer_config.json", auto_map={"AutoTokenizer": [None, "payload.Tokenizer"]})
-    shutil.copy("org/repo/payload.py", tmp_path / "tuned")
+    shutil.copy(tmp_path / "org" / "repo" / "payload.py", tmp_path / "tuned")
     arguments = ["predict", "--model", str(tmp_path / "tuned"), "--input", str(texts), "--text", "text"]
     assert finetune.cli.main([*arguments, "--output", str(tmp_path / "a.jsonl")]) == 0
     assert run_cli(lambda: main(["attend", "--model", str(source), "--text", "word5", "--output", "page.html"])) == 0
