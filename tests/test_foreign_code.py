@@ -293,11 +293,11 @@ def test_a_resumed_run_publishes_only_what_we_wrote(published, corpus_file, mark
 
 
 def test_the_cards_code_does_no_more_than_ask_the_model(published, tmp_path, monkeypatch):
+    monkeypatch.setattr("hf_tiny_transformer.verify.run_apart", lambda *_: (True, ""))
     card = (published / "README.md").read_text()
     assert not [finding for finding in verify(published) if finding.problem]
     copy = shutil.copytree(published, tmp_path / "copy", ignore=shutil.ignore_patterns("checkpoints"))
     (copy / "README.md").write_text(card.replace("pipe = ", "__import__('os').system('touch it-ran')\npipe = ", 1))
-    monkeypatch.setattr("hf_tiny_transformer.verify.run_apart", lambda *_: (True, ""))
     (finding,) = [finding for finding in verify(copy) if finding.problem]
     assert finding.check == "card: code runs" and "not run" in finding.problem
 
