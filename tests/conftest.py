@@ -98,3 +98,24 @@ def look(request, browser):
     yield page
     context.close()
     assert problems == []
+
+
+@pytest.fixture
+def marker(tmp_path, monkeypatch):
+    """The file that exists once foreign code ran."""
+    import transformers
+
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    monkeypatch.setattr("builtins.input", lambda *_: "y")  # an answer to a question is not the flag
+    monkeypatch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    return tmp_path / "it-ran"
+
+
+@pytest.fixture
+def attack(marker, tmp_path):
+    """Makes model directories whose every file names a payload: `attack(kind, form, model_type, fields)`."""
+    from attack import make_attack
+
+    return lambda *arguments, **options: make_attack(tmp_path, marker, *arguments, **options)
