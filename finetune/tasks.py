@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from hf_tiny_transformer.common.sample import LABEL_NAMES, PACKAGE, load_sample
 from hf_tiny_transformer.runs import UserError
-from sample.reviews import LABEL_NAMES, PACKAGE, load_sample
 
 from .examples import Example, Splits
 from .glue import HUB_PATH, GlueSource, Part, load_glue

@@ -206,7 +206,7 @@ def _read_parquet(path: Path, text_field: str) -> Iterator[str]:
 
 
 def _sample_version() -> str:
-    from sample.reviews import PACKAGE
+    from hf_tiny_transformer.common.sample import PACKAGE
 
     try:
         return version(PACKAGE)
@@ -215,7 +215,7 @@ def _sample_version() -> str:
 
 
 def _read_sample() -> Iterator[str]:
-    from sample import load_sample
+    from hf_tiny_transformer.common.sample import load_sample
 
     return iter(load_sample().documents)
 

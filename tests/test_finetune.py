@@ -30,7 +30,6 @@ from transformers import (
 import finetune.progress
 import finetune.results
 import hf_tiny_transformer
-import sample.reviews
 from finetune.baselines import constant, tfidf
 from finetune.checkpoint import build_model, open_checkpoint
 from finetune.cli import main, parse_settings
@@ -39,6 +38,7 @@ from finetune.kinds.sequence import SingleLabel
 from finetune.optimizer import parameter_depths, parameter_groups
 from finetune.tasks import find_task, load_task
 from finetune.train import MaskedTexts, encode_splits, train_seed
+from hf_tiny_transformer.common import sample
 
 REPOSITORY = Path(__file__).parents[1]
 GOOD = [f"good{i}" for i in range(8)]
@@ -50,7 +50,7 @@ TOY_FLAGS = ["--learning_rate", "5e-3", "--epochs", str(TOY_EPOCHS), "--batch_si
 
 
 def sample_installed() -> bool:
-    return any(importlib.metadata.distributions(name=sample.reviews.PACKAGE))
+    return any(importlib.metadata.distributions(name=sample.PACKAGE))
 
 
 def toy_tokenizer() -> PreTrainedTokenizerFast:

@@ -10,8 +10,8 @@ import numpy as np
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from hf_tiny_transformer.common.sample import load_sample
 from hf_tiny_transformer.runs import UserError
-from sample.reviews import load_sample
 
 from .blimp import Paradigm
 from .scoring import Sentence

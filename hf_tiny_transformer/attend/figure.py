@@ -1,0 +1,179 @@
+"""Draw attention as matplotlib figures, for notebooks, papers and `attend --png`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import PathPatch, Rectangle
+from matplotlib.path import Path as Curve
+
+from .read import AttentionMap
+
+ACCENT = "#b3400e"
+HEAT = LinearSegmentedColormap.from_list("attention", ["#f7f8fa", "#74aed4", "#08306b"])  # the colors of the page
+OVER = LinearSegmentedColormap.from_list("over", [(1.0, 0.47, 0.08, 0.0), (1.0, 0.47, 0.08, 0.85)])  # translucent
+CELL, ROW = 0.3, 0.22  # inches: cells of the heat map, and words of the lines
+LARGEST = 24.0  # inches; larger maps have smaller cells
+
+
+def draw_heat_map(one: AttentionMap, layer: int = -1, head: int | None = None) -> Figure:
+    """Draw one layer and head as a heat map, queries on the left and keys at the top.
+
+    Args:
+        one: The attention.
+        layer: As in `AttentionMap.head`.
+        head: As in `AttentionMap.head`.
+
+    Raises:
+        ValueError: There is no such layer or head.
+    """
+    width, height = _map_size(one)
+    figure = Figure(figsize=(width + 2.2, height + 1.6), layout="constrained")
+    _heat_map(figure.subplots(), one, layer, head)
+    return figure
+
+
+def draw_heads(one: AttentionMap) -> Figure:
+    """Draw every layer (top to bottom) and head (left to right), each scaled to its own largest weight."""
+    layers, heads = one.weights.shape[:2]
+    size = min(2.2, LARGEST / max(layers, heads))
+    figure = Figure(figsize=(size * heads + 0.3, size * layers * 1.12), layout="constrained")
+    for layer, row in enumerate(figure.subplots(layers, heads, squeeze=False)):
+        for head, axes in enumerate(row):
+            axes.imshow(one.head(layer, head), cmap=HEAT, vmin=0, aspect="auto")
+            axes.set_title(f"layer {layer}, head {head}", fontsize=8)
+            axes.set(xticks=[], yticks=[])
+    return figure
+
+
+def draw_lines(one: AttentionMap, layer: int = -1, head: int | None = None, word: str | int | None = None) -> Figure:
+    """Draw the attention of one query as lines, thicker for larger weights.
+
+    Args:
+        one: The attention.
+        layer: As in `AttentionMap.head`.
+        head: As in `AttentionMap.head`.
+        word: As in `AttentionMap.query`.
+
+    Raises:
+        ValueError: There is no such layer, head or word.
+    """
+    figure = Figure(figsize=(4.2, _lines_height(one)), layout="constrained")
+    _lines(figure.subplots(), one, layer, head, one.query(word))
+    return figure
+
+
+def draw_attention(
+    one: AttentionMap, layer: int = -1, head: int | None = None, word: str | int | None = None
+) -> Figure:
+    """Draw the heat map and the lines side by side; arguments and errors are those of `draw_lines`."""
+    width, height = _map_size(one)
+    size = (width + 2.2 + 4.2, max(height + 1.6, _lines_height(one)))
+    figure = Figure(figsize=size, layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(width + 2.2, 4.2))
+    word = one.query(word)
+    _heat_map(left, one, layer, head, word)
+    _lines(right, one, layer, head, word)
+    return figure
+
+
+def draw_over_image(
+    one: AttentionMap, image: Any, layer: int = -1, head: int | None = None, patch: int | None = None
+) -> Figure:
+    """Draw an image, and next to it the image under the weights of a patch.
+
+    Args:
+        one: The attention of an image; `grid` is set.
+        image: PIL or pixels (H, W) or (H, W, C).
+        layer: As in `AttentionMap.head`.
+        head: As in `AttentionMap.head`.
+        patch: The query; None shows the mean over all patches.
+
+    Raises:
+        ValueError: There is no such layer, head or patch, or the map is of a text.
+    """
+    if one.grid is None:
+        raise ValueError("this map is of a text; use draw_attention")
+    weights = one.head(layer, head)
+    weights = weights.mean(dim=0) if patch is None else weights[one.query(patch)]
+    figure = Figure(figsize=(6.4, 3.3), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    rows, columns = one.grid
+    for axes in (left, right):
+        axes.imshow(image, cmap="gray", extent=(0, columns, rows, 0), interpolation="nearest")
+        axes.set_axis_off()
+    shades = right.imshow(weights.reshape(one.grid), cmap=OVER, extent=(0, columns, rows, 0), vmin=0)
+    if patch is not None:
+        corner = (patch % columns, patch // columns)
+        right.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor="#ff4d00", linewidth=2.5))
+    figure.colorbar(shades, ax=right, shrink=0.8)
+    figure.suptitle(_which(one, layer, head), fontsize=9)
+    return figure
+
+
+def _heat_map(axes: Axes, one: AttentionMap, layer: int, head: int | None, word: int | None = None) -> None:
+    shades = axes.imshow(one.head(layer, head), cmap=HEAT, vmin=0, aspect="equal")
+    cell = _map_size(one)[0] / len(one.keys)
+    size = max(4.0, min(9.0, 72 * cell * 0.8))
+    axes.set_xticks(range(len(one.keys)), [_plain(token) for token in one.keys], rotation=90, fontsize=size)
+    axes.set_yticks(range(len(one.queries)), [_plain(token) for token in one.queries], fontsize=size)
+    axes.xaxis.tick_top()
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    axes.set_ylabel("query")
+    axes.set_xlabel(f"key\n{_which(one, layer, head)}", fontsize=9)
+    axes.figure.colorbar(shades, ax=axes, shrink=0.6, aspect=30, pad=0.02)
+    if word is not None:
+        axes.add_patch(Rectangle((-0.5, word - 0.5), len(one.keys), 1, fill=False, edgecolor=ACCENT, linewidth=1.5))
+
+
+def _lines(axes: Axes, one: AttentionMap, layer: int, head: int | None, word: int) -> None:
+    weights = one.head(layer, head)[word]
+    most = float(weights.max().clamp(min=1e-9))
+    for place, token in enumerate(one.queries):
+        chosen = place == word
+        axes.text(
+            0.3,
+            place,
+            _plain(token),
+            ha="right",
+            va="center",
+            fontsize=9,
+            color="white" if chosen else None,
+            fontweight="bold" if chosen else None,
+            bbox={"facecolor": ACCENT, "edgecolor": "none", "pad": 1.5} if chosen else None,
+        )
+    for place, (token, weight) in enumerate(zip(one.keys, weights.tolist(), strict=True)):
+        share = weight / most
+        bold = "bold" if share > 0.5 else None
+        axes.text(0.7, place, f"{_plain(token)}", ha="left", va="center", fontsize=9, fontweight=bold)
+        if share < 0.01:
+            continue
+        curve = Curve([(0.32, word), (0.5, word), (0.5, place), (0.68, place)], [1, 4, 4, 4])
+        width = 0.3 + 6 * share
+        axes.add_patch(PathPatch(curve, fill=False, edgecolor=ACCENT, alpha=0.25 + 0.6 * share, linewidth=width))
+    axes.set(xlim=(0, 1), ylim=(max(len(one.queries), len(one.keys)) - 0.4, -0.6))
+    axes.set_axis_off()
+    axes.set_title(f"{_plain(one.queries[word])!r} attends to; thickest: {most:.2f}", fontsize=9)
+
+
+def _plain(token: str) -> str:
+    """Escape dollars, which enclose formulas in matplotlib."""
+    return token.replace("$", r"\$")
+
+
+def _which(one: AttentionMap, layer: int, head: int | None) -> str:
+    heads = "mean of heads" if head is None else f"head {head % one.weights.shape[1]}"
+    return f"{one.kind}, layer {layer % len(one.weights)}, {heads}"
+
+
+def _map_size(one: AttentionMap) -> tuple[float, float]:
+    cell = min(CELL, LARGEST / max(len(one.keys), len(one.queries)))
+    return max(1.5, cell * len(one.keys)), max(1.5, cell * len(one.queries))
+
+
+def _lines_height(one: AttentionMap) -> float:
+    return ROW * max(len(one.queries), len(one.keys)) + 0.6

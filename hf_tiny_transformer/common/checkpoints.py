@@ -1,0 +1,309 @@
+"""The one way to open a checkpoint: config, tokenizer and weights of a directory or Hub model, with one-line errors.
+
+No code of a checkpoint runs unless the caller passes `trust_remote_code=True`, which only a user's flag may do. Whether
+it ran or not, models and tokenizers are returned without the fields that name it, so that nothing saved from them does.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, set_seed
+
+from . import foreign_code
+from .errors import UserError, first_line, one_line
+from .files import read_json
+
+UNLIMITED = 10**9  # tokens, where nothing limits the length of a text
+WEIGHTS_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+)
+_HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
+_ADVICE = "save the model there again with save_pretrained"
+
+logger = logging.getLogger(__name__)
+
+
+def read_config_json(source: str | Path, flag: str = "--model") -> dict[str, Any]:
+    """Return the parsed config.json of a model directory.
+
+    Raises:
+        UserError: There is no such directory or file, or it is not a JSON object with a `model_type`.
+    """
+    directory = Path(source)
+    if directory.is_file():
+        raise UserError(f"{flag} {source}: is a file; name the directory that holds it")
+    if not directory.is_dir():
+        raise UserError(f"{flag} {source}: no such directory; name one that holds config.json")
+    content = read_json(directory / "config.json", _ADVICE)
+    if not isinstance(content.get("model_type"), str):
+        raise UserError(f"{directory / 'config.json'}: no field model_type; {_ADVICE}")
+    return content
+
+
+def read_config(
+    source: str | Path, *, flag: str = "--model", trust_remote_code: bool = False, **changes: Any
+) -> PreTrainedConfig:
+    """Return the config of a directory or Hub model.
+
+    A trusted config keeps the names of the model's own code, which `load_model` needs and then removes.
+
+    Args:
+        source: A directory or Hub id.
+        flag: The flag that named it, for error messages.
+        trust_remote_code: Whether the user allowed the model's own code.
+        changes: Fields to set.
+
+    Raises:
+        UserError: The config is missing or invalid, or the Hub cannot be reached.
+    """
+    path = Path(source)
+    if path.exists() or not _HUB_ID.fullmatch(str(source)):  # anything that cannot be a Hub id was meant as a path
+        read_config_json(source, flag)
+    try:
+        config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code, **changes)
+    except Exception as error:  # transformers and huggingface_hub each have their own types
+        if "trust_remote_code" in str(error):
+            raise UserError(
+                f"{path / 'config.json'}: auto_map names code without which this model cannot be opened; read that "
+                "code, and add --trust-remote-code to run it"
+            ) from None
+        if path.is_dir():
+            raise UserError(f"{path / 'config.json'}: {config_problem(error)}; correct the field") from None
+        raise UserError(
+            f"{flag} {source}: neither a directory nor a readable Hub model ({first_line(error)}); "
+            "check the name and the network"
+        ) from None
+    for name in changes.keys() - set(dir(config)):  # from_pretrained drops fields that the class does not know
+        setattr(config, name, changes[name])
+    if not trust_remote_code:
+        foreign_code.strip_loaded(source, config=config)
+    return config
+
+
+def config_problem(error: Exception) -> str:
+    """Return why a config is invalid, with the field; strict dataclasses wrap the exception of each validator."""
+    field = re.search(r"field '(\w+)'", str(error))
+    return (f"{field[1]}: " if field else "") + one_line(error.__cause__ or error, 200)
+
+
+def read_tokenizer(
+    source: str | Path, config: PreTrainedConfig, *, flag: str = "--model", trust_remote_code: bool = False
+) -> PreTrainedTokenizerBase:
+    """Return a model's tokenizer.
+
+    A tokenizer without a padding token pads with its end token, and `config.pad_token_id` is set where it is missing.
+
+    Args:
+        source: A directory or Hub id.
+        config: The model's config.
+        flag: The flag that named it, for error messages.
+        trust_remote_code: Whether the user allowed the model's own code.
+
+    Raises:
+        UserError: The tokenizer is missing or unreadable, has no token to pad with, or has more tokens than the model.
+    """
+    where = f"{flag} {source}"
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
+        vocabulary = tokenizer.get_vocab()
+    except Exception as error:  # tokenizers raises bare exceptions
+        raise UserError(
+            f"{where}: its tokenizer cannot be read ({one_line(error, 200)}); save it there again"
+        ) from None
+    foreign_code.strip_loaded(source, tokenizer=tokenizer)
+    if len(vocabulary) <= len(tokenizer.all_special_tokens):
+        # Without tokenizer files transformers builds an empty tokenizer of the config's kind, without a message.
+        raise UserError(f"{where}: holds no tokenizer (tokenizer.json); save the model's tokenizer there")
+    size = getattr(config, "vocab_size", None)
+    if size is not None and max(vocabulary.values()) >= size:
+        raise UserError(
+            f"{where}: the tokenizer's highest id is {max(vocabulary.values())}, but vocab_size in config.json is "
+            f"{size}; save the tokenizer that belongs to the model"
+        )
+    if tokenizer.pad_token is None:  # GPT-like models: padding is masked, so that any token will do
+        if tokenizer.eos_token is None:
+            raise UserError(f"{where}: its tokenizer has no pad_token; set one in tokenizer_config.json")
+        tokenizer.pad_token = tokenizer.eos_token
+    if config.pad_token_id is None:
+        config.pad_token_id = tokenizer.pad_token_id
+    return tokenizer
+
+
+def load_model(
+    source: str | Path,
+    model_class: Any,
+    config: PreTrainedConfig,
+    *,
+    flag: str = "--model",
+    new_head: bool = False,
+    from_scratch: bool = False,
+    exact: bool = False,
+    seed: int = 0,
+    dtype: torch.dtype | str = torch.float32,
+    trust_remote_code: bool = False,
+    **options: Any,
+) -> PreTrainedModel:
+    """Return a model in evaluation mode, with every weight accounted for.
+
+    Args:
+        source: A directory or Hub id.
+        model_class: An Auto class or a model class.
+        config: The model's config, possibly changed.
+        flag: The flag that named it, for error messages.
+        new_head: Allow weights outside the trunk to be missing or of another shape; they are initialised from `seed`
+            and named in the log.
+        from_scratch: Initialise all weights from `seed` and read none.
+        exact: Refuse weights that the model does not have.
+        seed: Of the fresh weights.
+        dtype: Of the weights; "auto" keeps the dtype of the files.
+        trust_remote_code: Whether the user allowed the model's own code.
+        options: More arguments of `from_pretrained`, such as `attn_implementation`.
+
+    Raises:
+        UserError: Weights are missing, unreadable or of another shape than the config states, or no such model exists.
+    """
+    set_seed(seed)
+    is_auto = not (isinstance(model_class, type) and issubclass(model_class, PreTrainedModel))
+    trust = {"trust_remote_code": trust_remote_code} if is_auto else {}
+    try:
+        if from_scratch:
+            make = model_class.from_config if is_auto else model_class._from_config
+            model = make(config, dtype=dtype, **trust)
+            foreign_code.strip_loaded(source, model=model)
+            return model.eval()
+        model, info = model_class.from_pretrained(
+            source,
+            config=config,
+            dtype=dtype,
+            use_safetensors=True if Path(source).is_dir() else None,
+            ignore_mismatched_sizes=True,  # reported below
+            output_loading_info=True,
+            **trust,
+            **options,
+        )
+    except Exception as error:  # safetensors, torch, transformers and huggingface_hub each have their own types
+        raise _weights_error(source, error, flag) from None
+    foreign_code.strip_loaded(source, model=model)
+    absent = _check_weights(f"{flag} {source}", model, info, new_head=new_head)
+    if exact and (extra := sorted(info["unexpected_keys"])):
+        raise UserError(f"{flag} {source}: {len(extra)} weights that {type(model).__name__} lacks (first: {extra[0]})")
+    if absent:
+        logger.warning("%s lacks these weights, which are newly initialised: %s", source, ", ".join(absent))
+    return model.eval()
+
+
+def saved_class(source: str | Path, config: PreTrainedConfig, flag: str = "--model") -> type[PreTrainedModel]:
+    """Return the class that a checkpoint was saved from, by `architectures` in its config.
+
+    Raises:
+        UserError: The config names no class, or one that is neither ours nor in transformers.
+    """
+    import hf_tiny_transformer
+
+    names = config.architectures or []
+    name = names[0] if len(names) == 1 else ""
+    found = getattr(hf_tiny_transformer, name, None) or getattr(transformers, name, None) if name else None
+    if not (isinstance(found, type) and issubclass(found, PreTrainedModel) and found.config_class is type(config)):
+        raise UserError(
+            f"{flag} {source}: architectures in config.json is {names}; it must name one class of model_type "
+            f"{config.model_type!r}"
+        )
+    return found
+
+
+def usable_length(
+    wanted: int | None, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, *, default: int = UNLIMITED
+) -> int:
+    """Return the tokens per text: `wanted`, else `default` or the model's limit where that is lower.
+
+    Raises:
+        UserError: `wanted` exceeds the model's limit.
+    """
+    limit = min(getattr(config, "max_position_embeddings", None) or UNLIMITED, tokenizer.model_max_length)
+    if wanted is not None and wanted > limit:
+        raise UserError(f"--max_length {wanted}: this model takes at most {limit} tokens; choose at most {limit}")
+    return wanted or min(default, limit)
+
+
+def copy_tokenizer_files(source: str | Path, target: str | Path) -> list[str]:
+    """Copy the tokenizer files of a model directory into another, without names of foreign code; return their names."""
+    names = [name for name in TOKENIZER_FILES if (Path(source) / name).is_file()]
+    for name in names:
+        shutil.copyfile(Path(source) / name, Path(target) / name)
+    foreign_code.strip_files(Path(target), source)
+    return names
+
+
+def read_tensors(directory: Path) -> dict[str, torch.Tensor]:
+    """Return all tensors of a model directory by their names in the file.
+
+    Raises:
+        UserError: There are no safetensors, or a file is truncated or corrupt.
+    """
+    files = [directory / WEIGHTS_FILE]
+    index = directory / INDEX_FILE
+    if index.is_file() and not files[0].is_file():
+        shards = read_json(index, _ADVICE).get("weight_map")
+        if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
+            raise UserError(f"{index}: has no weight_map; {_ADVICE}")
+        files = [directory / Path(name).name for name in sorted(set(shards.values()))]
+    tensors: dict[str, torch.Tensor] = {}
+    for file in files:
+        try:
+            tensors.update(load_file(file))
+        except (SafetensorError, OSError, ValueError, json.JSONDecodeError) as error:
+            raise _weights_error(directory, error) from None
+    return tensors
+
+
+def _check_weights(where: str, model: PreTrainedModel, info: dict[str, Any], *, new_head: bool) -> list[str]:
+    """Return the names of newly initialised weights, after checking that each is allowed to be new."""
+    trunk = f"{model.base_model_prefix}." if model.base_model is not model else ""
+    advice = "use the config.json that was saved with these weights"
+
+    def must_be_there(key: str) -> bool:
+        return not new_head or (key.startswith(trunk) and "pooler" not in key)
+
+    for key, in_file, in_model in sorted(info["mismatched_keys"]):
+        if must_be_there(key):
+            shapes = f"{tuple(in_file)} in the file and {tuple(in_model)} by the config"
+            raise UserError(f"{where}: the weights do not match config.json: {key} is {shapes}; {advice}")
+    missing = sorted(filter(must_be_there, info["missing_keys"]))
+    if missing:
+        raise UserError(
+            f"{where}: {len(missing)} weights of {type(model).__name__} are missing (first: {missing[0]}); "
+            + (advice if new_head else "name a model that was trained for this")
+        )
+    known = set(model.state_dict())
+    for key in sorted(info["unexpected_keys"]):
+        twin = re.sub(r"\.\d+\.", ".0.", key)
+        if twin != key and (twin in known or trunk + twin in known):
+            raise UserError(f"{where}: holds {key}, a layer that config.json does not have; {advice}")
+    return sorted([*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])])
+
+
+def _weights_error(source: str | Path, error: Exception, flag: str = "--model") -> UserError:
+    directory = Path(source)
+    if directory.is_dir() and not any(directory.glob("*.safetensors")):
+        what = "only safetensors are read; convert the .bin weights" if any(directory.glob("*.bin")) else _ADVICE
+        return UserError(f"{directory / WEIGHTS_FILE}: no such file; {what}")
+    if isinstance(error, SafetensorError):
+        files = sorted(directory.glob("*.safetensors")) or [directory / WEIGHTS_FILE]
+        return UserError(f"{files[0]}: truncated or corrupt ({one_line(error, 200)}); copy or save the model again")
+    reason = f"{type(error).__name__}: {one_line(error, 200)}"
+    return UserError(f"{flag} {source}: cannot be opened ({reason}); correct its config.json or weights")

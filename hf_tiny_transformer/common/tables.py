@@ -1,0 +1,333 @@
+"""The one reader of text and table files: .txt, .csv, .tsv, .jsonl, .parquet, and compressed text.
+
+Pretraining, fine-tuning and prediction read a file alike: a row is either complete or an error with its line, and no
+row is dropped silently.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import lzma
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from .errors import UserError, first_line
+
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
+FORMATS = (".txt", ".csv", ".tsv", ".jsonl", ".parquet")
+COMPRESSED: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open}
+BYTE_ORDER_MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
+PROBE = 8192  # bytes read to distinguish text from binary data
+LONGEST_FIELD = 2**24  # characters of a quoted field; beyond that its closing quote is missing
+TEXT_COLUMN = "text"  # the only column of a .txt file
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One row of a file.
+
+    Args:
+        line: Where the row begins, from 1; in .parquet its number.
+        values: The wanted columns; empty if the row has an error.
+        error: Why the row cannot be read, or None.
+    """
+
+    line: int
+    values: dict[str, Any] = field(default_factory=dict)
+    error: str | None = None
+
+
+class TextFile:
+    """A text file of any size, decoded line by line; compressed files are decompressed on the way.
+
+    UTF-8 is expected; UTF-16 is recognised by its byte-order mark.
+
+    Args:
+        path: The file.
+        flag: The flag that named it, for error messages.
+
+    Raises:
+        UserError: The file is missing, unreadable or binary.
+    """
+
+    def __init__(self, path: Path, flag: str = "") -> None:
+        self.path, self.where = path, f"{flag} {path}".strip()
+        try:
+            self._raw = path.open("rb")
+            self.size = path.stat().st_size
+            probe = self._binary().read(PROBE)
+            self._raw.seek(0)
+        except FileNotFoundError:
+            raise UserError(f"{self.where}: no such file; check the path") from None
+        except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+            raise UserError(
+                f"{self.where}: cannot be read ({_reason(error)}); check the file and its permissions"
+            ) from None
+        self.encoding = BYTE_ORDER_MARKS.get(probe[:2], "utf-8-sig")
+        if b"\0" in probe and self.encoding == "utf-8-sig":
+            raise UserError(f"{self.where}: is binary, not text; name a text file")
+
+    @property
+    def position(self) -> int:
+        """Bytes of the file, as it is on disk, that were read."""
+        return self.size if self._raw.closed else self._raw.tell()
+
+    def lines(self, newline: str | None = None) -> Iterator[tuple[int, str]]:
+        """Iterate over numbered lines with their ends; bytes that are not UTF-8 become lone surrogates.
+
+        Args:
+            newline: As in `open`: None ends a line at \\n, \\r or \\r\\n; "" keeps them for a CSV reader.
+
+        Raises:
+            UserError: The file is damaged.
+        """
+        number = 0
+        try:
+            with io.TextIOWrapper(self._binary(), self.encoding, "surrogateescape", newline=newline) as stream:
+                for number, line in enumerate(stream, start=1):
+                    yield number, line
+        except (OSError, EOFError, UnicodeError, zlib.error, lzma.LZMAError) as error:
+            raise UserError(
+                f"{self.where}: damaged after line {number} ({_reason(error)}); copy the file again"
+            ) from None
+
+    def _binary(self) -> IO[bytes]:
+        opener = COMPRESSED.get(self.path.suffix.lower())
+        return self._raw if opener is None else opener(self._raw)
+
+
+class TableFile:
+    """The rows of a file, in order, as often as needed.
+
+    Args:
+        path: The file; its name decides the format.
+        columns: The columns to read; None reads all.
+        flag: The flag that named the file, for error messages.
+
+    Raises:
+        UserError: The format is unknown, the file is unreadable, or a column is missing or ambiguous.
+    """
+
+    def __init__(self, path: Path, columns: Sequence[str] | None = None, flag: str = "") -> None:
+        self.path, self.where = path, f"{flag} {path}".strip()
+        self.format = file_format(path, FORMATS, flag)
+        self._text = None if self.format == ".parquet" else TextFile(path, flag)
+        self.header = self._read_header()
+        self.columns = list(self.header if columns is None else columns)
+        for name in self.columns:
+            if self.header.count(name) != 1:
+                problem = "no column" if name not in self.header else "more than one column"
+                raise UserError(f"{self.where}, line 1: {problem} {name!r}; it has {', '.join(self.header) or 'none'}")
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk; rows of a .parquet file."""
+        return self._parquet().metadata.num_rows if self._text is None else self._text.size
+
+    @property
+    def position(self) -> int:
+        """How much of `size` was read."""
+        return self._row if self._text is None else self._text.position
+
+    def __iter__(self) -> Iterator[Record]:
+        """Iterate over the rows; a bad row has an error instead of values.
+
+        Raises:
+            UserError: The file is damaged.
+        """
+        if self._text is None:
+            return self._parquet_rows()
+        text = self._text = TextFile(self.path)
+        if self.format in DELIMITERS:
+            return self._csv_rows(text)
+        return self._json_rows(text) if self.format == ".jsonl" else self._lines(text)
+
+    def checked(self) -> Iterator[Record]:
+        """Iterate over the rows.
+
+        Raises:
+            UserError: A row is bad; the message has its line.
+        """
+        for record in self:
+            if record.error is not None:
+                raise self.refuse(record, record.error)
+            yield record
+
+    def refuse(self, record: Record, problem: str, column: str | None = None) -> UserError:
+        """Return the error for a row that cannot be used."""
+        place = f"{self.path}, line {record.line}" + ("" if column is None else f", column {column!r}")
+        return UserError(f"{place}: {problem}")
+
+    def _read_header(self) -> list[str]:
+        if self._text is None:
+            return list(self._parquet().schema_arrow.names)
+        if self.format == ".txt":
+            return [TEXT_COLUMN]
+        text = TextFile(self.path)
+        if self.format in DELIMITERS:
+            lines = (line for _, line in text.lines(newline=""))
+            return next(csv.reader(lines, delimiter=DELIMITERS[self.format]), [])
+        records = self._json_rows(text, anything=True)
+        return list(next((record.values for record in records if record.error is None), {}))
+
+    def _lines(self, text: TextFile) -> Iterator[Record]:
+        for number, line in text.lines():
+            yield _encodable(Record(number, {TEXT_COLUMN: line.removesuffix("\n")}))
+
+    def _json_rows(self, text: TextFile, anything: bool = False) -> Iterator[Record]:
+        for number, line in text.lines("\n"):
+            if not line.strip():
+                continue
+            try:
+                value = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                yield Record(number, error=f"broken JSON ({getattr(error, 'msg', error)}); correct or remove the line")
+                continue
+            if not isinstance(value, dict):
+                yield Record(number, error="is not a JSON object; each line must be one, like {...}")
+            elif anything:
+                yield Record(number, value)
+            elif missing := [name for name in self.columns if name not in value]:
+                yield Record(number, error=f"no field {missing[0]!r}; it has {', '.join(value) or 'none'}")
+            else:
+                yield _encodable(Record(number, {name: value[name] for name in self.columns}))
+
+    def _csv_rows(self, text: TextFile) -> Iterator[Record]:
+        """Read strictly; after a broken row, reading continues at the line after the one where it began.
+
+        A missing quote then costs its own row, not all rows up to the next quote.
+        """
+        csv.field_size_limit(LONGEST_FIELD)  # of the whole process: set where it is needed
+        places = {name: self.header.index(name) for name in self.columns}
+        lines, waiting = text.lines(newline=""), deque[tuple[int, str]]()
+        read: list[tuple[int, str]] = []
+
+        def feed() -> Iterator[str]:
+            while (numbered := waiting.popleft() if waiting else next(lines, None)) is not None:
+                read.append(numbered)
+                yield numbered[1]
+
+        reader, is_header = csv.reader(feed(), delimiter=DELIMITERS[self.format], strict=True), True
+        while True:
+            read.clear()
+            try:
+                row = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                yield Record(read[0][0], error=f"broken {self.format[1:].upper()} ({error}); is a quote missing?")
+                waiting.extendleft(reversed(read[1:]))
+                reader = csv.reader(feed(), delimiter=DELIMITERS[self.format], strict=True)
+                continue
+            if not row or is_header:  # an empty line is no row
+                is_header = is_header and not row
+            elif len(row) != len(self.header):
+                yield Record(
+                    read[0][0], error=f"{len(row)} fields, but the header has {len(self.header)}; quote the text"
+                )
+            else:
+                yield _encodable(Record(read[0][0], {name: row[place] for name, place in places.items()}))
+
+    def _parquet(self) -> Any:
+        import pyarrow
+        import pyarrow.parquet
+
+        try:
+            return pyarrow.parquet.ParquetFile(self.path)
+        except FileNotFoundError:
+            raise UserError(f"{self.where}: no such file; check the path") from None
+        except (pyarrow.ArrowException, OSError) as error:
+            raise UserError(f"{self.where}: is not a readable parquet file ({first_line(error)})") from None
+
+    def _parquet_rows(self) -> Iterator[Record]:
+        import pyarrow
+
+        self._row = 0
+        try:
+            for batch in self._parquet().iter_batches(columns=self.columns):
+                for values in batch.to_pylist():
+                    self._row += 1
+                    yield Record(self._row, values)
+        except (pyarrow.ArrowException, OSError) as error:
+            raise UserError(f"{self.where}: damaged after row {self._row} ({first_line(error)})") from None
+
+    _row = 0
+
+
+def read_lines(path: Path, flag: str = "", newline: str | None = None) -> Iterator[tuple[int, str]]:
+    """Iterate over numbered lines of text without their ends.
+
+    Args:
+        path: A text file, compressed or not.
+        flag: The flag that named it, for error messages.
+        newline: As in `TextFile.lines`.
+
+    Raises:
+        UserError: The file is unreadable, damaged, or not UTF-8; the message has the line.
+    """
+    for number, line in TextFile(path, flag).lines(newline):
+        if (problem := unicode_problem(line)) is not None:
+            raise UserError(f"{path}, line {number}: {problem}")
+        yield number, line.removesuffix("\n")
+
+
+def file_format(path: Path, known: Sequence[str], flag: str = "") -> str:
+    """Return the format that a file's name states, in lower case, without the suffix of a compression.
+
+    Args:
+        path: A file that need not exist.
+        known: The formats that are allowed.
+        flag: The flag that named it, for error messages.
+
+    Raises:
+        UserError: The format is not among `known`.
+    """
+    name = path.with_suffix("") if path.suffix.lower() in COMPRESSED else path
+    suffix = name.suffix.lower()
+    if suffix not in known or (suffix == ".parquet" and name != path):
+        where = f"{flag} {path}".strip()
+        raise UserError(
+            f"{where}: unsupported format; expected {', '.join(known)} (text also with {', '.join(COMPRESSED)})"
+        )
+    return suffix
+
+
+def parse_number(value: Any) -> float | None:
+    """Return a finite number, or None for anything else, including booleans, NaN and infinity."""
+    try:
+        parsed = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return None if isinstance(value, bool) or parsed - parsed != 0 else parsed
+
+
+def _encodable(record: Record) -> Record:
+    """Return the record, or an error if one of its texts cannot be written as UTF-8."""
+    for name, value in record.values.items():
+        for text in value if isinstance(value, list) else (value,):
+            if isinstance(text, str) and (problem := unicode_problem(text)) is not None:
+                return Record(record.line, error=problem if len(record.values) == 1 else f"column {name!r}: {problem}")
+    return record
+
+
+def unicode_problem(text: str) -> str | None:
+    """Describe what keeps a text from being UTF-8: foreign bytes, which decoding made surrogates, or JSON's own."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        code = ord(text[error.start])
+        if 0xDC80 <= code <= 0xDCFF:
+            return f"not UTF-8 (byte {code - 0xDC00:#04x}); convert the file, for example: iconv -f LATIN1 -t UTF-8"
+        return f"holds half of a surrogate pair (\\u{code:04x}), which is not a character; correct or remove it"
+    return None
+
+
+def _reason(error: BaseException) -> str:
+    return getattr(error, "strerror", None) or first_line(error)

@@ -1,0 +1,233 @@
+"""Export a checkpoint as an ONNX graph in the layout of transformers.js, after comparing its outputs with torch.
+
+This needs the extra `export` (onnx, onnxscript, onnxruntime).
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx  # noqa: F401  (a missing package must show before the work, not after it)
+import onnxscript  # noqa: F401
+import torch
+from onnxruntime import InferenceSession
+from onnxruntime.quantization import QuantType, quantize_dynamic
+from torch import nn
+from transformers import DynamicCache, PreTrainedModel
+from transformers.utils import ModelOutput
+
+from ..common.checkpoints import copy_tokenizer_files
+from ..common.errors import UserError, first_line
+from ..common.files import atomic_directory, require_free_output
+from ..modeling_bert import TinyTransformerBertPreTrainedModel
+from ..modeling_seq2seq import TinyTransformerSeq2SeqPreTrainedModel
+from .stock import open_ours, portable_config
+
+MODEL_FILE, INT8_FILE = "onnx/model.onnx", "onnx/model_quantized.onnx"  # where transformers.js looks
+TOLERANCE = 1e-4  # largest difference of any output, fp32
+LONGEST_CHECK = 512  # tokens
+
+
+@dataclass(frozen=True)
+class OnnxReport:
+    """What was exported.
+
+    Args:
+        model: Our model.
+        difference: The largest difference between onnxruntime and torch, over all outputs and batches.
+        int8_error: Root mean square error of the 8-bit file, in standard deviations of the output; None without one.
+    """
+
+    model: PreTrainedModel
+    difference: float
+    int8_error: float | None = None
+
+
+class Graph(nn.Module):
+    """A model with its inputs by position and its outputs as a tuple, as the exporter requires.
+
+    A model that generates also takes the keys and values of the previous tokens (none at first) and returns them with
+    those of the new ones, named as transformers.js does: `past_key_values.0.key` and `present.0.key`, (B, H, P, D).
+
+    Args:
+        model: Our model.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+        config = model.config
+        self.layers = config.num_hidden_layers if model.can_generate() else 0
+        caches = [f"{layer}.{part}" for layer in range(self.layers) for part in ("key", "value")]
+        self.input_names = ["input_ids", "attention_mask", *(f"past_key_values.{name}" for name in caches)]
+        if isinstance(model, TinyTransformerBertPreTrainedModel):
+            self.input_names.append("token_type_ids")
+        with torch.no_grad():
+            outputs = self.run(self.example(2, 5))
+        self.output_names = [name for name, value in outputs.items() if isinstance(value, torch.Tensor)]
+        self.output_names += [f"present.{name}" for name in caches]
+
+    def run(self, inputs: dict[str, torch.Tensor]) -> ModelOutput:
+        """Return the model's outputs, with the cache if it generates."""
+        if not self.layers:
+            settings = {"use_cache": False} if hasattr(self.model.config, "use_cache") else {}
+            return self.model(**inputs, **settings)
+        ids, mask, *past = inputs.values()
+        cache = DynamicCache(zip(past[::2], past[1::2], strict=True), config=self.model.config)
+        return self.model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True)
+
+    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return outputs in the order of `output_names` for inputs in the order of `input_names`."""
+        outputs = self.run(dict(zip(self.input_names, inputs, strict=True)))
+        present = [tensor for layer in range(self.layers) for tensor in _keys_and_values(outputs, layer)]
+        return (*(outputs[name] for name in self.output_names if not name.startswith("present.")), *present)
+
+    @property
+    def axes(self) -> list[dict[int, torch.export.Dim]]:
+        """Return the dynamic axes of each input; transformers.js makes its first cache of `batch_size`."""
+        names = ("batch_size", "choices", "length") if self._several_choices else ("batch_size", "length")
+        batch, *others = (torch.export.Dim(name) for name in names)
+        tokens = dict(enumerate((batch, *others)))
+        if not self.layers:
+            return [tokens] * len(self.input_names)
+        mask = {0: batch, 1: torch.export.Dim.DYNAMIC}  # past and new tokens
+        return [tokens, mask, *[{0: batch, 2: torch.export.Dim("past")}] * (2 * self.layers)]
+
+    @property
+    def _several_choices(self) -> bool:
+        return type(self.model).__name__.endswith("MultipleChoice")
+
+    def example(self, batch_size: int, length: int, past: int = 0) -> dict[str, torch.Tensor]:
+        """Return random texts; if there are several, the last one is padded, in its `past` tokens if it has any."""
+        config = self.model.config
+        shape = (batch_size, 3, length) if self._several_choices else (batch_size, length)
+        generator = torch.Generator().manual_seed(batch_size * 1000 + length)
+        ids = torch.randint(0, config.vocab_size, shape, generator=generator)
+        mask = torch.ones(*shape[:-1], past + length, dtype=torch.long)
+        if batch_size > 1:
+            hidden = slice(0, past // 3) if past else slice(length - length // 3, None)
+            mask[-1, ..., hidden] = 0
+        inputs = {
+            "input_ids": ids,
+            "attention_mask": mask,
+            "token_type_ids": (torch.arange(length) > 1).long().expand(shape).contiguous(),
+        }
+        heads = (batch_size, config.num_attention_heads, past, config.hidden_size // config.num_attention_heads)
+        return {
+            name: inputs[name] if name in inputs else torch.randn(heads, generator=generator)
+            for name in self.input_names
+        }
+
+
+def _keys_and_values(outputs: ModelOutput, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+    cached = outputs.past_key_values.layers[layer]
+    return cached.keys, cached.values
+
+
+def export_onnx(source: Path, output: Path, *, int8: bool = False) -> OnnxReport:
+    """Write a checkpoint of ours as ONNX (fp32, any batch size and length), with its tokenizer and config.json.
+
+    config.json is that of the stock architecture with the same function, if there is one, because transformers.js
+    knows it.
+
+    Args:
+        source: Our model directory.
+        output: A new or empty directory.
+        int8: Also write a file with 8-bit weights (onnxruntime's dynamic quantization).
+
+    Raises:
+        UserError: `source` is not a complete checkpoint of ours, its family or a setting cannot be exported, outputs
+            differ from torch's by more than `TOLERANCE`, or `output` is not empty.
+    """
+    require_free_output(output)
+    model = open_ours(source).float()
+    if isinstance(model, TinyTransformerSeq2SeqPreTrainedModel) or model.main_input_name != "input_ids":
+        raise UserError(f"{source}: --format onnx supports the families Bert, Encoder and Decoder, without images")
+    graph = Graph(model).eval()
+    with atomic_directory(output) as staging:
+        file = staging / MODEL_FILE
+        file.parent.mkdir()
+        _write_graph(graph, file, source)
+        difference, _ = compare(graph, file)
+        if not difference <= TOLERANCE:  # also if it is NaN
+            raise UserError(
+                f"{source}: onnxruntime's outputs differ from torch's by {difference:.1e}, more than {TOLERANCE:.0e}; "
+                "nothing was written"
+            )
+        error = None
+        if int8:
+            with _quiet():
+                quantize_dynamic(str(file), str(staging / INT8_FILE), weight_type=QuantType.QInt8, per_channel=True)
+            _, error = compare(graph, staging / INT8_FILE)
+        portable_config(model).to_json_file(staging / "config.json")
+        if model.can_generate():
+            model.generation_config.save_pretrained(staging)
+        copy_tokenizer_files(source, staging)
+    return OnnxReport(model, difference, error)
+
+
+def compare(graph: Graph, file: Path) -> tuple[float, float]:
+    """Compare onnxruntime with torch on random texts of several shapes.
+
+    Args:
+        graph: The model in torch.
+        file: Its ONNX file.
+
+    Returns:
+        The largest difference, and the largest root mean square difference of an output in its standard deviations.
+    """
+    session = InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    longest = min(graph.model.config.max_position_embeddings, LONGEST_CHECK)
+    largest, errors = [], []
+    shapes = [(1, 1, 0), (1, 2, 0), (2, 7, 0), (3, min(longest, 33), 0), (1, longest, 0)]
+    for shape in [*shapes, *([(1, 1, 1), (2, 1, 9), (2, 4, 3)] if graph.layers else [])]:
+        inputs = graph.example(*shape)
+        with torch.no_grad():
+            expected = graph(*inputs.values())
+        got = session.run(graph.output_names, {name: tensor.numpy() for name, tensor in inputs.items()})
+        for mine, theirs in zip(expected, got, strict=True):
+            difference = mine.numpy() - theirs
+            largest.append(np.abs(difference).max())
+            errors.append(np.sqrt(np.square(difference).mean()) / max(mine.std(correction=0).item(), 1e-12))
+    return float(np.max(largest)), float(np.max(errors))  # np.max keeps a NaN
+
+
+def _write_graph(graph: Graph, file: Path, source: Path) -> None:
+    inputs = graph.example(2, 7, past=5 if graph.layers else 0)
+    with _quiet():
+        try:
+            program = torch.onnx.export(
+                graph,
+                tuple(inputs.values()),
+                input_names=graph.input_names,
+                output_names=graph.output_names,
+                dynamic_shapes=(tuple(graph.axes),),
+                dynamo=True,
+                verbose=False,
+            )
+            program.save(str(file), external_data=False)
+        except Exception as error:  # torch raises many types for what it cannot trace
+            reason = first_line(error.__cause__ or error)
+            raise UserError(f"{source}: torch cannot export this model ({reason})") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the exporters' notices about packages and operators that are not used here."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "root")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
