@@ -146,7 +146,7 @@ def stock_class_of(directory: str | Path) -> type[TinyTransformerBertPreTrainedM
 def config_from_stock(stock: BertConfig, source: str | Path = "config.json") -> TinyTransformerBertConfig:
     """Return the Bert family's config of the same function.
 
-    Fields that a stock encoder does not read either (`use_cache`, `bos_token_id`, ...) are dropped. `source` is for errors.
+    Fields that a stock encoder does not read either (`use_cache`, `bos_token_id`, ...) are dropped.
 
     Raises:
         UserError: A field cannot be expressed (a decoder, relative positions, an unknown activation, ...).

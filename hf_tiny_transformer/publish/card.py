@@ -176,7 +176,7 @@ def escape(text: object, form: str = "text") -> str:
     """
     if form == "block":
         return str(text).replace("```", "'''").replace("\r", "\n")
-    line = "".join(c for c in " ".join(str(text).split()) if c.isprintable())
+    line = "".join(c for c in re.sub(r"[^\S ]+", " ", str(text)).strip() if c.isprintable())
     return line.replace("`", "'") if form == "code" else _MARKUP.sub(r"\\\1", line)
 
 
