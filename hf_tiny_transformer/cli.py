@@ -58,10 +58,6 @@ def main(argv: Sequence[str]) -> None:
 def run(name: str, argv: Sequence[str]) -> None:
     """Run a command of the table.
 
-    Args:
-        name: Its name.
-        argv: Its arguments.
-
     Raises:
         RunError: A package is missing, or the command fails.
     """

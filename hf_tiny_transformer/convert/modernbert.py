@@ -86,12 +86,7 @@ def to_stock(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def stock_weights(model: PreTrainedModel, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return tensors under their stock names.
-
-    Args:
-        model: One of our models.
-        tensors: Weights or gradients by the names of the model's parameters.
-    """
+    """Return tensors (weights or gradients) under their stock names, given those of our model's parameters."""
     is_trunk = model.base_model is model
     renamed = {}
     for parts, stock_name in _renames(model):

@@ -54,9 +54,6 @@ class Graph(nn.Module):
 
     A model that generates also takes the keys and values of the previous tokens (none at first) and returns them with
     those of the new ones, named as transformers.js does: `past_key_values.0.key` and `present.0.key`, (B, H, P, D).
-
-    Args:
-        model: Our model.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -134,12 +131,7 @@ def export_onnx(source: Path, output: Path, *, int8: bool = False) -> OnnxReport
     """Write a checkpoint of ours as ONNX (fp32, any batch size and length), with its tokenizer and config.json.
 
     config.json is that of the stock architecture with the same function, if there is one, because transformers.js
-    knows it.
-
-    Args:
-        source: Our model directory.
-        output: A new or empty directory.
-        int8: Also write a file with 8-bit weights (onnxruntime's dynamic quantization).
+    knows it. With `int8`, there is also a file with 8-bit weights (onnxruntime's dynamic quantization).
 
     Raises:
         UserError: `source` is not a complete checkpoint of ours, its family or a setting cannot be exported, outputs
@@ -174,10 +166,6 @@ def export_onnx(source: Path, output: Path, *, int8: bool = False) -> OnnxReport
 
 def compare(graph: Graph, file: Path) -> tuple[float, float]:
     """Compare onnxruntime with torch on random texts of several shapes.
-
-    Args:
-        graph: The model in torch.
-        file: Its ONNX file.
 
     Returns:
         The largest difference, and the largest root mean square difference of an output in its standard deviations.

@@ -49,12 +49,7 @@ class VerifySettings:
 
 @dataclass(frozen=True)
 class Finding:
-    """The result of one check.
-
-    Args:
-        check: Its name.
-        problem: What is wrong and what to do; None if nothing is.
-    """
+    """The result of one check; `problem` is what is wrong and what to do, or None."""
 
     check: str
     problem: str | None
@@ -92,10 +87,7 @@ def require_verified(directory: Path) -> None:
 
 
 def verify(directory: Path) -> Iterator[Finding]:
-    """Check a model directory; its code runs, in processes of its own, only if it is this package's.
-
-    Yields:
-        One finding per check.
+    """Yield the findings; the directory's code runs, in processes of its own, only if it is this package's.
 
     Raises:
         UserError: It is not a model directory.
@@ -120,10 +112,7 @@ def verify(directory: Path) -> Iterator[Finding]:
 def run_apart(arguments: list[str], directory: Path, scratch: str) -> tuple[bool, str]:
     """Run Python in a model directory as a user of the model would: without this package and without a network.
 
-    Args:
-        arguments: Of the interpreter.
-        directory: The working directory.
-        scratch: Where transformers copies the model's code.
+    Transformers copies the model's code to `scratch`.
 
     Returns:
         Whether it succeeded, and its output or the last line of its error.
