@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from ..configuration_base import AUTO_MAPS
 from .errors import UserError
 from .processes import say
 
@@ -25,13 +26,7 @@ CODE_SUFFIXES = {".py", ".pyc", ".pyd", ".so", ".dll", ".dylib"}
 
 def own_auto_map(model_type: Any) -> dict[str, str]:
     """Return the auto_map that this package writes for a family; empty for other model types."""
-    from ..families import FAMILIES
-
-    for config_class, table in FAMILIES.items():
-        if config_class.model_type == model_type:
-            classes = {"AutoConfig": config_class, **{auto.__name__: model for auto, model in table.items()}}
-            return {name: f"{one.__module__.rpartition('.')[2]}.{one.__name__}" for name, one in classes.items()}
-    return {}
+    return next((own for family, own in AUTO_MAPS.items() if family.model_type == model_type), {})
 
 
 def strip(content: Any, own: dict[str, str] | None = None, where: str = "") -> list[str]:

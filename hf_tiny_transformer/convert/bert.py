@@ -15,6 +15,8 @@ from transformers import BertConfig
 from transformers.activations import ACT2FN
 from transformers.configuration_utils import PreTrainedConfig
 
+import hf_tiny_transformer
+
 from ..common.checkpoints import config_problem, copy_tokenizer_files, read_config, read_tensors
 from ..common.errors import UserError
 from ..common.files import atomic_directory, require_free_output
@@ -52,8 +54,8 @@ RENAMES = [
 
 # `architectures` of a stock config.json -> our class
 STOCK_ARCHITECTURES: dict[str, type[TinyTransformerBertPreTrainedModel]] = {
-    model_class.__name__.removeprefix("TinyTransformer"): model_class
-    for model_class in FAMILIES[TinyTransformerBertConfig].values()
+    name.removeprefix("TinyTransformer"): getattr(hf_tiny_transformer, name)
+    for name in FAMILIES[TinyTransformerBertConfig].values()
 }
 
 _TRUNK_PREFIXES = ("embeddings.", "encoder.", "pooler.")

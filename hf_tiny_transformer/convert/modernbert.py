@@ -17,6 +17,8 @@ from transformers import (
     PreTrainedModel,
 )
 
+import hf_tiny_transformer
+
 from ..common.errors import UserError
 from ..configuration_decoder import TinyTransformerDecoderConfig
 from ..configuration_encoder import TinyTransformerEncoderConfig
@@ -25,12 +27,12 @@ from ..modeling_decoder import TinyTransformerDecoderForCausalLM, TinyTransforme
 from ..modeling_encoder import TinyTransformerEncoderForQuestionAnswering
 
 STOCK_CLASSES: dict[type[PreTrainedModel], type[PreTrainedModel]] = {
-    model_class: getattr(transformers, model_class.__name__.replace(ours, stock))
+    getattr(hf_tiny_transformer, name): getattr(transformers, name.replace(ours, stock))
     for config_class, ours, stock in (
         (TinyTransformerEncoderConfig, "TinyTransformerEncoder", "ModernBert"),
         (TinyTransformerDecoderConfig, "TinyTransformerDecoder", "ModernBertDecoder"),
     )
-    for model_class in FAMILIES[config_class].values()
+    for name in FAMILIES[config_class].values()
 }
 
 # (ours, stock) without .weight or .bias; {n} is the layer's number. Several of ours are stacked into one of stock's.
