@@ -92,7 +92,7 @@ def verify(directory: Path) -> Iterator[Finding]:
     Raises:
         UserError: It is not a model directory.
     """
-    read_config_json(directory)
+    read_config_json(directory, "verify")
     yield _finding("no pickle", _pickles, directory)
     yield _finding("weights in safetensors", _weights, directory)
     yield (code := _finding("no foreign code", foreign_code.find, directory))
