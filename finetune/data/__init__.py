@@ -172,22 +172,20 @@ def arrange(found: dict[str, list[Example]], hold_out: HoldOut = hold_out) -> Sp
     return Splits(train, validation, {name: rows for name, rows in found.items() if name != "train"})
 
 
-def load_hub(name: str, config: str | None, advice: str, split: str | None = None) -> Any:
-    """Load a data set, or one split of it.
+def from_hub(read: Callable[..., Any], name: str, *arguments: Any, advice: str, **options: Any) -> Any:
+    """Return what a function of `datasets` reads from the Hub.
 
     Args:
-        name: The data set's name on the Hub.
-        config: Its configuration, if it has several.
+        read: The function.
+        name: The data set.
+        arguments: Further arguments of the function.
         advice: What the user should do if it cannot be read.
-        split: The split; None loads all, by name.
+        options: Further keyword arguments of the function.
 
     Raises:
         UserError: There is no such data set, or the Hub cannot be reached.
     """
-    import datasets  # takes a second
-
     try:
-        return datasets.load_dataset(name, config, split=split)
+        return read(name, *arguments, **options)
     except Exception as error:  # the Hub's clients raise a dozen unrelated types for "cannot be reached"
-        which = f"{name} ({config})" if config else name
-        raise UserError(f"{which} cannot be read from the Hub ({first_line(error)}); {advice}") from None
+        raise UserError(f"{name} cannot be read from the Hub ({first_line(error)}); {advice}") from None

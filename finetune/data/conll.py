@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import datasets
+
 from hf_tiny_transformer.common.errors import UserError
 from hf_tiny_transformer.common.tables import read_lines
 
-from . import Example, Splits, arrange, find_split_files, find_splits, load_hub
+from . import Example, Splits, arrange, find_split_files, find_splits, from_hub
 
 HUB = "hub:"
 OUTSIDE = "O"
@@ -97,7 +99,8 @@ def _check_tag(tag: str, where: str) -> None:
 
 def _from_hub(data: str) -> dict[str, list[Sentence]]:
     name, _, config = data.removeprefix(HUB).partition(":")
-    loaded = load_hub(name, config or None, f"check the name in --data {data}, and the network")
+    advice = f"check the name in --data {data}, and the network"
+    loaded = from_hub(datasets.load_dataset, name, config or None, advice=advice)
     sentences = {}
     for split, own_name in find_splits(loaded, f"--data {data}").items():
         rows = loaded[own_name]

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import datasets
+
 from hf_tiny_transformer.common.errors import UserError
 from hf_tiny_transformer.common.processes import say
 from hf_tiny_transformer.common.tables import parse_number, read_lines
 
-from . import HELD_OUT_SEED, Example, HoldOut, Splits, hold_out, load_hub
+from . import HELD_OUT_SEED, Example, HoldOut, Splits, from_hub, hold_out
 
 HUB_PATH = "nyu-mll/glue"
 HELD_OUT_SENTENCES = 0.1  # share of SST-2's sentences
@@ -170,7 +172,8 @@ def _owners(texts: Sequence[str]) -> list[list[int]]:
 
 def _hub_rows(source: GlueSource, part: Part) -> Any:
     advice = f"check the network, or give --data a folder that holds {source.folder}/train.tsv and its dev set"
-    return load_hub(HUB_PATH, part.hub_config or source.hub_config, advice, part.hub_split)
+    config = part.hub_config or source.hub_config
+    return from_hub(datasets.load_dataset, HUB_PATH, config, split=part.hub_split, advice=advice)
 
 
 def _hub_example(row: dict[str, Any], text_columns: Sequence[str], label: int | float | None) -> Example:
