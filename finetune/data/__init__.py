@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hf_tiny_transformer.common.errors import UserError
+from hf_tiny_transformer.common.errors import UserError, first_line
 
 HELD_OUT_SHARE = 0.05
 HELD_OUT_MOST = 2000
@@ -170,3 +170,24 @@ def arrange(found: dict[str, list[Example]], hold_out: HoldOut = hold_out) -> Sp
         return Splits(found["train"], found["dev"], {"test": found["test"]})
     train, validation = hold_out(found["train"])
     return Splits(train, validation, {name: rows for name, rows in found.items() if name != "train"})
+
+
+def load_hub(name: str, config: str | None, advice: str, split: str | None = None) -> Any:
+    """Load a data set, or one split of it.
+
+    Args:
+        name: The data set's name on the Hub.
+        config: Its configuration, if it has several.
+        advice: What the user should do if it cannot be read.
+        split: The split; None loads all, by name.
+
+    Raises:
+        UserError: There is no such data set, or the Hub cannot be reached.
+    """
+    import datasets  # takes a second
+
+    try:
+        return datasets.load_dataset(name, config, split=split)
+    except Exception as error:  # the Hub's clients raise a dozen unrelated types for "cannot be reached"
+        which = f"{name} ({config})" if config else name
+        raise UserError(f"{which} cannot be read from the Hub ({first_line(error)}); {advice}") from None
