@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from hf_tiny_transformer.cards import check_license, public_name
+from hf_tiny_transformer.publish.facts import check_license, public_name
 from hf_tiny_transformer.common.errors import UserError
 from hf_tiny_transformer.common.processes import world_size
 

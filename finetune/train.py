@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import optuna
 from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from transformers import PreTrainedModel
@@ -193,6 +192,8 @@ def search(training: Training, directory: Path) -> tuple[Training, dict[str, Any
     Returns:
         The training with the best settings, the trials for the report, and the seconds they took.
     """
+    import optuna
+
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     given, results = training.settings, []
     rates = given.learning_rate / RATE_SPAN, min(1.0, given.learning_rate * RATE_SPAN)

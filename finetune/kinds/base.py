@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_tiny_transformer.cards import THIS_DIRECTORY
+from hf_tiny_transformer.publish.card import THIS_DIRECTORY
 from hf_tiny_transformer.common.checkpoints import UNLIMITED, load_model, read_config, read_tokenizer, usable_length
 from hf_tiny_transformer.common.errors import UserError
-from hf_tiny_transformer.foreign_code import strip_loaded
+from hf_tiny_transformer.common.foreign_code import strip_loaded
 
 from .. import metrics
 from ..data import Example
@@ -267,7 +267,6 @@ pipe = pipeline("{self.pipeline_tag}", model=model_id{trust})
                 )
             strip_loaded(source, config=config)
         tokenizer = read_tokenizer(source, config, trust_remote_code=trust_remote_code)
-        strip_loaded(source, tokenizer=tokenizer)
         for name in DROPOUT_FIELDS if dropout is not None else ():
             if hasattr(config, name):
                 setattr(config, name, dropout)

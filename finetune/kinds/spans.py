@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForQuestionAnswering, DataCollatorWithPadding, PreTrainedConfig
 
-from hf_tiny_transformer.cards import THIS_DIRECTORY
+from hf_tiny_transformer.publish.card import THIS_DIRECTORY
 from hf_tiny_transformer.common.errors import UserError
 
 from ..data import Example

@@ -29,7 +29,7 @@ from .base import (
 OUTSIDE = "O"
 UNLABELLED = -100  # ignored by torch's cross entropy
 PUNCTUATION = ".,;:!?()[]{}\"'«»“”‘’„…"
-_WORD = re.compile(r"\S+")
+_WORD = re.compile(r"[^ \t\r\n]+")  # a no-break space is part of a word, as in `data.conll`
 _ENTITY_TAG = re.compile(r"[BIES]-.|O$")
 
 
@@ -45,7 +45,7 @@ class TaggedSplit(EncodedSplit):
 
 @dataclass(frozen=True)
 class Tagging(Kind):
-    """An example's label is the list of its words' tags, in IOB2; words are separated by whitespace.
+    """An example's label is the list of its words' tags, in IOB2; words are separated by spaces.
 
     The label of a word is that of its first token. A word without a token is outside.
     """

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForSeq2SeqLM, DataCollatorForSeq2Seq, PreTrainedConfig, PreTrainedTokenizerBase
 
-from hf_tiny_transformer.cards import THIS_DIRECTORY
+from hf_tiny_transformer.publish.card import THIS_DIRECTORY
 
 from ..data import Example
 from .base import Answer, Checkpoint, EncodedSplit, Kind, ModelInput, Outputs, tokenize
