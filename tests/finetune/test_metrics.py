@@ -1,4 +1,4 @@
-"""Protects the metrics: official figures, under both ways of calling them, from disk and without a network."""
+"""Protects the metrics: official scores through both ways of calling them, from disk and without a network."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 from finetune.metrics import names, path, score
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 TEXTS = ["the cat sat on the mat .", "a dog barks at night !", "no man is an island", "running dogs run"]
 
 
@@ -142,7 +142,7 @@ def test_several_references():
 @pytest.mark.parametrize(
     "name, predictions, references, message",
     [
-        ("nonsense", [1], [1], "no metric 'nonsense'; known are accuracy, bleu, f1, glue/ax"),
+        ("nonsense", [1], [1], "no metric 'nonsense'; expected accuracy, bleu, f1, glue/ax"),
         ("glue", [1], [1], "no metric 'glue'"),
         ("glue/nonsense", [1], [1], "no metric 'glue/nonsense'"),
         ("accuracy/macro", [1], [1], "no metric 'accuracy/macro'"),
@@ -156,7 +156,7 @@ def test_mistakes_are_named(name, predictions, references, message):
 
 
 def test_evaluate_names_an_unknown_task():
-    with pytest.raises(KeyError, match="no GLUE task 'nonsense'; known are cola"):
+    with pytest.raises(KeyError, match="no GLUE task 'nonsense'; expected cola"):
         evaluate.load(str(path("glue")), "nonsense")
 
 
