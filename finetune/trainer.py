@@ -11,7 +11,7 @@ import time
 import warnings
 import zipfile
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -316,11 +316,13 @@ def epoch_records(kind: Kind, state: TrainerState) -> list[dict[str, Any]]:
     return records
 
 
-def remove_checkpoints(directory: Path, kept: set[str] = frozenset()) -> None:  # type: ignore[assignment]
-    """Remove a seed's checkpoints, except those named."""
+def remove_checkpoints(directory: Path, kept: Collection[str] = ()) -> None:
+    """Remove a seed's checkpoints, except those named; without any, also what points to the last one."""
     for checkpoint in directory.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
         if checkpoint.name not in kept:
             shutil.rmtree(checkpoint)
+    if not kept:
+        (directory / LAST).unlink(missing_ok=True)
 
 
 def with_adapters(model: PreTrainedModel, rank: int) -> PeftModel:

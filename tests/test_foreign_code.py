@@ -37,7 +37,8 @@ class Config(BertConfig): model_type = {model_type!r}
 class Model(BertForMaskedLM): config_class = Config
 class Pipeline(FillMaskPipeline): pass
 """
-FORMS = {"local": "payload.", "hub": "org/repo--payload."}  # the repository lies below the working directory
+# {repository} stands for a name on the Hub: transformers takes a path as well, and reads the code from there
+FORMS = {"local": "payload.", "hub": "{repository}--payload."}
 SHAPE = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 48}
 INIT = without(TINY, "--vocab_size", "--model.hidden_size", "--model.num_attention_heads", "--model.intermediate_size")
 INIT += ["--max-steps=2", "--examples=[]"]
@@ -67,8 +68,10 @@ def attack(marker, tmp_path):
         else:
             language_model(kind).save_pretrained(directory)
         tiny_tokenizer().save_pretrained(directory)
-        prefix, code = FORMS[form], PAYLOAD.format(marker=str(marker), model_type=model_type)
-        for place in (directory, Path("org/repo")):
+        repository = tmp_path / "org" / "repo"
+        prefix = FORMS[form].format(repository=repository)
+        code = PAYLOAD.format(marker=str(marker), model_type=model_type)
+        for place in (directory, repository):
             place.mkdir(parents=True, exist_ok=True)
             (place / "payload.py").write_text(code)
         (directory / "custom_generate").mkdir()
@@ -210,7 +213,7 @@ def test_commands_that_only_read_run_nothing(attack, marker, texts, tmp_path, ca
     source = attack("Encoder")
     assert train(attack("stock"), texts, tmp_path / "tuned") == 0
     edit(tmp_path / "tuned" / "tokenizer_config.json", auto_map={"AutoTokenizer": [None, "payload.Tokenizer"]})
-    shutil.copy("org/repo/payload.py", tmp_path / "tuned")
+    shutil.copy(tmp_path / "org" / "repo" / "payload.py", tmp_path / "tuned")
     arguments = ["predict", "--model", str(tmp_path / "tuned"), "--input", str(texts), "--text", "text"]
     assert finetune.cli.main([*arguments, "--output", str(tmp_path / "a.jsonl")]) == 0
     assert run_cli(lambda: main(["attend", "--model", str(source), "--text", "word5", "--output", "page.html"])) == 0
@@ -290,11 +293,11 @@ def test_a_resumed_run_publishes_only_what_we_wrote(published, corpus_file, mark
 
 
 def test_the_cards_code_does_no_more_than_ask_the_model(published, tmp_path, monkeypatch):
+    monkeypatch.setattr("hf_tiny_transformer.verify.run_apart", lambda *_: (True, ""))
     card = (published / "README.md").read_text()
     assert not [finding for finding in verify(published) if finding.problem]
     copy = shutil.copytree(published, tmp_path / "copy", ignore=shutil.ignore_patterns("checkpoints"))
     (copy / "README.md").write_text(card.replace("pipe = ", "__import__('os').system('touch it-ran')\npipe = ", 1))
-    monkeypatch.setattr("hf_tiny_transformer.verify.run_apart", lambda *_: (True, ""))
     (finding,) = [finding for finding in verify(copy) if finding.problem]
     assert finding.check == "card: code runs" and "not run" in finding.problem
 
