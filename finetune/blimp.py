@@ -122,7 +122,11 @@ def measure(settings: BlimpSettings, command: str) -> dict[str, Any]:
     paradigms = load_blimp(settings.data)
     if len(paradigms) != FILES:
         say(f"warning: {len(paradigms)} files instead of {FILES}; the figures are not comparable with published ones")
-    sentences = {paradigm.name: _encode(paradigm, model, tokenizer, mask_id is None) for paradigm in paradigms}
+    sentences = {}
+    for paradigm in paradigms:
+        texts = [text for pair in paradigm.pairs for text in pair]
+        sentences[paradigm.name] = encode(tokenizer, texts, causal=mask_id is None)
+        _check_lengths(paradigm, sentences[paradigm.name], usable_length(None, model.config, tokenizer))
     baselines = {"fewer words": fewer_words(paradigms)}
     if settings.ngram:
         baselines["trigrams"] = trigrams(settings.ngram, tokenizer, sentences)
@@ -135,6 +139,7 @@ def measure(settings: BlimpSettings, command: str) -> dict[str, Any]:
             scores[name] = np.concatenate(found).reshape(-1, 2)
             bar.update()
     seconds = time.perf_counter() - started
+    sentences_in_order = b"".join(json.dumps([p.name, p.pairs]).encode() + b"\n" for p in paradigms)
     accuracies = _accuracies(paradigms, scores)
     pairs = sum(record["pairs"] for record in accuracies["files"].values())
     results = {
@@ -147,7 +152,7 @@ def measure(settings: BlimpSettings, command: str) -> dict[str, Any]:
         "ties": sum(record["ties"] for record in accuracies["files"].values()),
         "settings": asdict(settings),
         "parameters": model.num_parameters(),
-        "data": {"files": len(paradigms), "pairs": pairs, "sha256": _fingerprint(paradigms)},
+        "data": {"files": len(paradigms), "pairs": pairs, "sha256": hashlib.sha256(sentences_in_order).hexdigest()},
         "versions": versions(("torch", "transformers", "tokenizers", "numpy")),
         "device": device_name(),
         "command": command,
@@ -189,10 +194,7 @@ def _open(settings: BlimpSettings) -> tuple[PreTrainedModel, PreTrainedTokenizer
 
 
 def load_blimp(data: str | None) -> list[Paradigm]:
-    """Read all paradigms in alphabetical order.
-
-    Args:
-        data: Folder of BLiMP's .jsonl files; None reads the Hub's copy.
+    """Read all paradigms in alphabetical order, from a folder of .jsonl files or (None) from the Hub.
 
     Raises:
         UserError: A file is missing or wrong, or the Hub cannot be reached.
@@ -225,34 +227,11 @@ def _paradigm(name: str, origin: str, rows: Iterable[tuple[int, dict[str, Any]]]
     return Paradigm(name, field.replace("/", "_"), term, pairs, places)  # some files have syntax/semantics
 
 
-def _fingerprint(paradigms: Iterable[Paradigm]) -> str:
-    """Return a sha256 of all names and sentences in order, which identifies the data."""
-    digest = hashlib.sha256()
-    for paradigm in paradigms:
-        digest.update(json.dumps([paradigm.name, paradigm.pairs]).encode() + b"\n")
-    return digest.hexdigest()
-
-
-def _encode(
-    paradigm: Paradigm, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, causal: bool
-) -> list[Sentence]:
-    limit = usable_length(None, model.config, tokenizer)
-    sentences = encode(tokenizer, [text for pair in paradigm.pairs for text in pair], causal=causal)
-    for number, sentence in enumerate(sentences):
-        if len(sentence.ids) > limit:
-            problem = f"{len(sentence.ids)} tokens, but the model takes {limit}; name a model that takes more"
-            raise UserError(f"{paradigm.places[number // 2]}: {problem}")
-    return sentences
-
-
 def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, causal: bool) -> list[Sentence]:
     """Tokenize texts.
 
-    Args:
-        tokenizer: The model's.
-        texts: Sentences.
-        causal: Add the tokenizer's bos token (else its eos token, which ends documents) where no special token precedes
-            the text, so that its first token is scored too.
+    For a decoder (`causal`), the tokenizer's bos token (else its eos token, which ends documents) precedes a text
+    without special tokens at its start, so that the first token is scored too.
     """
     encoded = tokenizer(list(texts), return_special_tokens_mask=True)
     start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
@@ -266,17 +245,19 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, causal: 
     return sentences
 
 
+def _check_lengths(paradigm: Paradigm, sentences: Sequence[Sentence], limit: int) -> None:
+    for number, sentence in enumerate(sentences):
+        if len(sentence.ids) > limit:
+            problem = f"{len(sentence.ids)} tokens, but the model takes {limit}; name a model that takes more"
+            raise UserError(f"{paradigm.places[number // 2]}: {problem}")
+
+
 def reads(sentence: Sentence, mask_id: int | None, *, word_l2r: bool) -> Iterator[tuple[Ids, int, int]]:
     """Iterate over what is read to score a sentence: input ids, position, and the token predicted there.
 
-    A decoder predicts a token at the position before it; the first token needs something before it. An encoder
-    predicts a token where it is masked (Salazar et al. 2020, equation 1).
-
-    Args:
-        sentence: A tokenized sentence.
-        mask_id: The mask token, None for a decoder.
-        word_l2r: Also mask the later tokens of the word (Kauf and Ivanova 2023). Otherwise a rare word of several
-            tokens looks likely, since each token reveals the others.
+    A decoder (`mask_id` is None) predicts a token at the position before it. An encoder predicts a token where it is
+    masked (Salazar et al. 2020, equation 1). `word_l2r` also masks the later tokens of its word (Kauf and Ivanova 2023);
+    otherwise a rare word of several tokens looks likely, since each token reveals the others.
     """
     ids, scored, words = sentence
     for position in scored:
@@ -291,16 +272,10 @@ def reads(sentence: Sentence, mask_id: int | None, *, word_l2r: bool) -> Iterato
 
 @torch.inference_mode()
 def score(model: PreTrainedModel, sentences: Sequence[Sentence], mask_id: int | None, *, word_l2r: bool) -> np.ndarray:
-    """Return the score of each sentence, (sentences,) float64.
+    """Return the score of each sentence, (sentences,) float64; `mask_id` and `word_l2r` are those of `reads`.
 
     Equal rows run once, in batches of equal length and thus without padding. Where the class allows, the head runs only
     at the positions that are read.
-
-    Args:
-        model: In evaluation mode.
-        sentences: Tokenized sentences.
-        mask_id: As in `reads`.
-        word_l2r: As in `reads`.
     """
     rows: dict[Ids, list[tuple[int, int, int]]] = defaultdict(list)
     for owner, sentence in enumerate(sentences):
@@ -342,12 +317,8 @@ def fewer_words(paradigms: Sequence[Paradigm]) -> Scores:
 def trigrams(names: Sequence[str], tokenizer: PreTrainedTokenizerBase, sentences: dict[str, list[Sentence]]) -> Scores:
     """Score sentences by trigram counts of tokens with stupid backoff (Brants et al. 2007, equation 5).
 
-    Only n-grams of the sentences are counted, so that memory does not grow with the text.
-
-    Args:
-        names: Text files, read line by line, or `sample`.
-        tokenizer: The model's.
-        sentences: By file, good and bad ones alternating.
+    Only n-grams of the sentences are counted, so that memory does not grow with the text. `names` are text files, read
+    line by line, or `sample`.
 
     Raises:
         UserError: A text cannot be read, or there is none.

@@ -51,19 +51,20 @@ def path(module: str) -> Path:
     return Path(__file__).parent / module
 
 
-def evaluate_module(
-    compute: Callable[..., dict[str, float]], description: str | None, predictions: Any, *references: Any
-) -> type:
+def evaluate_module(compute: Callable[..., dict[str, float]], prediction: str, *references: str) -> type:
     """Return the class that `evaluate.load` looks for in a module.
 
     Args:
-        compute: The module's function; it takes the configuration's name if the module has `TASKS`.
-        description: The module's docstring.
-        predictions: The type of a prediction, or a function that returns it for a configuration.
-        references: The types that a reference may have; by default that of a prediction.
+        compute: The module's function; if the module has `TASKS`, it takes one of them as a third argument.
+        prediction: The type of a prediction for `datasets.Value`; of a list, with "[]" behind it.
+        references: The types that a reference may have; without any, that of a prediction.
     """
     import datasets
     import evaluate
+
+    def feature(name: str) -> Any:
+        value = datasets.Value(name.removesuffix("[]"))
+        return datasets.Sequence(value) if name.endswith("[]") else value
 
     tasks = compute.__globals__.get("TASKS")
 
@@ -71,30 +72,18 @@ def evaluate_module(
         def _info(self) -> evaluate.MetricInfo:
             if tasks is not None and self.config_name not in tasks:
                 raise KeyError(f"no GLUE task {self.config_name!r}; expected {', '.join(tasks)}")
-            given = predictions(self.config_name) if callable(predictions) else predictions
             features = [
-                datasets.Features({"predictions": _feature(given), "references": _feature(one)})
-                for one in references or (given,)
+                datasets.Features({"predictions": feature(prediction), "references": feature(reference)})
+                for reference in references or [prediction]
             ]
-            return evaluate.MetricInfo(
-                description=description or "",
-                citation="",
-                inputs_description=compute.__doc__ or "",
-                features=features if len(features) > 1 else features[0],
-            )
+            about = {"description": compute.__globals__["__doc__"], "inputs_description": compute.__doc__}
+            return evaluate.MetricInfo(citation="", features=features if references else features[0], **about)
 
         def _compute(self, predictions: Sequence[Any], references: Sequence[Any]) -> dict[str, float]:
             return compute(predictions, references, *(() if tasks is None else (self.config_name,)))
 
     Module.__name__ = compute.__module__.rpartition(".")[2].title()  # evaluate's name of the metric
     return Module
-
-
-def _feature(kind: Any) -> Any:
-    """Return datasets' type for `"int64"` or, of a list, `["int64"]`."""
-    import datasets
-
-    return datasets.Sequence(datasets.Value(kind[0])) if isinstance(kind, list) else datasets.Value(kind)
 
 
 def _module(module: str) -> ModuleType:

@@ -25,7 +25,8 @@ def test_iob1_becomes_iob2(iob1, iob2):
 
 def test_real_columns_and_line_ends(tmp_path):
     """A no-break space and other Unicode spaces are part of a word."""
-    text = "\ufeffEU NNP I-NP I-ORG\r\n. . O O\r\n\r\n\t \r\n-DOCSTART- -X- O O\r\n10\u00a0000\tCD \t I-NP\tI-PER \r\n\u2003a O"
+    text = "\ufeffEU NNP I-NP I-ORG\r\n. . O O\r\n\r\n\t \r\n-DOCSTART- -X- O O\r\n"
+    text += "10\u00a0000\tCD \t I-NP\tI-PER \r\n\u2003a O"
     write_files(tmp_path, {"eng.train": text})
     assert read_conll(tmp_path / "eng.train") == [
         (["EU", "."], ["B-ORG", "O"]),

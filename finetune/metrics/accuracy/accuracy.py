@@ -10,4 +10,4 @@ def compute(predictions, references) -> dict[str, float]:
     return {"accuracy": float(accuracy_score(references, predictions))}
 
 
-Accuracy = evaluate_module(compute, __doc__, "int64")
+Accuracy = evaluate_module(compute, "int64")

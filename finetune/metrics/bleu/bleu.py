@@ -13,4 +13,4 @@ def compute(predictions, references) -> dict[str, float]:
     return {"bleu": corpus_bleu(list(predictions), streams).score / 100}
 
 
-Bleu = evaluate_module(compute, __doc__, "string", ["string"], "string")
+Bleu = evaluate_module(compute, "string", "string[]", "string")

@@ -10,4 +10,4 @@ def compute(predictions, references) -> dict[str, float]:
     return {"macro_f1": float(f1_score(references, predictions, average="macro", zero_division=0))}
 
 
-F1 = evaluate_module(compute, __doc__, "int64")
+F1 = evaluate_module(compute, "int64")

@@ -16,4 +16,4 @@ def compute(predictions, references) -> dict[str, float]:
     }
 
 
-Multilabel = evaluate_module(compute, __doc__, ["int64"])
+Multilabel = evaluate_module(compute, "int64[]")

@@ -22,4 +22,4 @@ def compute(predictions, references) -> dict[str, float]:
     return {name: float(value) for name, value in scores.items()}
 
 
-Ner = evaluate_module(compute, __doc__, ["string"])
+Ner = evaluate_module(compute, "string[]")

@@ -21,4 +21,4 @@ def compute(predictions, references) -> dict[str, float]:
     return {kind: total / len(predictions) for kind, total in totals.items()}
 
 
-Rouge = evaluate_module(compute, __doc__, "string", ["string"], "string")
+Rouge = evaluate_module(compute, "string", "string[]", "string")

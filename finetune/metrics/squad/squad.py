@@ -38,4 +38,4 @@ def token_f1(prediction: str, answer: str) -> float:
     return 2 * (Counter(predicted) & Counter(right)).total() / (len(predicted) + len(right))
 
 
-Squad = evaluate_module(compute, __doc__, "string", ["string"])
+Squad = evaluate_module(compute, "string", "string[]")
