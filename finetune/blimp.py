@@ -256,8 +256,8 @@ def reads(sentence: Sentence, mask_id: int | None, *, word_l2r: bool) -> Iterato
     """Iterate over what is read to score a sentence: input ids, position, and the token predicted there.
 
     A decoder (`mask_id` is None) predicts a token at the position before it. An encoder predicts a token where it is
-    masked (Salazar et al. 2020, equation 1). `word_l2r` also masks the later tokens of its word (Kauf and Ivanova 2023);
-    otherwise a rare word of several tokens looks likely, since each token reveals the others.
+    masked (Salazar et al. 2020, equation 1). `word_l2r` also masks the later tokens of the word (Kauf and Ivanova
+    2023); otherwise a rare word of several tokens looks likely, since each token reveals the others.
     """
     ids, scored, words = sentence
     for position in scored:
