@@ -21,12 +21,7 @@ SPLIT_NAMES = {"train": ("train",), "dev": ("validation", "valid", "val", "dev",
 
 @dataclass(frozen=True)
 class Example:
-    """One row of a task.
-
-    Args:
-        texts: One text per text column of the task.
-        label: Serialisable as JSON; its type depends on the kind of task.
-    """
+    """One row: a text per text column of the task, and a label (serialisable as JSON) of the kind's type."""
 
     texts: tuple[str, ...]
     label: Any
@@ -40,10 +35,8 @@ HoldOut = Callable[[Sequence[Example]], tuple[list[Example], list[Example]]]
 class Splits:
     """The rows of a task.
 
-    Args:
-        train: Rows to train on.
-        validation: Rows used for model selection (epoch, seed, hyperparameters).
-        reported: Held-out splits by name, read only for the final scores; the first is the headline.
+    `validation` is used for model selection (epoch, seed, hyperparameters). `reported` splits are read only for the
+    final scores; the first is the headline, which a single figure refers to.
     """
 
     train: Sequence[Example]
@@ -52,7 +45,7 @@ class Splits:
 
     @property
     def headline(self) -> str:
-        """Name of the reported split that a single figure refers to."""
+        """Return the name of the first reported split."""
         return next(iter(self.reported))
 
     def named(self) -> dict[str, Sequence[Example]]:
@@ -69,10 +62,7 @@ class Splits:
         return {"counts": counts, "sha256": digest.hexdigest()}
 
     def require_trainable(self, origin: str) -> None:
-        """Check that there is something to learn.
-
-        Args:
-            origin: Where the rows come from, for error messages.
+        """Check that there is something to learn; `origin` names the rows in messages.
 
         Raises:
             UserError: A split is empty, or all training rows have the same label. Lists are exempt (tags of words,
@@ -87,14 +77,11 @@ class Splits:
 
 
 def hold_out(train: Sequence[Example], groups: Sequence[int] | None = None) -> tuple[list[Example], list[Example]]:
-    """Split a training set that has no validation split, by a fixed seed.
+    """Split a training set that has no validation split into (training rows, validation rows), by a fixed seed.
 
     Args:
         train: The rows.
         groups: The group of each row; a group is never divided. None makes each row its own group.
-
-    Returns:
-        The training rows and the validation rows.
     """
     members: dict[int, list[int]] = {}
     for row, group in enumerate(range(len(train)) if groups is None else groups):
@@ -112,14 +99,11 @@ def hold_out(train: Sequence[Example], groups: Sequence[int] | None = None) -> t
 
 
 def find_splits(names: Iterable[str], origin: str) -> dict[str, str]:
-    """Recognise splits by a word in their names: train.txt, eng.testa, dev-v2.0.json, validation.
+    """Return the names of `train` and of `dev`, `test` or both, known by a word in them (eng.testa, dev-v2.0.json).
 
     Args:
         names: Names of files, or of splits on the Hub.
         origin: Where they are, for error messages.
-
-    Returns:
-        The names of `train` and of `dev`, `test` or both, by split.
 
     Raises:
         UserError: Two names match one split, or there is nothing to train on or nothing to report.
@@ -141,11 +125,7 @@ def find_splits(names: Iterable[str], origin: str) -> dict[str, str]:
 
 
 def find_split_files(folder: Path, suffix: str = "") -> dict[str, Path]:
-    """Recognise the splits among the files of a folder.
-
-    Args:
-        folder: The folder.
-        suffix: The end of the names to consider.
+    """Apply `find_splits` to the files of a folder whose names end in `suffix`.
 
     Raises:
         UserError: There is no such folder, or as `find_splits`.
@@ -160,11 +140,7 @@ def arrange(found: dict[str, list[Example]], hold_out: HoldOut = hold_out) -> Sp
     """Assign the splits that exist to their roles.
 
     With dev and test, dev is the validation split and test is reported. With one of them, that one is reported, and
-    the validation split is taken from the training rows.
-
-    Args:
-        found: Rows of `train` and of `dev`, `test` or both.
-        hold_out: Takes validation rows from the training rows.
+    `hold_out` takes the validation split from the training rows.
     """
     if len(found) == 3:
         return Splits(found["train"], found["dev"], {"test": found["test"]})
@@ -172,22 +148,13 @@ def arrange(found: dict[str, list[Example]], hold_out: HoldOut = hold_out) -> Sp
     return Splits(train, validation, {name: rows for name, rows in found.items() if name != "train"})
 
 
-def load_hub(name: str, config: str | None, advice: str, split: str | None = None) -> Any:
-    """Load a data set, or one split of it.
-
-    Args:
-        name: The data set's name on the Hub.
-        config: Its configuration, if it has several.
-        advice: What the user should do if it cannot be read.
-        split: The split; None loads all, by name.
+def from_hub(read: Callable[..., Any], name: str, *arguments: Any, advice: str, **options: Any) -> Any:
+    """Call `read`, a function of `datasets`, for a data set; `advice` tells the user what to do if it fails.
 
     Raises:
         UserError: There is no such data set, or the Hub cannot be reached.
     """
-    import datasets  # takes a second
-
     try:
-        return datasets.load_dataset(name, config, split=split)
+        return read(name, *arguments, **options)
     except Exception as error:  # the Hub's clients raise a dozen unrelated types for "cannot be reached"
-        which = f"{name} ({config})" if config else name
-        raise UserError(f"{which} cannot be read from the Hub ({first_line(error)}); {advice}") from None
+        raise UserError(f"{name} cannot be read from the Hub ({first_line(error)}); {advice}") from None

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+import datasets
 
 from hf_tiny_transformer.common.errors import UserError
 from hf_tiny_transformer.common.tables import read_lines
 
-from . import Example, Splits, arrange, find_split_files, find_splits, load_hub
+from . import Example, Splits, arrange, find_split_files, find_splits, from_hub
 
 HUB = "hub:"
 OUTSIDE = "O"
@@ -30,7 +32,7 @@ def load_tagged(data: str | None) -> tuple[tuple[str, ...], Splits]:
             hub:NAME[:CONFIG] with the columns `tokens` and `ner_tags`.
 
     Returns:
-        The label names, `OUTSIDE` first, and the splits.
+        The label names (`OUTSIDE` first) and the splits.
 
     Raises:
         UserError: A file is missing or wrong, no word has a tag other than O, or the Hub cannot be reached.
@@ -83,21 +85,23 @@ def read_conll(path: Path) -> list[Sentence]:
             continue
         if len(fields) < 2:
             raise UserError(f"{path}, line {number}: one column, {fields[0]!r}; expected a word, ..., and its tag")
-        _check_tag(fields[-1], f"{path}, line {number}")
+        _check_tags(fields[-1:], f"{path}, line {number}")
         words.append(fields[0])
         tags.append(fields[-1])
     finish()
     return sentences
 
 
-def _check_tag(tag: str, where: str) -> None:
-    if not _TAG.fullmatch(tag):
-        raise UserError(f"{where}: the tag {tag!r} is not O, B-TYPE or I-TYPE; convert it")
+def _check_tags(tags: Iterable[str], where: str) -> None:
+    for tag in tags:
+        if not _TAG.fullmatch(tag):
+            raise UserError(f"{where}: the tag {tag!r} is not O, B-TYPE or I-TYPE; convert it")
 
 
 def _from_hub(data: str) -> dict[str, list[Sentence]]:
     name, _, config = data.removeprefix(HUB).partition(":")
-    loaded = load_hub(name, config or None, f"check the name in --data {data}, and the network")
+    advice = f"check the name in --data {data}, and the network"
+    loaded = from_hub(datasets.load_dataset, name, config or None, advice=advice)
     sentences = {}
     for split, own_name in find_splits(loaded, f"--data {data}").items():
         rows = loaded[own_name]
@@ -113,6 +117,5 @@ def _from_hub(data: str) -> dict[str, list[Sentence]]:
 
 def _hub_sentence(tokens: Sequence[str], values: Sequence[Any], names: list[str] | None, data: str) -> Sentence:
     tags = [names[value] if names and value >= 0 else str(value) for value in values]
-    for tag in tags:
-        _check_tag(tag, f"--data {data}")
+    _check_tags(tags, f"--data {data}")
     return [re.sub(r"[ \t\r\n]+", "_", word.strip(" \t\r\n")) or "_" for word in tokens], to_iob2(tags)

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import datasets
+
 from hf_tiny_transformer.common.errors import UserError
 from hf_tiny_transformer.common.processes import say
 from hf_tiny_transformer.common.tables import parse_number, read_lines
 
-from . import HELD_OUT_SEED, Example, HoldOut, Splits, hold_out, load_hub
+from . import HELD_OUT_SEED, Example, HoldOut, Splits, from_hub, hold_out
 
 HUB_PATH = "nyu-mll/glue"
 HELD_OUT_SENTENCES = 0.1  # share of SST-2's sentences
@@ -22,19 +24,12 @@ _MRPC_TRAIN, _MRPC_DEV_IDS, _MRPC_PAIR = "msr_paraphrase_train.txt", "dev_ids.ts
 
 @dataclass(frozen=True)
 class Part:
-    """One official split.
-
-    Args:
-        name: Its name in results; of a test split, in a submission.
-        file: Its file in the task's folder.
-        hub_split: Its name on the Hub.
-        hub_config: Its configuration on the Hub, where it is not the task's.
-    """
+    """One official split: its name (of a test split, in a submission), its file, and where it is on the Hub."""
 
     name: str
     file: str
     hub_split: str
-    hub_config: str | None = None
+    hub_config: str | None = None  # if it is not the task's
 
 
 @dataclass(frozen=True)
@@ -43,29 +38,17 @@ class GlueSource:
 
     GLUE does not publish its test labels. The official dev set is reported, and the validation split is a seeded part
     of the training set.
-
-    Args:
-        hub_config: The task's configuration on the Hub.
-        folder: The task's official folder.
-        file_columns: The text columns in the files; on the Hub they are named like the task's.
-        file_labels: The labels as spelled in the files, in the order of the task's label names; () for numbers.
-        label_column: The label's column in the files.
-        header: The columns of train and dev files that have no header.
-        dev: The official dev sets.
-        test: The official test sets; () for the usual one.
-        drops_broken_rows: Skip and count rows with too few fields, which some official files contain.
-        hold_out: Takes the validation split from the training rows.
     """
 
     hub_config: str
     folder: str
-    file_columns: tuple[str, ...]
-    file_labels: tuple[str, ...] = ()
+    file_columns: tuple[str, ...]  # the text columns in the files; on the Hub they are named like the task's
+    file_labels: tuple[str, ...] = ()  # as spelled in the files, in the order of the label names; () for numbers
     label_column: str = "label"
-    header: tuple[str, ...] = ()
+    header: tuple[str, ...] = ()  # the columns of train and dev files that have no header
     dev: tuple[Part, ...] = (Part("dev", "dev.tsv", "validation"),)
     test: tuple[Part, ...] = ()
-    drops_broken_rows: bool = False
+    drops_broken_rows: bool = False  # which some official files contain: they are skipped and counted
     hold_out: HoldOut = hold_out
 
     @property
@@ -80,7 +63,7 @@ def load_glue(source: GlueSource, text_columns: Sequence[str], data: str | None)
     Args:
         source: Where the task is.
         text_columns: The text columns on the Hub.
-        data: A folder in GLUE's layout, or the task's own folder; None reads the Hub's copy.
+        data: A folder in GLUE's layout, or the task's own folder in it; None reads the Hub's copy.
 
     Raises:
         UserError: A folder, file, column or label is missing or wrong, or the Hub cannot be reached.
@@ -102,10 +85,7 @@ def load_glue(source: GlueSource, text_columns: Sequence[str], data: str | None)
 def load_test(
     source: GlueSource, text_columns: Sequence[str], data: str | None
 ) -> dict[str, list[tuple[str, Example]]]:
-    """Read a task's test splits, whose labels are not public.
-
-    Returns:
-        The (index, unlabelled example) pairs of each test split that exists, by its name in a submission.
+    """Return the (index, unlabelled example) pairs of each test split that exists, by its name in a submission.
 
     Raises:
         UserError: A file is broken, or the Hub cannot be reached.
@@ -133,12 +113,6 @@ def hold_out_sentences(train: Sequence[Example]) -> tuple[list[Example], list[Ex
     of them, while its dev and test sets are whole sentences. Phrases drawn at random would be too easy: their
     sentences are trained on. Here a seeded tenth of the sentences is the validation split, and phrases that occur in
     no other sentence are removed from training. A sentence is a row that is part of no other row.
-
-    Args:
-        train: Rows of one text each.
-
-    Returns:
-        The training rows and the validation rows.
     """
     owners = _owners([example.texts[0] for example in train])
     sentences = sorted({owner for of_row in owners for owner in of_row})
@@ -170,7 +144,8 @@ def _owners(texts: Sequence[str]) -> list[list[int]]:
 
 def _hub_rows(source: GlueSource, part: Part) -> Any:
     advice = f"check the network, or give --data a folder that holds {source.folder}/train.tsv and its dev set"
-    return load_hub(HUB_PATH, part.hub_config or source.hub_config, advice, part.hub_split)
+    config = part.hub_config or source.hub_config
+    return from_hub(datasets.load_dataset, HUB_PATH, config, split=part.hub_split, advice=advice)
 
 
 def _hub_example(row: dict[str, Any], text_columns: Sequence[str], label: int | float | None) -> Example:
@@ -197,16 +172,10 @@ def _labelled_rows(path: Path, source: GlueSource, more: Sequence[str] = ()) -> 
 def _rows(
     path: Path, columns: Sequence[str], header: Sequence[str] = (), skip: Callable[[str], None] | None = None
 ) -> Iterator[tuple[str, str, list[str]]]:
-    """Iterate over the rows of a file in which quotes are text.
+    """Iterate over rows, in which quotes are text: place for error messages, first field, and the fields of `columns`.
 
-    Args:
-        path: The file.
-        columns: The columns to read.
-        header: The columns of a file that has no header.
-        skip: Called with the place of a row with the wrong number of fields; None refuses it.
-
-    Yields:
-        The row's place for error messages, its first field, and its wanted fields.
+    `header` names the columns of a file without one. `skip` is called with the place of a row with the wrong number of
+    fields; None refuses it.
 
     Raises:
         UserError: The file is missing, empty or not UTF-8, lacks a column, or has a broken row.

@@ -74,7 +74,9 @@ def read_own_file(settings: FinetuneSettings) -> OwnFile:
     if settings.choices is not None:
         answers = _choice_answers(main, texts, settings.choices, answer)
     elif settings.target is not None:
-        answers = _written_answers(settings.metric or "rouge", texts)
+        kind = TextToText(settings.metric or "rouge")
+        finding = f"texts to write, scored by {kind.metric}"
+        answers = _Answers(kind, finding, "expected a text", texts, _written)
     else:
         answers = _label_answers(main, texts, answer)
     say(f"{settings.task}: {len(main.records)} rows; column {answer!r} holds {answers.finding}")
@@ -95,16 +97,7 @@ def read_own_file(settings: FinetuneSettings) -> OwnFile:
 
 
 class _Table:
-    """The rows of one file, all readable.
-
-    Args:
-        flag: The flag that named the file.
-        file: The file.
-        columns: The columns to read.
-
-    Raises:
-        UserError: The file or a column is missing, or a row cannot be read.
-    """
+    """The rows of a file; a file, column or row that cannot be read is a `UserError`, as is a text that is none."""
 
     def __init__(self, flag: str, file: str, columns: Sequence[str]) -> None:
         file_format(Path(file), TABLES, flag)
@@ -115,11 +108,7 @@ class _Table:
             raise UserError(f"{file}: no rows; add labelled texts")
 
     def text(self, record: Record, column: str, value: Any) -> str:
-        """Return a text without the spaces around it.
-
-        Raises:
-            UserError: It is empty, or not a text.
-        """
+        """Return a text without the spaces around it; refuse anything else."""
         if not isinstance(value, str) or not value.strip():
             found = "empty" if value is None or not str(value).strip() else f"{value!r} is not text"
             raise self.refuse(record, f"{found}; add a text or remove the row", column)
@@ -130,11 +119,7 @@ class _Table:
         return tuple(self.text(record, column, record.values[column]) for column in columns)
 
     def choices(self, record: Record, columns: Sequence[str]) -> tuple[str, ...]:
-        """Return the choices of a row: a text per column, or the texts of a single column's list.
-
-        Raises:
-            UserError: There are fewer than two choices, or one is not text.
-        """
+        """Return the choices of a row: a text per column, or the texts of a single column's list."""
         if len(columns) != 1:
             return self.texts(record, columns)
         values = record.values[columns[0]]
@@ -183,11 +168,8 @@ def _example(
     return Example(words, label)
 
 
-def _written_answers(metric: str, texts: tuple[str, ...]) -> _Answers:
-    def label(value: Any, _: tuple[str, ...]) -> str | None:
-        return value.strip() or None if isinstance(value, str) else None
-
-    return _Answers(TextToText(metric), f"texts to write, scored by {metric}", "expected a text", texts, label)
+def _written(value: Any, _: tuple[str, ...]) -> str | None:
+    return value.strip() or None if isinstance(value, str) else None
 
 
 def _label_answers(table: _Table, texts: tuple[str, ...], column: str) -> _Answers:
@@ -202,7 +184,7 @@ def _label_answers(table: _Table, texts: tuple[str, ...], column: str) -> _Answe
                 raise table.refuse(record, f"{part!r} is not a label or number; correct or remove the row", column)
     if several:
         names = sorted({name for value in values for name in _parts(value)})
-        what = f"{'lists' if isinstance(values[0], list) else f'labels joined by {SEPARATOR}'}"
+        what = "lists" if isinstance(values[0], list) else f"labels joined by {SEPARATOR}"
         return _classes(MultiLabel, names, f"{what}: classification with any number of labels", texts)
     numbers = {parse_number(value) for value in values}
     if None in numbers:
