@@ -185,8 +185,9 @@ class Answerer:
         order = sorted(range(len(rows)), key=lambda i: (choices(i), row_length(rows[i])))
         for _, group in itertools.groupby(order, key=choices):
             while chosen := list(itertools.islice(group, self.batch_size)):
-                batch = {name: v.to(self.model.device) for name, v in collate([rows[i] for i in chosen]).items()}
-                batch = {name: values for name, values in batch.items() if name in self._known}
+                padded = collate([rows[i] for i in chosen]).items()  # without labels, seq2seq's collator adds None
+                read = {name: v for name, v in padded if name in self._known and v is not None}
+                batch = {name: values.to(self.model.device) for name, values in read.items()}
                 if self.kind.generates:
                     logits = self.model.generate(**batch, max_length=self.checkpoint.max_length)
                 else:

@@ -89,8 +89,14 @@ print(choices[scores.argmax()])"""
         return EncodedSplit(examples, rows, cut)
 
     def collator(self, checkpoint: Checkpoint) -> Callable[[list[ModelInput]], dict[str, torch.Tensor]]:
-        """Pad to the longest choice."""
-        return DataCollatorForMultipleChoice(checkpoint.tokenizer)
+        """Pad to the longest choice; transformers' collator requires labels."""
+        pad = DataCollatorForMultipleChoice(checkpoint.tokenizer)
+
+        def collate(rows: list[ModelInput]) -> dict[str, torch.Tensor]:
+            batch = pad([{"labels": 0} | row for row in rows])
+            return {name: values for name, values in batch.items() if name != "labels" or "labels" in rows[0]}
+
+        return collate
 
     def decode(self, outputs: Outputs, split: EncodedSplit) -> np.ndarray:
         """Return the indices of the most probable choices."""

@@ -86,6 +86,10 @@ def test_killed_in_the_second_seed_and_resumed_is_the_same_as_uninterrupted(proc
     assert results_of(tmp_path / "out")["timings"]["train and score all seeds"] >= sum(seconds) - 0.1, "of both parts"
 
 
+def interrupt(*_arguments) -> None:
+    raise KeyboardInterrupt
+
+
 def interrupt_at_every_write(monkeypatch) -> list[str]:
     """End each run, as by Ctrl-C, before or after the next checkpoint or result it writes, in turn."""
     written: list[str] = []
@@ -210,11 +214,16 @@ def assert_refused(arguments: list, capsys, *fragments: str) -> None:
     assert all(fragment in error for fragment in fragments), error
 
 
-def test_a_moved_run_resumes_with_the_same_best_weights(work):
-    """Trainer stores the absolute path of the best checkpoint."""
-    assert run(*command(work, work / "out", "--resume")) == 0
-    assert_same_run(work / "out", work / "whole")
-    assert not (work / "out.unfinished").exists()
+def test_a_moved_run_resumes_with_the_same_best_weights(toy, tmp_path, monkeypatch):
+    """Trainer stores the absolute path of the best checkpoint, and ignores a path that does not exist."""
+    assert run(*command(toy, tmp_path / "whole", "--seeds", "1")) == 0
+    assert results_of(tmp_path / "whole")["seeds"][0]["best_epoch"] < 4, "the test needs it"
+    with monkeypatch.context() as patch:
+        patch.setattr("finetune.train.write_result", interrupt)
+        assert run(*command(toy, tmp_path / "before" / "out", "--seeds", "1")) == 130
+    (tmp_path / "before").rename(tmp_path / "after")
+    assert run(*command(toy, tmp_path / "after" / "out", "--seeds", "1", "--resume")) == 0
+    assert_same_run(tmp_path / "after" / "out", tmp_path / "whole")
 
 
 def test_sigterm_says_what_is_kept(toy, tmp_path, monkeypatch, capsys):
@@ -245,7 +254,7 @@ def test_other_settings_data_or_weights_are_refused_by_name(work, capsys):
     shutil.rmtree(work / "stock")
     save(BertForMaskedLM(bert_config()), wordpiece(), work / "stock")
     assert_refused(arguments, capsys, "the weights of --model changed")
-    other = write_glue(work / "other", rows=201)
+    other = write_glue(work / "other", rows=401)
     assert_refused(command(work, work / "out", "--resume", glue=other), capsys, "the data changed")
     dev = work / "glue" / "SST-2" / "dev.tsv"
     dev.write_text(dev.read_text().replace("plain0", "plain1"))

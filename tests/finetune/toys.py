@@ -120,7 +120,7 @@ def sentiments(count: int, seed: int) -> list[tuple[str, int]]:
     return rows
 
 
-def write_glue(folder: Path, rows: int = 200) -> Path:
+def write_glue(folder: Path, rows: int = 400) -> Path:
     """SST-2's layout."""
     (folder / "SST-2").mkdir(parents=True)
     for seed, (name, count) in enumerate((("train", rows), ("dev", 60))):
