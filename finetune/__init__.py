@@ -1,12 +1,10 @@
 """From a checkpoint to measured task scores: `python -m finetune --model DIR_OR_HUB_ID --task NAME --output DIR`.
 
-The way through: `cli` (flags) -> `experiment` (one task, top to bottom) or `suite` (all of GLUE) -> `tasks` (the table
-of tasks; `glue`, `tagged_data`, `squad_data` and `own_data`, with `choice_data`, read them) -> `kinds` (all that
-depends on the kind: model, inputs, predictions, metrics) -> `checkpoint` (any model that the kind's Auto class opens)
--> `search` (settings chosen on validation) -> `train` (one seed on transformers' `Trainer`; `epochs` is what happens
-after each) -> `baselines` (what `--compare` sets beside it) -> `submission` (GLUE's test rows) -> `report` and
-`results` (what is printed and written). `resume` keeps what is finished until all is, for a run that is killed.
+Three ideas. A `Run` (`run`) is one fine-tuning run, read from top to bottom. A seed is a directory (`train`): Trainer's
+checkpoints while it trains, its weights and result.json when it is done. A `Kind` (`kinds`) encodes, scores and answers;
+training, `predict` and the model card use the same three.
 
-Two commands train nothing: `python -m finetune predict` (the package `predict`) answers a file of texts with the
-result, and `python -m finetune --task blimp` (`zero_shot`) asks a language model what it knows of grammar.
+`cli` reads the flags, `tasks` is the table of tasks and `data` reads their rows, `trainer` is transformers' Trainer with
+the parts that it lacks, `baselines` are the simpler methods of `--compare`, `report` writes results.json, tables and the
+card, and `suite` is `--task glue`. `predict` and `blimp` train nothing.
 """

@@ -2,47 +2,46 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import scipy.sparse
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from .checkpoint import Checkpoint
-from .examples import Example, Splits
-from .kinds.base import Kind
+from .data import Example, Splits
+from .kinds import EncodedSplit, Kind
+from .kinds.multiple_choice import MultipleChoice
+from .kinds.sequence import SequenceKind
+from .kinds.tagging import OUTSIDE
 from .report import Row
-from .resume import Unfinished
-from .settings import FinetuneSettings
-from .train import EncodedSplits, SeedResult, TrainedSeed, score_reported, train_seed
-
-if TYPE_CHECKING:
-    from .kinds.multiple_choice import MultipleChoice
-    from .kinds.sequence import SequenceKind
+from .train import SeedResult, Training, discard_weights, score_seed, train_seed
 
 STRENGTHS = (0.25, 1.0, 4.0, 16.0, 64.0)  # the linear model's C: how closely it fits its data
-SCRATCH_RATE_FACTORS = (1.0, 3.0)  # of the fine-tuned model's rate: fresh weights want larger steps
+SCRATCH_RATE_FACTORS = (1.0, 3.0)  # of the fine-tuned model's rate: fresh weights need larger steps
+Predict = Callable[[Sequence[Example]], Any]
+
+
+def quick_baselines(kind: Kind, splits: Splits) -> list[Row]:
+    """Return the rows of the kind's simpler methods."""
+    return [BASELINES[name](kind, splits) for name in kind.baselines]
 
 
 def constant(kind: SequenceKind | MultipleChoice, splits: Splits) -> Row:
-    """One prediction for every text: the most frequent label, the mean."""
+    """Predict the same for every text: the most frequent label, the mean."""
     started = time.perf_counter()
     answer = kind.constant(kind.references(splits.train))
-
-    def score(examples: Sequence[Example]) -> dict[str, float]:
-        return kind.score_predictions(np.stack([np.asarray(answer)] * len(examples)), examples)
-
-    reported = {name: score(examples) for name, examples in splits.reported.items()}
-    validation = score(splits.validation)[kind.main]
-    return Row.single(kind.constant_name, validation, reported, seconds=time.perf_counter() - started)
+    return _row(kind.constant_name, kind, splits, lambda rows: np.stack([np.asarray(answer)] * len(rows)), started)
 
 
 def tfidf(kind: SequenceKind, splits: Splits) -> Row:
-    """Word 1- and 2-grams, sublinear tf, a linear model, its strength chosen on validation. No chance in it: one
-    figure. Of two texts it sees what they share, what they do not, and their cosine."""
+    """Fit a linear model on TF-IDF of word 1- and 2-grams (sublinear tf), its strength chosen on validation.
+
+    Of two texts it reads what they share, what they do not, and their cosine.
+    """
     started = time.perf_counter()
     vectorizer = _fitted_vectorizer(splits)
 
@@ -60,70 +59,92 @@ def tfidf(kind: SequenceKind, splits: Splits) -> Row:
         for c, model in models.items()
     }
     best = max(tried, key=tried.__getitem__)
-    return Row.single(
-        f"TF-IDF + {kind.linear_name} (C {best:g})",
-        tried[best],
-        {
-            name: kind.score_predictions(models[best].predict(features(examples)), examples)
-            for name, examples in splits.reported.items()
-        },
-        seconds=time.perf_counter() - started,
-        choice=f"words and pairs of words; C by validation: {_listed(tried)}",
-    )
+    reported = {
+        name: kind.score_predictions(models[best].predict(features(examples)), examples)
+        for name, examples in splits.reported.items()
+    }
+    name, seconds = f"TF-IDF + {kind.linear_name} (C {best:g})", time.perf_counter() - started
+    return Row.single(name, tried[best], reported, seconds, f"words and pairs of words; C by validation: {_listed(tried)}")
 
 
 def most_alike(kind: MultipleChoice, splits: Splits) -> Row:
-    """The choice whose TF-IDF has the largest cosine with that of what the choices share: which words matter is
-    learned of the training texts, what is right of nothing."""
+    """Predict the choice whose TF-IDF has the largest cosine with that of the texts that the choices share.
+
+    The weights of words are learned from the training texts; the labels are not used.
+    """
     started = time.perf_counter()
     vectorizer = _fitted_vectorizer(splits)
 
-    def score(examples: Sequence[Example]) -> dict[str, float]:
+    def predict(examples: Sequence[Example]) -> np.ndarray:
         shared = vectorizer.transform(" ".join(example.texts[: kind.shared]) for example in examples)
         columns = zip(*(example.texts[kind.shared :] for example in examples), strict=True)
         alike = [vectorizer.transform(column).multiply(shared).sum(axis=1) for column in columns]
-        return kind.score_predictions(np.asarray(np.hstack(alike)).argmax(axis=1), examples)
+        return np.asarray(np.hstack(alike)).argmax(axis=1)
 
-    reported = {name: score(examples) for name, examples in splits.reported.items()}
-    validation = score(splits.validation)[kind.main]
-    return Row.single("most alike by TF-IDF", validation, reported, seconds=time.perf_counter() - started)
+    return _row("most alike by TF-IDF", kind, splits, predict, started)
 
 
-def from_scratch(
-    kind: Kind, checkpoint: Checkpoint, settings: FinetuneSettings, data: EncodedSplits, unfinished: Unfinished
-) -> Row:
-    """Same architecture, tokenizer, seeds and code path, fresh weights; its learning rate is chosen on validation
-    with seed 1 among `SCRATCH_RATE_FACTORS` times the fine-tuned model's. What an interrupted run finished is taken
-    from `unfinished`."""
-    settings = dataclasses.replace(settings, from_scratch=True, compare=False, lora=None)
-    rates = [min(1.0, settings.learning_rate * factor) for factor in SCRATCH_RATE_FACTORS]
-    done = (unfinished.load("scratch") or {"facts": {"trials": [], "seeds": []}})["facts"]
+def most_frequent_tag(kind: Kind, splits: Splits) -> Row:
+    """Predict each word's most frequent tag in the training split."""
+    started = time.perf_counter()
+    counts: defaultdict[str, Counter] = defaultdict(Counter)
+    for example in splits.train:
+        for word, tag in zip(example.texts[0].split(" "), example.label, strict=True):
+            counts[word][tag] += 1
+    tags = {word: count.most_common(1)[0][0] for word, count in counts.items()}
 
-    def run(rate: float, seed: int) -> TrainedSeed:
-        at_rate = dataclasses.replace(settings, learning_rate=rate)
-        title = f"from scratch, rate {rate:g}, seed {seed}"
-        return train_seed(kind, checkpoint, at_rate, data, seed, title=title, unfinished=unfinished)
+    def predict(examples: Sequence[Example]) -> list[list[str]]:
+        return [[tags.get(word, OUTSIDE) for word in example.texts[0].split(" ")] for example in examples]
 
-    trained = {}
-    for rate in rates[len(done["trials"]) :]:
-        trained[rate] = run(rate, seed=1)
-        done["trials"].append({"validation": trained[rate].validation, "seconds": trained[rate].seconds})
-        unfinished.save("scratch", done)
-    tried = {rate: trial["validation"] for rate, trial in zip(rates, done["trials"], strict=True)}
-    best = max(tried, key=tried.__getitem__)
-    for seed in range(len(done["seeds"]) + 1, settings.seeds + 1):
-        first = trained.get(best) if seed == 1 else None
-        scored = score_reported(kind, checkpoint, settings, data, first or run(best, seed))
-        done["seeds"].append(dataclasses.asdict(scored.result))
-        unfinished.save("scratch", done)
-    results = [SeedResult(**result) for result in done["seeds"]]
-    others = [trial["seconds"] for rate, trial in zip(rates, done["trials"], strict=True) if rate != best]
+    return _row("most frequent tag per word", kind, splits, predict, started)
+
+
+BASELINES: dict[str, Callable[[Any, Splits], Row]] = {
+    method.__name__: method for method in (constant, tfidf, most_alike, most_frequent_tag)
+}
+
+
+def from_scratch(training: Training, directory: Path, reported: dict[str, EncodedSplit]) -> Row:
+    """Train the same architecture from fresh weights, with the same tokenizer and seeds.
+
+    Its learning rate is chosen with seed 1 on validation, among `SCRATCH_RATE_FACTORS` times the fine-tuned model's.
+
+    Args:
+        training: That of the fine-tuned model.
+        directory: For the seeds of each rate.
+        reported: The splits to score.
+    """
+    rate = training.settings.learning_rate
+    training = training.using(from_scratch=True, compare=False, lora=None)
+
+    def train(rate: float, seed: int) -> tuple[Training, Path, SeedResult]:
+        at_rate, folder = training.using(learning_rate=rate), directory / f"rate-{rate:g}" / str(seed)
+        return at_rate, folder, train_seed(at_rate, folder, seed, f"from scratch, rate {rate:g}, seed {seed}")
+
+    firsts = {tried: train(tried, 1)[2] for tried in (min(1.0, rate * factor) for factor in SCRATCH_RATE_FACTORS)}
+    validations = {tried: result.validation for tried, result in firsts.items()}
+    best, results = max(validations, key=validations.__getitem__), []
+    for seed in range(1, training.settings.seeds + 1):
+        at_rate, folder, _ = train(best, seed)
+        results.append(score_seed(at_rate, folder, reported))
+        discard_weights(folder)
+    others = sum(result.seconds for tried, result in firsts.items() if tried != best)
     return Row.of_seeds(
         f"same architecture, from scratch (rate {best:g})",
         results,
-        seconds=sum(result.seconds for result in results) + sum(others),
-        choice=f"same tokenizer, seeds and epochs; learning rate by seed 1's validation: {_listed(tried)}",
+        sum(result.seconds for result in results) + others,
+        f"same tokenizer, seeds and epochs; learning rate by seed 1's validation: {_listed(validations)}",
     )
+
+
+def _row(name: str, kind: Kind, splits: Splits, predict: Predict, started: float) -> Row:
+    """Score a method that chooses nothing."""
+
+    def score(examples: Sequence[Example]) -> dict[str, float]:
+        return kind.score_predictions(predict(examples), examples)
+
+    reported = {split: score(examples) for split, examples in splits.reported.items()}
+    return Row.single(name, score(splits.validation)[kind.main], reported, time.perf_counter() - started)
 
 
 def _fitted_vectorizer(splits: Splits) -> TfidfVectorizer:

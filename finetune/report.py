@@ -1,15 +1,34 @@
-"""The table of scores, and the markdown report around it."""
+"""What a run leaves: results.json (`Results`), the table, the Markdown report and the model card."""
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
 
-from hf_tiny_transformer.card_figures import spread, table_line
-from hf_tiny_transformer.cards import escape
+from transformers import PreTrainedModel
 
+from hf_tiny_transformer.common.errors import UserError
+from hf_tiny_transformer.common.files import read_json
+from hf_tiny_transformer.publish.card import Card, Figure, Section, escape, markdown_table
+from hf_tiny_transformer.publish.facts import describe_tokenizer, percent, spread, time_and_energy
+
+from .data import Example
+from .kinds import Checkpoint
+from .tasks import Task
 from .train import SeedResult
+
+RESULTS_FILE = "results.json"
+RECIPE = (
+    *("learning_rate", "batch_size", "epochs", "patience", "warmup_ratio", "weight_decay", "dropout", "token_masking"),
+    *("label_smoothing", "layer_decay", "lora", "search"),
+)
+SHAPE = (("layers", "num_hidden_layers"), ("wide", "hidden_size"), ("heads", "num_attention_heads"))
+SEARCH, SEEDS = "search", "train and score all seeds"  # steps that made the model, in `Results.timings`
+Scores = dict[str, dict[str, float]]  # split -> metric -> score
 
 
 @dataclass(frozen=True)
@@ -21,40 +40,65 @@ class Spread:
 
     @classmethod
     def of(cls, scores: Sequence[float]) -> Spread:
+        """Summarise the scores of several runs."""
         return cls(statistics.fmean(scores), statistics.stdev(scores) if len(scores) > 1 else None)
 
     def __str__(self) -> str:
-        return spread(vars(self))
-
-
-Scores = dict[str, dict[str, float]]  # split -> metric -> score
+        return spread(self.mean, self.std)
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table. `reported` is split -> metric -> score. `results` is empty for what does not depend on a
-    seed; `choice` says what was chosen."""
+    """One line of the table.
+
+    Args:
+        name: What was measured.
+        validation: The main score on validation.
+        reported: Scores by split and metric.
+        seconds: Its time.
+        results: The seeds; empty for a method without chance.
+        choice: What was chosen on validation.
+    """
 
     name: str
     validation: Spread
     reported: dict[str, dict[str, Spread]]
     seconds: float
-    results: list[SeedResult] = field(default_factory=list)
+    results: Sequence[SeedResult] = ()
     choice: str = ""
 
     @classmethod
     def single(cls, name: str, validation: float, reported: Scores, seconds: float, choice: str = "") -> Row:
+        """Return the row of a method without chance."""
         return cls(name, Spread(validation, None), _spreads([reported]), round(seconds, 2), choice=choice)
 
     @classmethod
-    def of_seeds(cls, name: str, results: list[SeedResult], seconds: float, choice: str = "") -> Row:
+    def of_seeds(cls, name: str, results: Sequence[SeedResult], seconds: float, choice: str = "") -> Row:
+        """Return the row of several seeds."""
         validation = Spread.of([result.validation for result in results])
         reported = _spreads([result.reported for result in results])
         return cls(name, validation, reported, round(seconds, 2), results, choice)
 
-    @property
-    def runs(self) -> str:
-        return str(len(self.results)) if self.results else "-"
+    def record(self, headline: tuple[str, str]) -> dict[str, Any]:
+        """Return the row as results.json has it.
+
+        Args:
+            headline: The reported split and metric that a single figure refers to.
+        """
+        seeds = []
+        for result in self.results:
+            seed = asdict(result)
+            scores = seed.pop("reported")
+            seeds.append(seed | {"scores": scores, "test": scores[headline[0]][headline[1]]})
+        return {
+            "name": self.name,
+            "choice": self.choice,
+            "validation": asdict(self.validation),
+            "test": asdict(self.reported[headline[0]][headline[1]]),
+            "scores": {split: {m: asdict(s) for m, s in metrics.items()} for split, metrics in self.reported.items()},
+            "seeds": seeds,
+            "seconds": self.seconds,
+        }
 
 
 def _spreads(of_runs: Sequence[Scores]) -> dict[str, dict[str, Spread]]:
@@ -64,14 +108,73 @@ def _spreads(of_runs: Sequence[Scores]) -> dict[str, dict[str, Spread]]:
     }
 
 
-def table_cells(rows: Sequence[Row], main: str) -> list[list[str]]:
-    """Header and lines; `main` is the metric that the choices on validation were made by."""
+@dataclass(frozen=True)
+class Results:
+    """The content of results.json: 1 is a perfect score, times are in seconds.
+
+    `validation` and `test` are the main metric's, `test` on the first reported split; `scores` has every reported split
+    and metric.
+    """
+
+    task: str
+    kind: str
+    model: str
+    metric: str
+    reported_split: str
+    validation: dict[str, Any]
+    test: dict[str, Any]
+    scores: dict[str, dict[str, Any]]
+    best_seed: int
+    seeds: list[dict[str, Any]]
+    comparison: list[dict[str, Any]]
+    search: dict[str, Any] | None
+    settings: dict[str, Any]
+    parameters: int
+    data: dict[str, Any]
+    pretraining: dict[str, Any] | None
+    versions: dict[str, str]
+    device: str
+    processes: int
+    command: str
+    energy: dict[str, Any]
+    timings: dict[str, float]
+    seconds: float = field(default=0.0)
+
+    @classmethod
+    def read(cls, path: Path) -> Results:
+        """Read a results.json.
+
+        Raises:
+            UserError: It is damaged, or the file of another program.
+        """
+        advice = f"delete {path.parent} to run it again"
+        content = read_json(path, advice)
+        known = {entry.name for entry in dataclasses.fields(cls)}
+        try:
+            return cls(**{name: value for name, value in content.items() if name in known})
+        except TypeError as error:
+            raise UserError(f"{path}: is not the result of a fine-tuning run ({error}); {advice}") from None
+
+    @property
+    def training_seconds(self) -> float:
+        """Seconds of the steps that made the model."""
+        return self.timings[SEEDS] + self.timings.get(SEARCH, 0.0)
+
+
+def table_cells(rows: Sequence[Row], main: str) -> list[tuple[str, ...]]:
+    """Return header and lines of the table; `main` is the metric used for model selection."""
     columns = [f"{split} {metric}, %" for split, metrics in rows[0].reported.items() for metric in metrics]
-    return [["model", "seeds", f"validation {main}, %", *columns, "seconds"], *map(_cells, rows)]
+    header = ("model", "seeds", f"validation {main}, %", *columns, "seconds")
+    return [header, *map(_cells, rows)]
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    figures = [str(score) for metrics in row.reported.values() for score in metrics.values()]
+    return (row.name, str(len(row.results) or "-"), str(row.validation), *figures, f"{row.seconds:.1f}")
 
 
 def text_table(cells: Sequence[Sequence[str]]) -> str:
-    """Aligned columns: the name to the left, figures to the right."""
+    """Align the columns: the name to the left, figures to the right."""
     widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
     return "\n".join(
         "  ".join([line[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(line[1:], widths[1:], strict=True))])
@@ -79,48 +182,40 @@ def text_table(cells: Sequence[Sequence[str]]) -> str:
     )
 
 
-def markdown_table(cells: Sequence[Sequence[str]]) -> str:
-    lines = [cells[0], ["---", *["---:"] * (len(cells[0]) - 1)], *cells[1:]]
-    return "\n".join(map(table_line, lines))
-
-
-def markdown_report(results: dict, rows: Sequence[Row]) -> str:
-    """`results` is what results.json holds."""
-    counts = results["data"]["counts"]
-    versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
+def markdown_report(results: Results, rows: Sequence[Row]) -> str:
+    """Return the report: table, choices, search, settings, data and times."""
+    header, *lines = table_cells(rows, results.metric)
+    choices = [f"- {escape(row.name)}: {escape(row.choice)}" for row in rows if row.choice]
     parts = [
-        f"# {escape(results['task'])}: {escape(results['model'])}",
-        markdown_table(table_cells(rows, results["metric"])),
+        f"# {escape(results.task)}: {escape(results.model)}",
+        markdown_table(header, lines),
         "Mean ± standard deviation over seeds. Every choice (epoch, seed, C, the control's learning rate) was made on "
-        f"validation; the {' and '.join(results['scores'])} split was read once per run.",
+        f"validation; the {' and '.join(results.scores)} split was read once per run.",
+        *(["\n".join(choices)] if choices else []),
     ]
-    if any(row.choice for row in rows):
-        parts.append("\n".join(f"- {escape(row.name)}: {escape(row.choice)}" for row in rows if row.choice))
-    if results["search"]:
-        parts += ["## Search", _search_part(results["search"])]
-    parts += ["## Settings", _table("setting", "value", results["settings"])]
-    parts += ["## Data", _table("split", "rows", counts), f"sha256 of texts and labels: `{results['data']['sha256']}`"]
-    parts += ["## Time", _table("step", "seconds", results["timings"])]
-    if results["pretraining"]:
-        parts += _pretraining_parts(results["pretraining"])
-    parts += ["## Where", f"{results['device']}; {versions}"]
-    parts += ["## Again", f"```\n{escape(results['command'], 'block')}\n```"]
+    if results.search:
+        names = list(results.search["chosen"])
+        trials = [
+            (str(number), *(_plain(trial[name]) for name in names), percent(trial["validation"]))
+            for number, trial in enumerate(results.search["trials"], start=1)
+        ]
+        parts += ["## Search", markdown_table(("trial", *names, "validation, %"), trials)]
+    parts += ["## Settings", _table("setting", "value", results.settings)]
+    parts += ["## Data", _table("split", "rows", results.data["counts"])]
+    parts += [f"sha256 of texts and labels: `{results.data['sha256']}`"]
+    parts += ["## Time", _table("step", "seconds", results.timings)]
+    if results.pretraining:
+        parts += _pretraining_parts(results.pretraining)
+    versions = ", ".join(f"{name} {version}" for name, version in results.versions.items())
+    parts += ["## Where", f"{results.device}; {versions}"]
+    parts += ["## Command", f"```\n{escape(results.command, 'block')}\n```"]
     return "\n\n".join(parts) + "\n"
 
 
-def _search_part(search: dict) -> str:
-    names = list(search["chosen"])
-    cells = [["trial", *names, "validation, %"]]
-    for number, trial in enumerate(search["trials"], start=1):
-        cells.append([str(number), *(_plain(trial[name]) for name in names), f"{100 * trial['validation']:.2f}"])
-    return markdown_table(cells)
-
-
-def _pretraining_parts(summary: dict) -> list[str]:
-    """From the pretraining's own summary: its single figures, its times, its examples."""
-    figures = {name: value for name, value in summary.items() if isinstance(value, str | int | float)}
+def _pretraining_parts(summary: dict[str, Any]) -> list[str]:
+    """Return single figures, times and examples of a pretraining's summary."""
     parts = ["## Pretraining"]
-    if figures:
+    if figures := {name: value for name, value in summary.items() if isinstance(value, str | int | float)}:
         parts.append(_table("figure", "value", figures))
     if isinstance(summary.get("timings"), dict):
         parts.append(_table("step", "seconds", summary["timings"]))
@@ -129,17 +224,136 @@ def _pretraining_parts(summary: dict) -> list[str]:
     return parts
 
 
-def _cells(row: Row) -> list[str]:
-    figures = [str(spread) for metrics in row.reported.values() for spread in metrics.values()]
-    return [row.name, row.runs, str(row.validation), *figures, f"{row.seconds:.1f}"]
-
-
-def _table(left: str, right: str, values: dict) -> str:
-    lines = [f"| {left} | {right} |", "| --- | ---: |"]
-    return "\n".join(lines + [f"| {escape(name)} | {escape(_plain(value))} |" for name, value in values.items()])
+def _table(left: str, right: str, values: dict[str, Any]) -> str:
+    return markdown_table((left, right), [(name, _plain(value)) for name, value in values.items()])
 
 
 def _plain(value: object) -> str:
     if value is None:
         return "-"
     return f"{value:g}" if isinstance(value, float) and abs(value) < 1000 else str(value)
+
+
+def describe_model(
+    results: Results, task: Task, model: PreTrainedModel, checkpoint: Checkpoint, example: Example, name: str
+) -> Card:
+    """Return the content of the model card.
+
+    Args:
+        results: What results.json, beside the card, has.
+        task: The task.
+        model: The published model.
+        checkpoint: What it was made from.
+        example: A training example, on which the card's code is run.
+        name: The model's name.
+    """
+    is_ours = type(model).__module__.startswith("hf_tiny_transformer.")
+    from_hub = not Path(checkpoint.source).is_dir() and not results.settings["from_scratch"]
+    base, config = f"`{escape(results.model, 'code')}`", model.config.to_dict()
+    origin = "trained from scratch in the shape of" if results.settings["from_scratch"] else "fine-tuned from"
+    shape = ", ".join(f"{config[name]} {what}" for what, name in SHAPE if name in config)
+    best, counts = results.seeds[results.best_seed - 1], results.data["counts"]
+    versions = ", ".join(f"{package} {version}" for package, version in results.versions.items())
+    return Card(
+        name=name,
+        summary=f"A model for {escape(task.kind.describe())}, {origin} {base} with hf_tiny_transformer.",
+        code=task.kind.usage(example, ", trust_remote_code=True" if is_ours else ""),
+        data=Section(
+            header=("", ""),
+            rows=[
+                ("task", task.about),
+                ("rows", ", ".join(f"{split} {count:,}" for split, count in counts.items())),
+                ("fingerprint", f"`{results.data['sha256'][:16]}`"),
+            ],
+        ),
+        model=Section(
+            header=("", ""),
+            rows=[
+                ("architecture", f"{model.config.model_type}: {type(model).__name__}" + (f", {shape}" if shape else "")),
+                (
+                    "tokenizer",
+                    f"{describe_tokenizer(checkpoint.tokenizer)}; texts are truncated to {checkpoint.max_length} tokens",
+                ),
+                ("parameters", f"{results.parameters:,}"),
+            ],
+        ),
+        training=Section(
+            header=("", ""),
+            rows=[
+                *((name.replace("_", " "), str(results.settings[name])) for name in RECIPE if results.settings[name]),
+                ("hardware", f"{results.processes} x {results.device}"),
+                ("seeds", f"{len(results.seeds)}; these weights are those of seed {results.best_seed}"),
+                *time_and_energy(results.training_seconds, results.energy),
+                ("versions", versions),
+            ],
+            after="![loss](training/loss.png)\n\n`results.json` has settings, seeds, versions and times. Command:\n\n"
+            f"```bash\n{escape(results.command, 'block')}\n```",
+        ),
+        evaluation=Section(
+            header=("model", "split", "rows", "metric", "mean ± standard deviation over seeds, %", "these weights, %"),
+            rows=_evaluation(results, best),
+            after="Epoch and seed were chosen on validation; the other splits were read once per run.",
+        ),
+        intended_use="The task above, on texts like those it was trained on.",
+        limits="It has the biases of the texts and labels it was trained on"
+        + ("" if results.settings["from_scratch"] else f", and of those that {base} was trained on")
+        + ". It was evaluated only as shown on this page.",
+        figures=[
+            Figure(split, metric, score, RESULTS_FILE, f"/seeds/{results.best_seed - 1}/scores/{split}/{metric}")
+            for split, metrics in best["scores"].items()
+            for metric, score in metrics.items()
+        ],
+        task_type=task.kind.pipeline_tag,
+        dataset={"name": task.about, "type": task.dataset}
+        | ({"config": task.dataset_config} if task.dataset_config else {}),
+        metadata={
+            "license": results.settings["license"],
+            "pipeline_tag": task.kind.pipeline_tag,
+            "tags": ["hf-tiny-transformer"],
+            "base_model": checkpoint.source if from_hub else None,
+            "datasets": [task.dataset] if task.glue is not None else None,
+        },
+    )
+
+
+def _evaluation(results: Results, best: dict[str, Any]) -> list[tuple[str, ...]]:
+    counts, rows = results.data["counts"], []
+    validation = (f"{counts['validation']:,}", results.metric, str(Spread(**results.validation)))
+    rows.append(("this model", "validation", *validation, percent(best["validation"])))
+    for name, scores in [("this model", results.scores), *((o["name"], o["scores"]) for o in results.comparison)]:
+        for split, metrics in scores.items():
+            for metric, score in metrics.items():
+                mine = percent(best["scores"][split][metric]) if scores is results.scores else ""
+                rows.append((name, split, f"{counts[split]:,}", metric, str(Spread(**score)), mine))
+    return rows
+
+
+def draw_curve(results: Results, path: Path) -> None:
+    """Draw training loss and validation score of every seed over epochs; the published weights are marked."""
+    import matplotlib
+
+    matplotlib.use("Agg")  # needs no display
+    import matplotlib.pyplot as plt
+    from matplotlib.ticker import MaxNLocator
+
+    figure, (top, bottom) = plt.subplots(2, 1, figsize=(7, 5), sharex=True, constrained_layout=True)
+    for record in results.seeds:
+        epochs = [line["epoch"] for line in record["epochs"]]
+        style = {"marker": "o", "markersize": 4, "label": f"seed {record['seed']}"}
+        top.plot(epochs, [line["train_loss"] for line in record["epochs"]], **style)
+        bottom.plot(epochs, [100 * line["validation"] for line in record["epochs"]], **style)
+        if record["seed"] == results.best_seed:
+            published = (record["best_epoch"], 100 * record["validation"])
+            bottom.plot(*published, marker="o", markersize=11, markerfacecolor="none", color="black", linestyle="")
+            above = {"xytext": (0, 10), "textcoords": "offset points", "ha": "center"}  # no curve is there
+            bottom.annotate("published", published, **above)
+    top.set_ylabel("training loss")
+    top.legend(frameon=False)
+    bottom.set(xlabel="epoch", ylabel=f"validation {results.metric}, %")
+    bottom.xaxis.set_major_locator(MaxNLocator(integer=True))
+    bottom.margins(y=0.25)  # room for the mark
+    for axes in (top, bottom):
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)

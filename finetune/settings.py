@@ -1,4 +1,4 @@
-"""Every flag of `python -m finetune`, its type, its default and its allowed range."""
+"""Every flag of `python -m finetune`: its type, default and range."""
 
 from __future__ import annotations
 
@@ -7,61 +7,56 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from hf_tiny_transformer.cards import check_license, public_name
-from hf_tiny_transformer.runs import UserError
-
-from . import processes
+from hf_tiny_transformer.publish.facts import check_license, public_name
+from hf_tiny_transformer.common.errors import UserError
+from hf_tiny_transformer.common.processes import world_size
 
 
 @dataclass(frozen=True)
 class FinetuneSettings:
-    """Settings of one fine-tuning run; all defaults live here and were chosen for tiny models (1 to 30 M parameters).
+    """Settings of one fine-tuning run; the defaults were chosen for tiny models (1 to 30 M parameters).
 
     Args:
-        model: directory with config.json, model.safetensors and tokenizer files, or a model id on the Hub
-        task: sample-sentiment (needs no network); cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte or wnli; glue, all nine
-            of them; ner or qa, with --data; or a file of your own, .csv, .tsv or .jsonl, with --text, and --label or
-            --target; multiple choice has --choices, too
-        output: directory for the result; it must not hold another run
-        data: for GLUE tasks: folder in GLUE's layout (SST-2/train.tsv, SST-2/dev.tsv); without it the Hub's copy.
-            For ner: folder of files in CoNLL's columns, known by train, dev (or valid, testa) and test in their names,
-            or hub:NAME[:CONFIG]. For qa: folder with train*.json and dev*.json as SQuAD has them
-        text: for a file of your own: the column with the text
-        pair: for a file of your own: the column with the second text, where two are judged together; beside --choices
-            the question, or what every choice begins with
-        label: for a file of your own: the column with the label, the labels (a list, or joined by |) or the number;
-            with --choices the right one: its number from 0 or from 1, its letter, or its own text
-        choices: for a file of your own: the columns with a choice each, or in .jsonl one column with lists of them
-        target: for a file of your own: instead of --label, the column with the text that a sequence-to-sequence model
-            is to write
-        metric: for --target: rouge (the default) or bleu
-        validation: for a file of your own: the rows that every choice is made by; without it a part of the file
-        test: for a file of your own: the rows that are reported; without it a part of the file
-        license: the model's, for its card, by the Hub's short name, such as apache-2.0; null states none
-        report: markdown file for the final table, the settings and the times (an existing file is replaced)
-        submission: for GLUE: also answer the test rows, and pack them as the GLUE server wants them
-        resume: go on with the interrupted run of --output, from its last finished epoch; without one, begin
-        trust_remote_code: run Python that the files of --model name (auto_map); none of it is passed on to the result
-        seeds: number of runs, seeds 1 to this; scores are their mean and standard deviation
-        learning_rate: peak learning rate, that of the head
-        batch_size: texts per optimizer step
-        epochs: passes over the training split; the best one by validation score is kept
-        patience: stop after this many epochs without a better validation score; null never stops early
-        search: trials of a search for learning rate, batch size and epochs on validation (Optuna); 0 is off
-        lora: rank of low-rank adapters (peft), merged into the saved weights; null trains all weights
-        warmup_ratio: share of the steps in which the learning rate rises, before it falls linearly to zero
-        weight_decay: AdamW's, on matrices only (not on norms and biases)
-        dropout: sets every dropout field of the model's config; null keeps the checkpoint's own
-        token_masking: share of the training texts' tokens that [MASK] replaces, drawn anew in every epoch
-        label_smoothing: share of the target spread evenly over all labels
-        layer_decay: factor on the learning rate per layer, from the head down to the embeddings; 1.0 is off
-        max_length: tokens per text, longer ones are cut; null takes 128 (of question and
-            text together: 384), or fewer where the model has fewer positions
-        from_scratch: the same architecture with fresh weights: the control
-        compare: also measure a constant, TF-IDF with a linear model, and the same architecture from scratch
-
-    Raises:
-        UserError: a value is out of range, or two settings exclude each other.
+        model: Directory with config.json, model.safetensors and tokenizer files, or a model id on the Hub.
+        task: sample-sentiment (needs no network); cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte or wnli; glue (all nine);
+            ner or qa, with --data; or a table of your own (.csv, .tsv, .jsonl, .parquet) with --text, and --label or
+            --target; for multiple choice also --choices.
+        output: Directory for the result; it must be empty or new.
+        data: For GLUE tasks the folder in GLUE's layout (SST-2/train.tsv, SST-2/dev.tsv); default: the Hub's copy.
+            For ner a folder of files in CoNLL's columns with train, dev (or valid, testa) and test in their names, or
+            hub:NAME[:CONFIG]. For qa a folder with train*.json and dev*.json in SQuAD's format.
+        text: Own table: the column of the text.
+        pair: Own table: the column of the second text of a pair; with --choices the question, or the beginning of every
+            choice.
+        label: Own table: the column of the label, the labels (a list, or joined by |) or the number; with --choices the
+            right one, as a number from 0 or from 1, a letter, or its own text.
+        choices: Own table: the columns with one choice each, or one column with lists of choices.
+        target: Own table: instead of --label, the column of the text that a sequence-to-sequence model is to write.
+        metric: For --target: rouge or bleu; default: rouge.
+        validation: Own table: file with the rows used for model selection; default: a part of --task.
+        test: Own table: file with the rows that are reported; default: a part of --task.
+        license: License of the result, for its card, by the Hub's short name such as apache-2.0; default: none stated.
+        submission: GLUE: also answer the test rows, and pack them for the GLUE server.
+        resume: Continue the interrupted run of --output after its last finished epoch; without one, start it.
+        trust_remote_code: Run Python that the files of --model name (auto_map); it is not passed on to the result.
+        report: Markdown file for the final table, settings and times; an existing file is replaced.
+        seeds: Number of runs, seeds 1 to this; scores are their mean and standard deviation. Default: 5.
+        learning_rate: Peak learning rate, that of the head. Default: 3e-4.
+        batch_size: Texts per optimizer step. Default: 32.
+        epochs: Passes over the training split; the best one by validation score is kept. Default: 5.
+        patience: Epochs without a better validation score after which training stops. Default: null (never).
+        search: Trials of a search for learning rate, batch size and epochs on validation (Optuna). Default: 0 (off).
+        lora: Rank of low-rank adapters (peft), merged into the saved weights. Default: null (train all weights).
+        warmup_ratio: Share of the steps in which the learning rate rises, before it falls linearly to zero. Default: 0.1.
+        weight_decay: AdamW's weight decay, on matrices only (not on norms and biases). Default: 0.01.
+        dropout: Value of every dropout field of the model's config. Default: null (the checkpoint's own).
+        token_masking: Share of the training tokens that [MASK] replaces, drawn again in every epoch. Default: 0.
+        label_smoothing: Share of the target that is spread evenly over all labels. Default: 0.
+        layer_decay: Factor on the learning rate per layer, from the head to the embeddings. Default: 1 (off).
+        max_length: Tokens per text; longer texts are truncated. Default: 128, for question and context together 384,
+            or fewer if the model has fewer positions.
+        from_scratch: Train the same architecture from fresh weights, as a control.
+        compare: Also measure simpler methods (a constant, TF-IDF with a linear model) and training from scratch.
     """
 
     model: str
@@ -113,16 +108,15 @@ class FinetuneSettings:
             raise UserError("--compare trains the from-scratch control itself; leave out --from_scratch")
         if self.lora is not None and self.from_scratch:
             raise UserError("--lora adapts pretrained weights; leave it out, or leave out --from_scratch")
-        if self.batch_size % processes.count():
+        if self.batch_size % world_size():
             raise UserError(
-                f"--batch_size {self.batch_size}: can't be divided among {processes.count()} processes; "
+                f"--batch_size {self.batch_size}: cannot be divided among {world_size()} processes; "
                 "choose a multiple of their number"
             )
 
-
-def public_settings(settings: FinetuneSettings) -> dict:
-    """The settings as results.json, which is published, holds them: files and folders by their names only."""
-    return {name: public_name(value) if isinstance(value, str) else value for name, value in asdict(settings).items()}
+    def public(self) -> dict[str, Any]:
+        """Return the settings as results.json, which is published, has them: paths by their last part."""
+        return {name: public_name(value) if isinstance(value, str) else value for name, value in asdict(self).items()}
 
 
 # Written so that nan fails every test.

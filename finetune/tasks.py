@@ -2,31 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from hf_tiny_transformer.common.arguments import suggestion
+from hf_tiny_transformer.common.errors import UserError
 from hf_tiny_transformer.common.sample import LABEL_NAMES, PACKAGE, load_sample
-from hf_tiny_transformer.runs import UserError
 
-from .examples import Example, Splits
-from .glue import HUB_PATH, GlueSource, Part, load_glue
-from .kinds.base import Kind
+from .data import Example, Splits
+from .data.conll import HUB, load_tagged
+from .data.glue import HUB_PATH, GlueSource, Part, hold_out_sentences, load_glue
+from .data.own_file import is_own_file, read_own_file
+from .data.squad import load_squad
+from .kinds import Kind
 from .kinds.sequence import Regression, SingleLabel
-from .own_data import is_own_file, read_own_data
-from .phrases import hold_out_sentences
+from .kinds.spans import Spans
+from .kinds.tagging import Tagging
 from .settings import FinetuneSettings
-from .squad_data import load_squad
-from .tagged_data import HUB, load_tagged
 
 SUITE = "glue"  # --task glue: every task of the table that has a `glue`
-OWN_DATA_FLAGS = ("text", "pair", "label", "choices", "target", "metric", "validation", "test")
+OPEN_TASKS = ("ner", "qa")  # whose data define the labels
+OWN_FILE_FLAGS = ("text", "pair", "label", "choices", "target", "metric", "validation", "test")
 
 
 @dataclass(frozen=True)
 class Task:
-    """`text_columns` are the names in predictions.csv and on the Hub; `dataset` and its config are what a model card
-    names; `glue` is None for what is no GLUE task."""
+    """What is trained.
+
+    Args:
+        name: As `--task` names it.
+        kind: The kind of task.
+        text_columns: Names of the texts, in predictions.csv and on the Hub.
+        about: Its description in the card.
+        dataset: The data set that the card names.
+        dataset_config: Its configuration.
+        glue: Where a GLUE task is; None for any other.
+    """
 
     name: str
     kind: Kind
@@ -45,7 +56,7 @@ PAIR = ("sentence1", "sentence2")
 ZERO_ONE = ("0", "1")
 ENTAILMENT = ("entailment", "not_entailment")
 MATTHEWS = {"metric": "glue/cola", "metrics": ("matthews_correlation",), "main": "matthews_correlation"}
-# Both are published; F1 is 80 and more where all are called paraphrases, so that choices are made by accuracy.
+# Both are published. F1 exceeds 80 if all pairs are called paraphrases, which is why accuracy is used for selection.
 F1_AND_ACCURACY = {"metric": "glue/mrpc", "metrics": ("f1", "accuracy"), "main": "accuracy"}
 
 _ROWS = (
@@ -60,7 +71,7 @@ _ROWS = (
         "cola",
         SingleLabel(("unacceptable", "acceptable"), **MATTHEWS),
         ("sentence",),
-        "is the sentence good English",
+        "whether a sentence is acceptable English",
         GlueSource("cola", "CoLA", ("sentence",), ZERO_ONE, header=("source", "label", "note", "sentence")),
     ),
     _glue(
@@ -74,21 +85,21 @@ _ROWS = (
         "mrpc",
         SingleLabel(("not_equivalent", "equivalent"), **F1_AND_ACCURACY),
         PAIR,
-        "do two sentences of the news say the same",
+        "whether two sentences of news are paraphrases",
         GlueSource("mrpc", "MRPC", ("#1 String", "#2 String"), ZERO_ONE, label_column="Quality"),
     ),
     _glue(
         "stsb",
         Regression(),
         PAIR,
-        "how alike are two sentences, 0 to 5",
+        "similarity of two sentences, 0 to 5",
         GlueSource("stsb", "STS-B", PAIR, label_column="score"),
     ),
     _glue(
         "qqp",
         SingleLabel(("not_duplicate", "duplicate"), **F1_AND_ACCURACY),
         ("question1", "question2"),
-        "do two questions ask the same",
+        "whether two questions are duplicates",
         GlueSource(
             "qqp", "QQP", ("question1", "question2"), ZERO_ONE, label_column="is_duplicate", drops_broken_rows=True
         ),
@@ -97,7 +108,7 @@ _ROWS = (
         "mnli",
         SingleLabel(("entailment", "neutral", "contradiction")),
         ("premise", "hypothesis"),
-        "does the premise entail or contradict the hypothesis",
+        "whether the premise entails or contradicts the hypothesis",
         GlueSource(
             "mnli",
             "MNLI",
@@ -119,97 +130,84 @@ _ROWS = (
         "qnli",
         SingleLabel(ENTAILMENT),
         ("question", "sentence"),
-        "does the sentence answer the question",
+        "whether the sentence answers the question",
         GlueSource("qnli", "QNLI", ("question", "sentence"), ENTAILMENT),
     ),
     _glue(
         "rte",
         SingleLabel(ENTAILMENT),
         PAIR,
-        "does one sentence entail the other",
+        "whether one sentence entails the other",
         GlueSource("rte", "RTE", PAIR, ENTAILMENT),
     ),
     _glue(
         "wnli",
         SingleLabel(("not_entailment", "entailment")),
         PAIR,
-        "whom does the pronoun mean",
+        "what a pronoun refers to",
         GlueSource("wnli", "WNLI", PAIR, ZERO_ONE),
     ),
 )
 TASKS = {task.name: task for task in _ROWS}
 
 
-def _ner(data: str | None) -> tuple[Task, Splits]:
-    kind, splits = load_tagged(data)
-    name = _data_name(data)
-    return Task("ner", kind, ("words",), f"{kind.describe()}, {name}", name), splits
-
-
-def _qa(data: str | None) -> tuple[Task, Splits]:
-    kind, splits = load_squad(data)
-    name = _data_name(data)
-    return Task("qa", kind, ("question", "context"), f"{kind.describe()}, {name}", name), splits
-
-
-def _data_name(data: str) -> str:
-    """A folder's own name, or a data set's on the Hub."""
-    return data.removeprefix(HUB) if data.startswith(HUB) else Path(data).resolve().name
-
-
-# Tasks whose data decides what the labels are.
-OPEN_TASKS: dict[str, Callable[[str | None], tuple[Task, Splits]]] = {"ner": _ner, "qa": _qa}
-
-
-def find_task(name: str) -> Task:
-    """Raises:
-    UserError: no such task; the message lists the known ones.
-    """
-    if name not in TASKS:
-        known = ", ".join([*TASKS, SUITE, *OPEN_TASKS])
-        raise UserError(f"--task {name}: no such task; known are {known}, or name a .csv, .tsv or .jsonl file")
-    return TASKS[name]
-
-
 def open_task(settings: FinetuneSettings) -> tuple[Task, Splits]:
-    """Finds the task, reads and splits its data.
+    """Find the task, and read and split its data.
 
     Raises:
-        UserError: no such task, a flag that it has no use for, or data that is missing, unreachable or wrong; the
-            message names file and line where there is one.
+        UserError: There is no such task, a flag does not apply to it, or data are missing or wrong; the message has
+            file and line where there is one.
     """
-    if is_own_file(settings.task):
-        own = read_own_data(settings)
-        task, splits = Task(settings.task, own.kind, own.text_columns, own.about, own.name), own.splits
+    name, data = settings.task, settings.data
+    if is_own_file(name):
+        own = read_own_file(settings)
+        task, splits = Task(name, own.kind, own.text_columns, own.about, own.name), own.splits
     else:
-        for flag in OWN_DATA_FLAGS:
+        for flag in OWN_FILE_FLAGS:
             if getattr(settings, flag) is not None:
-                raise UserError(f"--{flag}: the task {settings.task} brings its own columns and splits; leave it out")
-        if settings.task in OPEN_TASKS:
-            task, splits = OPEN_TASKS[settings.task](settings.data)
-        else:
-            task = find_task(settings.task)
-            splits = load_task(task, settings.data)
+                raise UserError(f"--{flag}: the task {name} has its own columns and splits; leave it out")
+        task, splits = _open_ner(data) if name == "ner" else _open_qa(data) if name == "qa" else _open_row(name, data)
     if settings.submission and task.glue is None:
-        raise UserError(f"--submission: {task.name} is no GLUE task; leave it out")
+        raise UserError(f"--submission: {task.name} is not a GLUE task; leave it out")
     task.kind.check(settings)
     splits.require_trainable(f"task {task.name}")
     return task, splits
 
 
-def load_task(task: Task, data: str | None) -> Splits:
-    """The splits of a task of the table.
+def _open_ner(data: str | None) -> tuple[Task, Splits]:
+    names, splits = load_tagged(data)
+    kind, name = Tagging(names), _data_name(data)
+    return Task("ner", kind, ("words",), f"{kind.describe()}, {name}", name), splits
 
-    Raises:
-        UserError: the data is missing, unreachable or wrong.
-    """
+
+def _open_qa(data: str | None) -> tuple[Task, Splits]:
+    unanswerable, splits = load_squad(data)
+    kind, name = Spans(unanswerable), _data_name(data)
+    return Task("qa", kind, ("question", "context"), f"{kind.describe()}, {name}", name), splits
+
+
+def _data_name(data: str | None) -> str:
+    """Return the name of a folder, or of a data set on the Hub."""
+    assert data is not None
+    return data.removeprefix(HUB) if data.startswith(HUB) else Path(data).resolve().name
+
+
+def _open_row(name: str, data: str | None) -> tuple[Task, Splits]:
+    """Open a task of the table."""
+    if name not in TASKS:
+        known = [*TASKS, SUITE, *OPEN_TASKS]
+        raise UserError(
+            f"--task {name}: unknown task{suggestion(name, known)}; expected {', '.join(known)}, or a .csv, .tsv, "
+            ".jsonl or .parquet file"
+        )
+    task = TASKS[name]
     if task.glue is not None:
-        return load_glue(task.glue, task.text_columns, data)
+        return task, load_glue(task.glue, task.text_columns, data)
     if data is not None:
-        raise UserError(f"--data {data}: the task {task.name} brings its own data; leave out --data")
+        raise UserError(f"--data {data}: the task {name} has its own data; leave out --data")
     corpus = load_sample()
     train, validation, test = (
         [Example((example.text,), example.label) for example in examples]
         for examples in (corpus.train, corpus.validation, corpus.test)
     )
-    return Splits(train, validation, {"test": test})
+    return task, Splits(train, validation, {"test": test})

@@ -1,310 +1,238 @@
-"""One seed: fine-tune on transformers' `Trainer`, keep the best epoch, score the reported splits once."""
+"""A seed is a directory: Trainer's checkpoints while it trains, its weights and result.json when it is done."""
 
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
-from peft import PeftModel
-from transformers import (
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    PrinterCallback,
-    Trainer,
-    TrainingArguments,
-)
+from safetensors import SafetensorError
+from safetensors.torch import load_model, save_model
+from transformers import PreTrainedModel
 
-from . import lora, processes
-from .checkpoint import Checkpoint, build_model
-from .epochs import EpochRecorder
-from .examples import Splits
-from .kinds.base import EncodedSplit, Kind, ModelInput, row_length
-from .optimizer import adamw, parameter_groups
-from .order import LengthGroupedOrder
-from .progress import attach
-from .resume import Unfinished
+from hf_tiny_transformer.common.errors import UserError, first_line
+from hf_tiny_transformer.common.files import atomic_write_json, read_json
+from hf_tiny_transformer.common.processes import is_main, wait_for_everyone, world_size
+
+from .data import HELD_OUT_SEED
+from .kinds import Checkpoint, EncodedSplit, Kind
 from .settings import FinetuneSettings
+from .trainer import FineTuner, epoch_records, remove_checkpoints, with_adapters
 
-
-@dataclass(frozen=True)
-class EncodedSplits:
-    """Model inputs of every split, made once and shared by all seeds."""
-
-    train: EncodedSplit
-    validation: EncodedSplit
-    reported: dict[str, EncodedSplit]
-
-
-@dataclass(frozen=True)
-class TrainedSeed:
-    """`model` holds the weights of `best_epoch` (1-based); `validation` is their main score."""
-
-    seed: int
-    model: PreTrainedModel
-    best_epoch: int
-    validation: float
-    seconds: float
-    epochs: list[dict]
+RESULT, WEIGHTS = "result.json", "model.safetensors"
+RATE_SPAN = 10.0  # a search goes from a tenth of --learning_rate to ten times it
+BATCH_SIZES = (8, 16, 32, 64)  # of a search
 
 
 @dataclass(frozen=True)
 class SeedResult:
-    """Scores of one seed: `validation` of its best epoch, `reported` (split -> metric -> score) of the same weights."""
+    """One seed: `validation` is the main score of its best epoch (1-based).
+
+    `reported` (split -> metric -> score) is that of the same weights; it is empty until `score_seed`.
+    """
 
     seed: int
     best_epoch: int
     validation: float
-    reported: dict[str, dict[str, float]]
     seconds: float
-    epochs: list[dict]
+    epochs: list[dict[str, Any]]
+    reported: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class ScoredSeed:
-    """`outputs` are the model's on each reported split, in the order of its rows."""
+class Training:
+    """Everything that all seeds of a setting share. The reported splits are not part of it: no choice can read them."""
 
-    result: SeedResult
-    model: PreTrainedModel
-    outputs: dict[str, np.ndarray]
+    kind: Kind
+    checkpoint: Checkpoint
+    settings: FinetuneSettings
+    train: EncodedSplit
+    validation: EncodedSplit
+
+    def using(self, **changes: Any) -> Training:
+        """Return the same with other settings."""
+        return dataclasses.replace(self, settings=dataclasses.replace(self.settings, **changes))
+
+    def build(self, seed: int) -> PreTrainedModel:
+        """Return the model before training."""
+        return self.checkpoint.build(seed, from_scratch=self.settings.from_scratch)
 
 
-def encode_splits(kind: Kind, splits: Splits, checkpoint: Checkpoint) -> EncodedSplits:
-    """Token ids without padding, cut to `checkpoint.max_length`."""
-    return EncodedSplits(
-        kind.encode_split(splits.train, checkpoint),
-        kind.encode_split(splits.validation, checkpoint),
-        {name: kind.encode_split(examples, checkpoint) for name, examples in splits.reported.items()},
-    )
+def train_seed(training: Training, directory: Path, seed: int, title: str) -> SeedResult:
+    """Train a seed in its directory, or return the result that is there.
 
+    On CPU, equal arguments give equal bits, also if the training was killed and resumed at any instant.
 
-def train_seed(
-    kind: Kind,
-    checkpoint: Checkpoint,
-    settings: FinetuneSettings,
-    data: EncodedSplits,
-    seed: int,
-    *,
-    title: str,
-    unfinished: Unfinished | None = None,
-) -> TrainedSeed:
-    """Trains on `data.train` and chooses the epoch on `data.validation`; reads nothing else.
+    Args:
+        training: What to train. The best epoch is chosen on its validation split.
+        directory: The seed's; it may hold an unfinished training.
+        seed: Of the new head's weights, the order, dropout and masking.
+        title: Begins each line of progress.
 
-    On CPU, two calls with equal arguments give equal bits, also where one was killed between two epochs and goes on
-    from what it kept in `unfinished`. `title` begins the progress lines.
+    Raises:
+        UserError: A file in the directory is damaged, or the disk is full.
     """
-    model = build_model(checkpoint, seed, from_scratch=settings.from_scratch)
-    if settings.lora is not None:
-        model = lora.with_adapters(model, settings.lora)
-    recorder = EpochRecorder(title, kind.main, settings.epochs, settings.patience, unfinished)
-    if not recorder.ended:
-        _train(kind, checkpoint, settings, data, seed, model, recorder)
-    model.load_state_dict(recorder.best_state)
-    if settings.lora is not None:
-        model = lora.merged(model)
-    return TrainedSeed(
-        seed, model, recorder.best_epoch, recorder.best_score, round(recorder.seconds, 2), recorder.epochs
-    )
-
-
-def _train(
-    kind: Kind,
-    checkpoint: Checkpoint,
-    settings: FinetuneSettings,
-    data: EncodedSplits,
-    seed: int,
-    model: torch.nn.Module,
-    recorder: EpochRecorder,
-) -> None:
-    """The epochs that are left."""
-    finished = len(recorder.epochs)
-    rest = dataclasses.replace(settings, epochs=settings.epochs - finished)
-    with tempfile.TemporaryDirectory() as scratch:  # Trainer wants a directory; nothing is saved there
-        trainer = _Trainer(
-            kind,
-            data.validation,
-            checkpoint,
-            finished_epochs=finished,
-            model=model,
-            args=_training_arguments(rest, seed, scratch),
-            train_dataset=MaskedTexts(data.train.rows, checkpoint.tokenizer, settings.token_masking),
-            optimizer_cls_and_kwargs=_optimizer(model, settings),
+    if (finished := read_result(directory)) is not None:
+        return finished
+    model, adapted = training.build(seed), None
+    if training.settings.lora is not None:
+        adapted = with_adapters(model, training.settings.lora)
+        model = adapted.get_base_model()
+    with disk_errors(directory):
+        trainer = FineTuner(
+            training.kind,
+            training.checkpoint,
+            training.settings,
+            training.validation,
+            model,
+            directory,
+            seed=seed,
+            train=training.train,
+            title=title,
         )
-        trainer.remove_callback(PrinterCallback)
-        attach(recorder, trainer)
-        trainer.train()
+        trainer.train_or_resume()
+        epochs = epoch_records(training.kind, trainer.state)
+        best = max(epochs, key=lambda epoch: epoch["validation"])  # the first among equals
+        seconds = round(sum(epoch["seconds"] for epoch in epochs), 2)
+        result = SeedResult(seed, best["epoch"], best["validation"], seconds, epochs)
+        if is_main():
+            save_model(model if adapted is None else adapted.merge_and_unload(), str(directory / WEIGHTS))
+            write_result(directory, result)
+            remove_checkpoints(directory)
+    wait_for_everyone()
+    return result
 
 
-def score_reported(
-    kind: Kind, checkpoint: Checkpoint, settings: FinetuneSettings, data: EncodedSplits, trained: TrainedSeed
-) -> ScoredSeed:
-    """The one place where the reported splits are scored."""
-    started = time.perf_counter()
-    outputs = _reported_outputs(kind, checkpoint, settings, trained.model, data)
-    reported = {name: kind.scores(outputs[name], split) for name, split in data.reported.items()}
-    facts = {name.name: getattr(trained, name.name) for name in dataclasses.fields(trained) if name.name != "model"}
-    facts["seconds"] = round(trained.seconds + time.perf_counter() - started, 2)
-    return ScoredSeed(SeedResult(reported=reported, **facts), trained.model, outputs)
+def score_seed(training: Training, directory: Path, reported: dict[str, EncodedSplit]) -> SeedResult:
+    """Score the reported splits with a trained seed's weights, once, and add the scores to its result."""
+    result = read_result(directory)
+    assert result is not None
+    if not result.reported:
+        started = time.perf_counter()
+        model = load_seed(training, directory)
+        scores = {name: training.kind.scores(outputs_of(training, model, split), split) for name, split in reported.items()}
+        seconds = round(result.seconds + time.perf_counter() - started, 2)
+        result = dataclasses.replace(result, reported=scores, seconds=seconds)
+        wait_for_everyone()
+        if is_main():
+            write_result(directory, result)
+        wait_for_everyone()
+    return result
 
 
-def restore_scored(
-    kind: Kind,
-    checkpoint: Checkpoint,
-    settings: FinetuneSettings,
-    data: EncodedSplits,
-    result: SeedResult,
-    weights: dict[str, torch.Tensor],
-) -> ScoredSeed:
-    """What `score_reported` once returned, of its `result` and the model's state dict."""
-    model = build_model(checkpoint, result.seed, from_scratch=settings.from_scratch)
-    model.load_state_dict(weights)
-    return ScoredSeed(result, model, _reported_outputs(kind, checkpoint, settings, model, data))
+def load_seed(training: Training, directory: Path) -> PreTrainedModel:
+    """Return the model of a trained seed.
+
+    Raises:
+        UserError: Its weights are damaged.
+    """
+    model = training.build(0)
+    try:
+        load_model(model, directory / WEIGHTS)
+    except (SafetensorError, OSError, RuntimeError) as error:
+        raise UserError(
+            f"{directory / WEIGHTS}: cannot be read ({first_line(error)}); delete {directory}, and --resume will redo "
+            "that part"
+        ) from None
+    return model
 
 
-def _reported_outputs(
-    kind: Kind, checkpoint: Checkpoint, settings: FinetuneSettings, model: PreTrainedModel, data: EncodedSplits
-) -> dict[str, np.ndarray]:
-    return {name: model_outputs(kind, checkpoint, settings, model, split) for name, split in data.reported.items()}
+def outputs_of(training: Training, model: PreTrainedModel, split: EncodedSplit) -> np.ndarray:
+    """Return the model's output for each of `split.rows`, in their order."""
+    with tempfile.TemporaryDirectory() as scratch:  # Trainer wants a directory
+        arguments = training.kind, training.checkpoint, training.settings, split, model, Path(scratch)
+        return FineTuner(*arguments).predictions()
 
 
-def model_outputs(
-    kind: Kind, checkpoint: Checkpoint, settings: FinetuneSettings, model: PreTrainedModel, split: EncodedSplit
-) -> np.ndarray:
-    """What the model says to each of `split.rows`, in their order."""
-    with tempfile.TemporaryDirectory() as scratch:
-        trainer = _Trainer(kind, split, checkpoint, model=model, args=_training_arguments(settings, 0, scratch))
-        return trainer.outputs(split)
+def read_result(directory: Path) -> SeedResult | None:
+    """Return the result in a seed's directory, or None if it is not trained.
+
+    Raises:
+        UserError: The file is damaged.
+    """
+    path = directory / RESULT
+    if not path.is_file():
+        return None
+    advice = f"delete {directory}, and --resume will redo that part"
+    try:
+        return SeedResult(**read_json(path, advice))
+    except TypeError as error:
+        raise UserError(f"{path}: is not a seed's result ({error}); {advice}") from None
 
 
-class _Trainer(Trainer):
-    """Trains on batches of texts of like length; evaluates by the kind's scores, on rows sorted by length."""
+def write_result(directory: Path, result: SeedResult) -> None:
+    """Write a seed's result, which makes it count as trained."""
+    atomic_write_json(directory / RESULT, dataclasses.asdict(result))
 
-    def __init__(
-        self, kind: Kind, evaluated: EncodedSplit, checkpoint: Checkpoint, finished_epochs: int = 0, **arguments
-    ):
-        super().__init__(
-            data_collator=kind.collator(checkpoint),
-            eval_dataset=evaluated.rows,
-            preprocess_logits_for_metrics=lambda logits, _labels: kind.outputs(logits),
-            **arguments,
+
+def discard_weights(directory: Path) -> None:
+    """Remove a seed's weights, which are not needed after it is scored and not the best."""
+    if is_main():
+        (directory / WEIGHTS).unlink(missing_ok=True)
+
+
+def search(training: Training, directory: Path) -> tuple[Training, dict[str, Any], float]:
+    """Search learning rate, batch size and epochs on validation, with seed 1; the first trial is the settings given.
+
+    `Trainer.hyperparameter_search` starts the same study of Optuna. It is not used because its objective is the score
+    of the last epoch rather than of the best one, and because a killed search could not be resumed: it trains every
+    trial again, and a stored study does not contain the state of the sampler. Here each trial is a seed's directory; a
+    resumed search makes the same choices and finds the results of finished trials.
+
+    Args:
+        training: What to train.
+        directory: For the trials.
+
+    Returns:
+        The training with the best settings, the trials for the report, and the seconds they took.
+    """
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    given, results = training.settings, []
+    rates = given.learning_rate / RATE_SPAN, min(1.0, given.learning_rate * RATE_SPAN)
+    sizes = sorted({size for size in BATCH_SIZES if size % world_size() == 0} | {given.batch_size})
+
+    def objective(trial: optuna.Trial) -> float:
+        tried = training.using(
+            learning_rate=trial.suggest_float("learning_rate", *rates, log=True),
+            batch_size=trial.suggest_categorical("batch_size", sizes),
+            epochs=trial.suggest_int("epochs", 1, 2 * given.epochs),
         )
-        self.kind, self.evaluated, self.longest = kind, evaluated, checkpoint.max_length
-        self.finished_epochs = finished_epochs
-        if self.train_dataset is not None and processes.count() > 1:
-            # Trainer multiplies the loss by the number of processes where forward takes **kwargs: it trusts that the
-            # model has divided by the items of all of them. Stock BERT has not, and label smoothing never does.
-            batch = self.data_collator(self.train_dataset.rows[:1])
-            divides = not self.args.label_smoothing_factor and _divides_by_items(self.model, batch)
-            self.model_accepts_loss_kwargs = self.model_accepts_loss_kwargs and divides
+        folder, chosen = directory / str(trial.number + 1), tried.settings
+        title = f"trial {folder.name}/{given.search}, rate {chosen.learning_rate:.1e}, batch {chosen.batch_size}"
+        results.append(train_seed(tried, folder, 1, title))
+        discard_weights(folder)
+        return results[-1].validation
 
-    def _get_train_sampler(self, train_dataset=None) -> LengthGroupedOrder:
-        lengths = [row_length(row) for row in self.train_dataset.rows]
-        whole_batch = self.args.train_batch_size * processes.count()  # each process takes its part of it
-        return LengthGroupedOrder(lengths, whole_batch, self.args.seed, self.finished_epochs)
-
-    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
-        """Over all epochs of the run, also those that were finished before it was resumed."""
-        epochs = int(self.args.num_train_epochs)
-        return super().create_scheduler(num_training_steps // epochs * (self.finished_epochs + epochs), optimizer)
-
-    def outputs(self, split: EncodedSplit) -> np.ndarray:
-        """(rows, ...) in the order of `split.rows`."""
-        ordered = self.predict([split.rows[i] for i in split.by_length]).predictions
-        outputs = np.empty_like(ordered)
-        outputs[split.by_length] = ordered
-        return outputs
-
-    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        """(loss, output, labels); of a model that writes, what it writes. transformers' `Seq2SeqTrainer` does the same,
-        but takes no optimizer by class and runs each batch a second time for its loss."""
-        if not self.kind.generates:
-            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
-        inputs = self._prepare_inputs(inputs)
-        read = {name: values for name, values in inputs.items() if name != "labels"}
-        with torch.no_grad(), self.compute_loss_context_manager():
-            return None, self.model.generate(**read, max_length=self.longest), None
-
-    def evaluate(self, *args, **kwargs) -> dict[str, float]:
-        metrics = self.kind.scores(self.outputs(self.evaluated), self.evaluated)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=HELD_OUT_SEED))
+    study.enqueue_trial({name: getattr(given, name) for name in ("learning_rate", "batch_size", "epochs")})
+    study.optimize(objective, n_trials=given.search)
+    record = {
+        "chosen": study.best_params,
+        "validation": study.best_value,
+        "trials": [trial.params | {"validation": trial.value} for trial in study.trials],
+    }
+    return training.using(**study.best_params), record, sum(result.seconds for result in results)
 
 
-@torch.no_grad()
-def _divides_by_items(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> bool:
-    """Whether the loss of `model` is a sum over `num_items_in_batch`, and no mean of its own."""
-    plain = model.get_base_model() if isinstance(model, PeftModel) else model
-    device, known = next(plain.parameters()).device, inspect.signature(plain.forward).parameters
-    inputs = {name: values.to(device) for name, values in batch.items() if name in known}
-    training = plain.training
-    plain.eval()  # no dropout: one loss and the other differ by the count alone
-    of_one, of_two = (plain(**inputs, num_items_in_batch=torch.tensor(count, device=device)).loss for count in (1, 2))
-    plain.train(training)
-    return not torch.equal(of_one, of_two)
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn errors of a full or read-only disk into one line.
 
-
-class MaskedTexts(torch.utils.data.Dataset):
-    """Training texts in which a share of the ordinary tokens is replaced by [MASK], drawn anew at each reading: the
-    model may not lean on single words, and it knows the mask from its pretraining. A tokenizer without a mask token
-    leaves the texts as they are."""
-
-    def __init__(self, rows: list[ModelInput], tokenizer: PreTrainedTokenizerBase, share: float):
-        self.rows, self.mask_id = rows, tokenizer.mask_token_id
-        self.share = share if self.mask_id is not None else 0.0
-        self.special = torch.tensor(tokenizer.all_special_ids)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> ModelInput:
-        row = self.rows[index]
-        if self.share == 0:
-            return row
-        ids = row["input_ids"]
-        several = isinstance(ids[0], list)
-        return {**row, "input_ids": [self._masked(choice) for choice in ids] if several else self._masked(ids)}
-
-    def _masked(self, input_ids: list[int]) -> list[int]:
-        ids = torch.tensor(input_ids)
-        hidden = (torch.rand(len(ids)) < self.share) & ~torch.isin(ids, self.special)
-        return ids.masked_fill(hidden, self.mask_id).tolist()
-
-
-def _training_arguments(settings: FinetuneSettings, seed: int, directory: str) -> TrainingArguments:
-    on_gpu = torch.cuda.is_available()
-    per_process = settings.batch_size // processes.count()
-    return TrainingArguments(
-        output_dir=directory,
-        seed=seed,
-        num_train_epochs=settings.epochs,
-        per_device_train_batch_size=per_process,
-        per_device_eval_batch_size=4 * per_process,
-        learning_rate=settings.learning_rate,
-        lr_scheduler_type="linear",
-        warmup_steps=settings.warmup_ratio,  # below 1 it is a share of all steps
-        label_smoothing_factor=settings.label_smoothing,
-        bf16=on_gpu and torch.cuda.is_bf16_supported(including_emulation=False),
-        use_cpu=not on_gpu,
-        dataloader_pin_memory=on_gpu,
-        eval_strategy="epoch",
-        logging_strategy="epoch",
-        save_strategy="no",
-        logging_nan_inf_filter=False,  # a diverged run shall look like one
-        report_to="none",
-        log_level="error",
-        disable_tqdm=True,  # `progress.attach` brings the bar
-    )
-
-
-def _optimizer(model: torch.nn.Module, settings: FinetuneSettings) -> tuple[type[torch.optim.Optimizer], dict]:
-    groups = parameter_groups(
-        model,
-        learning_rate=settings.learning_rate,
-        layer_decay=settings.layer_decay,
-        weight_decay=settings.weight_decay,
-    )
-    return adamw(groups, settings.learning_rate)
+    Raises:
+        UserError: Something could not be written.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or first_line(error)
+        if not isinstance(error, OSError) and not any(word in reason for word in ("PytorchStreamWriter", "I/O error")):
+            raise
+        raise UserError(f"{path}: cannot be written ({reason}); free the disk, and continue with --resume") from None

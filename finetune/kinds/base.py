@@ -1,119 +1,206 @@
-"""What a kind of task has to say: the model, its inputs, its predictions, its scores."""
+"""What a kind of task defines: the model, its inputs (`encode`), its scores (`scores`) and its answers (`answer`)."""
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_tiny_transformer.cards import THIS_DIRECTORY
-from hf_tiny_transformer.runs import UserError
+from hf_tiny_transformer.publish.card import THIS_DIRECTORY
+from hf_tiny_transformer.common.checkpoints import UNLIMITED, load_model, read_config, read_tokenizer, usable_length
+from hf_tiny_transformer.common.errors import UserError
+from hf_tiny_transformer.common.foreign_code import strip_loaded
 
 from .. import metrics
-from ..examples import Example, Splits
+from ..data import Example
+from ..settings import FinetuneSettings
 
-if TYPE_CHECKING:
-    from ..checkpoint import Checkpoint
-    from ..report import Row
-    from ..settings import FinetuneSettings
+ModelInput = dict[str, Any]  # input_ids, attention_mask, ..., labels; not padded; one list per choice where there are any
+Outputs = Sequence[np.ndarray]  # one array for each row of a split, padded or not
+Answer = dict[str, Any]
+DROPOUT_FIELDS = (
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "attention_dropout",
+    "embedding_dropout",
+    "mlp_dropout",
+    "classifier_dropout",
+)
 
-ModelInput = dict[str, Any]  # input_ids, attention_mask, ..., labels; not padded; a list per choice where there are any
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model to fine-tune, or one that is fine-tuned.
+
+    Args:
+        source: A directory or Hub id.
+        auto_class: The Auto class that opens it for the task.
+        config: Its config, with the task's labels and the dropout.
+        tokenizer: Its tokenizer.
+        max_length: Tokens per text.
+        trust_remote_code: Whether the user allowed the model's own code.
+    """
+
+    source: str
+    auto_class: Any
+    config: PreTrainedConfig
+    tokenizer: PreTrainedTokenizerBase
+    max_length: int
+    trust_remote_code: bool = False
+
+    def build(self, seed: int, *, from_scratch: bool = False, new_head: bool = True) -> PreTrainedModel:
+        """Return the model in fp32.
+
+        Args:
+            seed: Of the new weights: those of the head, or all of them with `from_scratch`.
+            from_scratch: Read no weights.
+            new_head: Allow the head to be absent.
+
+        Raises:
+            UserError: The weights are unreadable or do not belong to the config.
+        """
+        return load_model(
+            self.source,
+            self.auto_class,
+            copy.deepcopy(self.config),
+            new_head=new_head,
+            from_scratch=from_scratch,
+            seed=seed,
+            trust_remote_code=self.trust_remote_code,
+        )
 
 
 def row_length(row: ModelInput) -> int:
-    """Tokens that the row takes up in a batch; of several choices, the longest's."""
+    """Return the tokens of a row in a batch; of several choices, those of the longest."""
     ids = row["input_ids"]
     return max(map(len, ids)) if isinstance(ids[0], list) else len(ids)
 
 
 @dataclass(frozen=True)
 class EncodedSplit:
-    """Examples and the model inputs made of them: one for each example, or (long documents) several, in order."""
+    """Examples and their model inputs.
+
+    Args:
+        examples: The examples.
+        rows: One row for each example, or several in order (windows of a long document).
+        cut: For each example, whether a text was truncated.
+    """
 
     examples: Sequence[Example]
     rows: list[ModelInput]
+    cut: list[bool]
 
     @cached_property
     def by_length(self) -> np.ndarray:
-        """The rows' order in evaluation: neighbours of equal length, so that batches hold hardly any padding."""
+        """Order of the rows in evaluation: by length, so that batches contain little padding."""
         return np.argsort([row_length(row) for row in self.rows], kind="stable")
 
 
-def label_fields(names: Sequence[str]) -> dict[str, Any]:
-    """A config's fields for labels by name."""
-    return {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
-
-
 class Kind(ABC):
-    """`metrics`, scores of the module `metric`, are what is reported; `main`, one of them, is what every choice is made
-    by."""
+    """A kind of task. `metrics` are reported scores of the module `metric`; `main` is used for model selection."""
 
     metric: str  # as `finetune.metrics.score` takes it
     metrics: tuple[str, ...]
     main: str
 
-    auto_class: ClassVar[type]  # the Auto class that opens the model
-    generates: ClassVar[bool] = False  # evaluation lets the model write; `outputs` then gets token ids
-    default_max_length: ClassVar[int] = 128
-    pipeline_tag: ClassVar[str]  # the Hub's name of the task, and transformers' of its pipeline where it has one
+    auto_class: ClassVar[Any]  # the Auto class that opens the model
+    ending: ClassVar[str]  # of the model's class name
+    pipeline_tag: ClassVar[str]  # the Hub's name of the task, and that of the pipeline where there is one
+    generates: ClassVar[bool] = False  # evaluation lets the model generate; `outputs` then gets token ids
+    default_max_length: ClassVar[int] = 128  # in training
+    answer_length: ClassVar[int] = UNLIMITED  # the default in prediction
+    smooths: ClassVar[bool] = False  # whether label smoothing is possible
+    baselines: ClassVar[tuple[str, ...]] = ()  # names in `baselines.BASELINES`
+    # The texts that prediction reads, with the columns that hold each by default; one without is read if its flag is given.
+    reads: ClassVar[dict[str, tuple[str, ...]]] = {"text": ("text",)}
+    fields: tuple[str, ...] = ("prediction",)  # the keys of an answer
+
+    @classmethod
+    @abstractmethod
+    def from_config(cls, config: PreTrainedConfig) -> Kind:
+        """Return the kind that a fine-tuned model's config describes."""
 
     @abstractmethod
     def config_fields(self) -> dict[str, Any]:
-        """What goes into the model's config: the head's labels and the like."""
+        """Return the fields of the model's config that the task sets."""
 
     @abstractmethod
-    def encode(self, examples: Sequence[Example], checkpoint: Checkpoint, *, labelled: bool = True) -> list[ModelInput]:
-        """Tokenises; no row is longer than `checkpoint.max_length`."""
+    def encode(self, examples: Sequence[Example], checkpoint: Checkpoint, *, labelled: bool = True) -> EncodedSplit:
+        """Tokenize examples; no row is longer than `checkpoint.max_length`.
+
+        Args:
+            examples: At least one.
+            checkpoint: The model that reads them.
+            labelled: Whether the rows get labels.
+        """
 
     @abstractmethod
-    def collator(self, checkpoint: Checkpoint) -> Callable[[list[ModelInput]], dict[str, torch.Tensor]]:
-        """Pads rows to a batch."""
-
-    def outputs(self, logits: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
-        """What evaluation keeps of a batch's output (loss taken off): one tensor, (B, ...). Some models return more
-        than logits (BART, T5); keeping it all would fill the memory."""
-        return (logits[0] if isinstance(logits, tuple) else logits).float()
-
-    @abstractmethod
-    def decode(self, outputs: np.ndarray, split: EncodedSplit) -> Any:
-        """Predictions, one for each example, of `outputs`, one for each row."""
+    def decode(self, outputs: Outputs, split: EncodedSplit) -> Any:
+        """Return one prediction for each example, as the metric takes it."""
 
     @abstractmethod
     def references(self, examples: Sequence[Example]) -> Any:
-        """What `decode`'s predictions are held against."""
+        """Return the labels, as the metric takes them."""
 
-    def prediction_table(
-        self, outputs: np.ndarray, split: EncodedSplit, text_columns: Sequence[str]
-    ) -> dict[str, Sequence]:
-        """predictions.csv, column by column: a row per example, unless a kind has it otherwise."""
-        texts = zip(*(example.texts for example in split.examples), strict=True)
-        return {
-            "index": range(len(split.examples)),
-            **dict(zip(text_columns, texts, strict=True)),
-            **self.prediction_columns(outputs, split),
-        }
-
-    def prediction_columns(self, outputs: np.ndarray, split: EncodedSplit) -> dict[str, Sequence]:
-        """`prediction_table`'s columns after the texts, each with an entry per example."""
-        return {
-            "label": self.references(split.examples),
-            "prediction": self.decode(outputs, split),
-        }
+    @abstractmethod
+    def answer(self, outputs: Outputs, split: EncodedSplit) -> list[Answer]:
+        """Return what a user sees for each example: `prediction`, probabilities and the like."""
 
     @abstractmethod
     def describe(self) -> str:
-        """For the model card, after "a model for": what it does and with which labels."""
+        """Return what the model does and its labels, for the card, after "a model for"."""
 
-    def usage(self, example: Example, trust: str) -> str:
-        """For the model card: Python that asks the model in its own directory.
+    def scores(self, outputs: Outputs, split: EncodedSplit) -> dict[str, float]:
+        """Return the scores of `outputs`, which are in the order of `split.rows`."""
+        return self.score_predictions(self.decode(outputs, split), split.examples)
+
+    def score_predictions(self, predictions: Any, examples: Sequence[Example]) -> dict[str, float]:
+        """Return the scores of predictions as `decode` returns them."""
+        scores = metrics.score(self.metric, predictions, self.references(examples))
+        return {name: scores[name] for name in self.metrics}
+
+    @abstractmethod
+    def collator(self, checkpoint: Checkpoint) -> Callable[[list[ModelInput]], dict[str, torch.Tensor]]:
+        """Return a function that pads rows to a batch."""
+
+    def outputs(self, logits: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
+        """Reduce a batch's output, without the loss, to the one tensor (B, ...) that is kept.
+
+        Some models (BART, T5) return more than logits; keeping all of it would fill the memory.
+        """
+        return (logits[0] if isinstance(logits, tuple) else logits).float()
+
+    def predictions(self, outputs: Outputs, split: EncodedSplit, columns: Sequence[str]) -> list[dict[str, Any]]:
+        """Return the rows of predictions.csv.
 
         Args:
-            trust: what a `from_pretrained` needs behind the name where the model brings code of its own.
+            outputs: For each row of `split`.
+            split: Labelled examples.
+            columns: Names of the texts.
+        """
+        rows = []
+        for index, (example, answer) in enumerate(zip(split.examples, self.answer(outputs, split), strict=True)):
+            texts = dict(zip(columns, example.texts, strict=True))
+            rows.append({"index": index, **texts, "label": self.spell(example.label), **flat(answer)})
+        return rows
+
+    def spell(self, label: Any) -> Any:
+        """Return a label as predictions.csv shows it."""
+        return label
+
+    def usage(self, example: Example, trust: str) -> str:
+        """Return Python for the card that runs the model in its own directory.
+
+        Args:
+            example: Its texts are the input.
+            trust: What `from_pretrained` needs after the name if the model's code is in the directory.
         """
         return f"""from transformers import pipeline
 
@@ -122,29 +209,129 @@ pipe = pipeline("{self.pipeline_tag}", model=model_id{trust})
 {self.call(example)}"""
 
     def call(self, example: Example) -> str:
-        """The line of `usage` that calls `pipe`, the pipeline, on a text."""
+        """Return the line of `usage` that calls the pipeline."""
         return f"print(pipe({example.texts[0]!r}))"
 
     def check(self, settings: FinetuneSettings) -> None:
-        """Raises:
-        UserError: a setting that this kind has no use for.
+        """Check that the settings apply to this kind.
+
+        Raises:
+            UserError: A setting has no meaning here.
         """
-        if settings.label_smoothing:
-            raise UserError("--label_smoothing is for tasks with one label a text; leave it out")
+        if settings.label_smoothing and not self.smooths:
+            raise UserError("--label_smoothing is for tasks with one label per text; leave it out")
 
-    def baselines(self, splits: Splits) -> list[Row]:
-        """Simpler methods on the same splits."""
-        return []
+    def check_length(self, max_length: int | None) -> None:
+        """Check the tokens per text.
 
-    def encode_split(
-        self, examples: Sequence[Example], checkpoint: Checkpoint, *, labelled: bool = True
-    ) -> EncodedSplit:
-        return EncodedSplit(examples, self.encode(examples, checkpoint, labelled=labelled))
+        Raises:
+            UserError: They are too few for a row.
+        """
 
-    def scores(self, outputs: np.ndarray, split: EncodedSplit) -> dict[str, float]:
-        """Every metric of `outputs`, which lie in the order of `split.rows`."""
-        return self.score_predictions(self.decode(outputs, split), split.examples)
+    def open(
+        self,
+        source: str,
+        *,
+        config: PreTrainedConfig | None = None,
+        max_length: int | None = None,
+        dropout: float | None = None,
+        trust_remote_code: bool = False,
+    ) -> Checkpoint:
+        """Read config and tokenizer of a model; `Checkpoint.build` reads the weights.
 
-    def score_predictions(self, predictions: Any, examples: Sequence[Example]) -> dict[str, float]:
-        scores = metrics.score(self.metric, predictions, self.references(examples))
-        return {name: scores[name] for name in self.metrics}
+        Args:
+            source: A directory or Hub id.
+            config: That of a fine-tuned model, which is used as it is; without it the model is to be fine-tuned.
+            max_length: Tokens per text; None takes the default, or fewer if the model has fewer positions.
+            dropout: For all dropout fields of the config; None keeps them.
+            trust_remote_code: Whether the user allowed the model's own code. A model to fine-tune must be a class of
+                transformers or of this package, because the result has to open without that code.
+
+        Raises:
+            UserError: Files are missing, unreadable or inconsistent, or the model has no head for this kind.
+        """
+        self.check_length(max_length)
+        default = self.answer_length
+        if config is None:
+            default = self.default_max_length
+            config = read_config(source, trust_remote_code=trust_remote_code, **self.config_fields())
+            if type(config).__module__.startswith("transformers_modules."):
+                raise UserError(
+                    f"--model {source}: auto_map in config.json names code of its own, which a fine-tuned model could "
+                    "not carry; name a model of transformers or of this package (predict and blimp run such code)"
+                )
+            if type(config) not in self.auto_class._model_mapping:  # register() extends this mapping too
+                raise UserError(
+                    f"--model {source}: model_type {config.model_type!r} in config.json has no head for this task; "
+                    f"name a model that {self.auto_class.__name__} opens"
+                )
+            strip_loaded(source, config=config)
+        tokenizer = read_tokenizer(source, config, trust_remote_code=trust_remote_code)
+        for name in DROPOUT_FIELDS if dropout is not None else ():
+            if hasattr(config, name):
+                setattr(config, name, dropout)
+        length = usable_length(max_length, config, tokenizer, default=default)
+        return Checkpoint(source, self.auto_class, config, tokenizer, length, trust_remote_code)
+
+
+def tokenize(checkpoint: Checkpoint, *columns: Sequence[str], **options: Any) -> tuple[list[ModelInput], list[bool]]:
+    """Tokenize texts or pairs of texts.
+
+    Args:
+        checkpoint: Its tokenizer truncates at its `max_length`.
+        columns: The first texts, and the second ones of pairs.
+        options: More arguments of the tokenizer.
+
+    Returns:
+        The rows, and for each whether it was truncated.
+    """
+    tokenizer, length = checkpoint.tokenizer, checkpoint.max_length
+    encoded = tokenizer(*map(list, columns), truncation=True, max_length=length, **options)
+    if tokenizer.is_fast:
+        cut = [bool(encoding.overflowing) for encoding in encoded.encodings]
+    else:
+        texts = zip(*columns, strict=True)
+        full = [len(ids) >= length for ids in encoded["input_ids"]]
+        cut = [
+            is_full and len(tokenizer(*row)["input_ids"]) > length for is_full, row in zip(full, texts, strict=True)
+        ]
+    return [{name: values[i] for name, values in encoded.items()} for i in range(len(cut))], cut
+
+
+def require_fast_tokenizer(checkpoint: Checkpoint) -> None:
+    """Check that the tokenizer knows the characters of each token.
+
+    Raises:
+        UserError: It is a slow one.
+    """
+    if not checkpoint.tokenizer.is_fast:
+        raise UserError(
+            f"--model {checkpoint.source}: its tokenizer does not record the characters of its tokens; save a fast one "
+            "(tokenizer.json)"
+        )
+
+
+def label_fields(names: Sequence[str]) -> dict[str, Any]:
+    """Return a config's fields for named labels."""
+    return {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
+
+
+def label_names(config: PreTrainedConfig) -> tuple[str, ...]:
+    """Return the labels that a config names."""
+    return tuple(config.id2label[index] for index in range(config.num_labels))
+
+
+def rounded(number: Any) -> float:
+    """Return the digits that float32 holds."""
+    return float(f"{float(number):.7g}")
+
+
+def flat(answer: Answer) -> dict[str, Any]:
+    """Return an answer as columns of a CSV file: lists joined by `|`, a column `p(NAME)` for each probability."""
+    columns: dict[str, Any] = {}
+    for name, value in answer.items():
+        if isinstance(value, dict):
+            columns |= {f"p({key})": part for key, part in value.items()}
+        else:
+            columns[name] = "|".join(value) if isinstance(value, list) else value
+    return columns

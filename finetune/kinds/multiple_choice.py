@@ -1,33 +1,30 @@
-"""Which of several choices goes with a text: the right answer to a question, the likeliest continuation."""
+"""The right one of several choices: the answer to a question, the likeliest continuation."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from transformers import AutoModelForMultipleChoice, DataCollatorForMultipleChoice
+from transformers import AutoModelForMultipleChoice, DataCollatorForMultipleChoice, PreTrainedConfig
 
-from hf_tiny_transformer.cards import THIS_DIRECTORY
+from hf_tiny_transformer.publish.card import THIS_DIRECTORY
 
-from ..baselines import constant, most_alike
-from ..checkpoint import Checkpoint
-from ..examples import Example, Splits
-from ..report import Row
-from ..settings import FinetuneSettings
-from .base import EncodedSplit, Kind, ModelInput
+from ..data import Example
+from .base import Answer, Checkpoint, EncodedSplit, Kind, ModelInput, Outputs, rounded, tokenize
 
 
 @dataclass(frozen=True)
 class MultipleChoice(Kind):
-    """An example's first `shared` texts belong to all of its choices: a context and perhaps a beginning (a question,
-    the first words of a sentence). The others are the choices; the label is the index of the right one.
+    """The label is the index of the right choice.
 
-    The model reads each choice by itself, as the pair (context, beginning and choice), and gives it a score; a softmax
-    over the scores is the choice (Devlin et al. 2018, section 4.4).
+    An example's first `shared` texts belong to all choices: a context and perhaps a beginning (a question, the first
+    words of a sentence). The others are the choices. The model reads each choice separately, as the pair (context,
+    beginning and choice), and gives it a score; the softmax over the scores is the prediction (Devlin et al. 2018,
+    section 4.4).
     """
 
     shared: int = 1
@@ -36,24 +33,34 @@ class MultipleChoice(Kind):
     main: str = "accuracy"
 
     auto_class = AutoModelForMultipleChoice
+    ending = "ForMultipleChoice"
     pipeline_tag = "multiple-choice"
+    smooths = True
+    baselines = ("constant", "most_alike")
+    reads: ClassVar = {"text": ("text",), "pair": (), "choices": ("choices",)}
+    fields = ("prediction", "choice", "probability")
     constant_name = "most frequent place"
 
+    @classmethod
+    def from_config(cls, config: PreTrainedConfig) -> MultipleChoice:
+        """Return the kind; how many texts are shared is not in the config."""
+        return cls()
+
     def config_fields(self) -> dict[str, Any]:
+        """Return nothing: a choice has no name."""
         return {}
 
-    def check(self, settings: FinetuneSettings) -> None:
-        """Any setting will do."""
-
     def describe(self) -> str:
+        """Describe the choice."""
         return "choosing among several texts the one that goes with another"
 
     def pairs(self, texts: Sequence[str]) -> list[tuple[str, str]]:
-        """What the model reads, for each choice of an example with these texts."""
+        """Return what the model reads for each choice of an example with these texts."""
         context, *beginning = texts[: self.shared]
         return [(context, " ".join([*beginning, choice])) for choice in texts[self.shared :]]
 
     def usage(self, example: Example, trust: str) -> str:
+        """Return code without a pipeline, which transformers does not have for this task."""
         context, choices = example.texts[0], [second for _, second in self.pairs(example.texts)]
         return f"""from transformers import AutoModelForMultipleChoice, AutoTokenizer
 
@@ -65,41 +72,49 @@ encoded = tokenizer([context] * len(choices), choices, truncation=True, padding=
 scores = model(**{{name: values[None] for name, values in encoded.items()}}).logits[0]
 print(choices[scores.argmax()])"""
 
-    def encode(self, examples: Sequence[Example], checkpoint: Checkpoint, *, labelled: bool = True) -> list[ModelInput]:
-        """Each of a row's inputs is a list with an entry per choice; where a pair is too long, its longer half is
-        cut."""
+    def encode(self, examples: Sequence[Example], checkpoint: Checkpoint, *, labelled: bool = True) -> EncodedSplit:
+        """Tokenize each example as one row whose inputs are lists with one entry per choice.
+
+        In a pair that is too long, the longer text is truncated.
+        """
         pairs = [self.pairs(example.texts) for example in examples]
-        contexts, seconds = zip(*(pair for of_row in pairs for pair in of_row), strict=True)
-        encoded = checkpoint.tokenizer(list(contexts), list(seconds), truncation=True, max_length=checkpoint.max_length)
-        rows, start = [], 0
+        single, cut_pairs = tokenize(checkpoint, *zip(*(pair for of_row in pairs for pair in of_row), strict=True))
+        rows: list[ModelInput] = []
+        cut, start = [], 0
         for example, of_row in zip(examples, pairs, strict=True):
-            end = start + len(of_row)
-            row = {name: values[start:end] for name, values in encoded.items()}
+            choices = slice(start, start := start + len(of_row))
+            row = {name: [choice[name] for choice in single[choices]] for name in single[0]}
             rows.append(row | {"labels": example.label} if labelled else row)
-            start = end
-        return rows
+            cut.append(any(cut_pairs[choices]))
+        return EncodedSplit(examples, rows, cut)
 
     def collator(self, checkpoint: Checkpoint) -> Callable[[list[ModelInput]], dict[str, torch.Tensor]]:
-        return DataCollatorForMultipleChoice(checkpoint.tokenizer)
+        """Pad to the longest choice; transformers' collator requires labels."""
+        pad = DataCollatorForMultipleChoice(checkpoint.tokenizer)
 
-    def decode(self, outputs: np.ndarray, split: EncodedSplit) -> np.ndarray:
-        return outputs.argmax(axis=-1)
+        def collate(rows: list[ModelInput]) -> dict[str, torch.Tensor]:
+            batch = pad([{"labels": 0} | row for row in rows])
+            return {name: values for name, values in batch.items() if name != "labels" or "labels" in rows[0]}
+
+        return collate
+
+    def decode(self, outputs: Outputs, split: EncodedSplit) -> np.ndarray:
+        """Return the indices of the most probable choices."""
+        return np.array([row.argmax() for row in outputs])
 
     def references(self, examples: Sequence[Example]) -> np.ndarray:
+        """Return the indices."""
         return np.array([example.label for example in examples])
 
-    def prediction_columns(self, outputs: np.ndarray, split: EncodedSplit) -> dict[str, Sequence]:
-        """`label` and `prediction` are indices from 0; `choice` is the predicted one's text, `probability` its."""
-        decoded = self.decode(outputs, split)
-        probabilities = torch.from_numpy(outputs).double().softmax(dim=-1).numpy()
-        return {
-            **super().prediction_columns(outputs, split),
-            "choice": [e.texts[self.shared + i] for e, i in zip(split.examples, decoded, strict=True)],
-            "probability": [f"{row.max():.6f}" for row in probabilities],
-        }
+    def answer(self, outputs: Outputs, split: EncodedSplit) -> list[Answer]:
+        """Return the index of the most probable choice, from 0, its text and its probability."""
+        answers: list[Answer] = []
+        for example, row in zip(split.examples, outputs, strict=True):
+            probability, index = torch.from_numpy(row).softmax(dim=-1).max(dim=-1)
+            choice = {"prediction": int(index), "choice": example.texts[self.shared + int(index)]}
+            answers.append(choice | {"probability": rounded(probability)})
+        return answers
 
     def constant(self, references: np.ndarray) -> int:
+        """Return the most frequent index."""
         return Counter(references.tolist()).most_common(1)[0][0]
-
-    def baselines(self, splits: Splits) -> list[Row]:
-        return [constant(self, splits), most_alike(self, splits)]

@@ -6,63 +6,81 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.multiclass import OneVsRestClassifier
-from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding
+from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, PreTrainedConfig
 
-from ..baselines import constant, tfidf
-from ..checkpoint import Checkpoint
-from ..examples import Example, Splits
-from ..report import Row
-from ..settings import FinetuneSettings
-from .base import EncodedSplit, Kind, ModelInput, label_fields
+from ..data import Example
+from .base import (
+    Answer,
+    Checkpoint,
+    EncodedSplit,
+    Kind,
+    ModelInput,
+    Outputs,
+    label_fields,
+    label_names,
+    rounded,
+    tokenize,
+)
 
 SEPARATOR = "|"  # between the labels of a row that has several
+THRESHOLD = 0.5  # a label of several is predicted if it is more probable
 
 
 class SequenceKind(Kind):
-    """What the three have in common; a subclass says what a label is."""
+    """A label for a sequence; a subclass defines what a label is."""
 
     auto_class = AutoModelForSequenceClassification
+    ending = "ForSequenceClassification"
     pipeline_tag = "text-classification"
+    baselines = ("constant", "tfidf")
+    reads: ClassVar = {"text": ("text",), "pair": ()}
     constant_name: str
     linear_name: str
 
+    @classmethod
+    def from_config(cls, config: PreTrainedConfig) -> SequenceKind:
+        """Return single label, several labels or regression, by `problem_type`."""
+        if config.problem_type == "multi_label_classification":
+            return MultiLabel(label_names(config))
+        if config.problem_type == "regression" or (config.problem_type is None and config.num_labels == 1):
+            return Regression()
+        return SingleLabel(label_names(config))
+
     @abstractmethod
     def target(self, label: Any) -> Any:
-        """`labels` of one row, as the model's loss takes it."""
+        """Return `labels` of one row, as the model's loss takes it."""
 
     @abstractmethod
     def constant(self, references: np.ndarray) -> Any:
-        """The prediction of a model that reads no text, from the training split's references."""
+        """Return the prediction of a model that reads no text, from the training split's references."""
 
     @abstractmethod
     def linear(self, strength: float) -> Any:
-        """A scikit-learn estimator that fits its data the closer the larger `strength` is."""
+        """Return a scikit-learn estimator that fits its data more closely the larger `strength` is."""
 
-    def encode(self, examples: Sequence[Example], checkpoint: Checkpoint, *, labelled: bool = True) -> list[ModelInput]:
-        columns = [list(column) for column in zip(*(example.texts for example in examples), strict=True)]
-        encoded = checkpoint.tokenizer(*columns, truncation=True, max_length=checkpoint.max_length)
-        rows = [{name: values[i] for name, values in encoded.items()} for i in range(len(examples))]
+    def encode(self, examples: Sequence[Example], checkpoint: Checkpoint, *, labelled: bool = True) -> EncodedSplit:
+        """Tokenize each example as one row."""
+        rows, cut = tokenize(checkpoint, *zip(*(example.texts for example in examples), strict=True))
         if labelled:
             for row, example in zip(rows, examples, strict=True):
                 row["labels"] = self.target(example.label)
-        return rows
+        return EncodedSplit(examples, rows, cut)
 
     def collator(self, checkpoint: Checkpoint) -> Callable[[list[ModelInput]], dict[str, torch.Tensor]]:
+        """Pad to the longest row."""
         return DataCollatorWithPadding(checkpoint.tokenizer)
 
     def call(self, example: Example) -> str:
+        """Return the call for a text or a pair."""
         if len(example.texts) == 2:
             return f"print(pipe({{'text': {example.texts[0]!r}, 'text_pair': {example.texts[1]!r}}}))"
         return super().call(example)
-
-    def baselines(self, splits: Splits) -> list[Row]:
-        return [constant(self, splits), tfidf(self, splits)]
 
 
 @dataclass(frozen=True)
@@ -73,46 +91,55 @@ class SingleLabel(SequenceKind):
     metric: str = "accuracy"
     metrics: tuple[str, ...] = ("accuracy",)
     main: str = "accuracy"
+    smooths = True
     constant_name = "majority class"
     linear_name = "logistic regression"
+    fields = ("prediction", "probability")
 
     def config_fields(self) -> dict[str, Any]:
+        """Return problem type and labels."""
         return {"problem_type": "single_label_classification"} | label_fields(self.label_names)
 
-    def check(self, settings: FinetuneSettings) -> None:
-        """Any setting will do."""
-
     def describe(self) -> str:
+        """Name the labels."""
         return f"text classification ({', '.join(self.label_names)})"
 
     def target(self, label: int) -> int:
+        """Return the index."""
         return label
 
     def references(self, examples: Sequence[Example]) -> np.ndarray:
+        """Return the indices."""
         return np.array([example.label for example in examples])
 
-    def decode(self, outputs: np.ndarray, split: EncodedSplit) -> np.ndarray:
-        return outputs.argmax(axis=-1)
+    def decode(self, outputs: Outputs, split: EncodedSplit) -> np.ndarray:
+        """Return the indices of the most probable labels."""
+        return np.stack(outputs).argmax(axis=-1)
 
-    def prediction_columns(self, outputs: np.ndarray, split: EncodedSplit) -> dict[str, Sequence]:
-        """`probability` is that of the prediction."""
-        probabilities = torch.from_numpy(outputs).double().softmax(dim=-1).numpy()
-        return {
-            "label": [self.label_names[example.label] for example in split.examples],
-            "prediction": [self.label_names[index] for index in self.decode(outputs, split)],
-            "probability": [f"{row.max():.6f}" for row in probabilities],
-        }
+    def answer(self, outputs: Outputs, split: EncodedSplit) -> list[Answer]:
+        """Return the most probable label and its probability."""
+        probabilities, indices = torch.from_numpy(np.stack(outputs)).softmax(dim=-1).max(dim=-1)
+        return [
+            {"prediction": self.label_names[index], "probability": rounded(probability)}
+            for index, probability in zip(indices, probabilities, strict=True)
+        ]
+
+    def spell(self, label: int) -> str:
+        """Return the label's name."""
+        return self.label_names[label]
 
     def constant(self, references: np.ndarray) -> int:
+        """Return the most frequent label."""
         return Counter(references.tolist()).most_common(1)[0][0]
 
     def linear(self, strength: float) -> LogisticRegression:
+        """Return logistic regression."""
         return LogisticRegression(C=strength, max_iter=1000)
 
 
 @dataclass(frozen=True)
 class MultiLabel(SequenceKind):
-    """A label is a tuple of indices into `label_names`, any number of them."""
+    """A label is a tuple of any number of indices into `label_names`."""
 
     label_names: tuple[str, ...]
     metric: str = "multilabel"
@@ -120,41 +147,51 @@ class MultiLabel(SequenceKind):
     main: str = "micro_f1"
     constant_name = "labels of more than half the rows"
     linear_name = "logistic regression per label"
+    fields = ("prediction", "probabilities")
 
     def config_fields(self) -> dict[str, Any]:
+        """Return problem type and labels."""
         return {"problem_type": "multi_label_classification"} | label_fields(self.label_names)
 
     def describe(self) -> str:
+        """Name the labels."""
         return f"text classification with any number of labels ({', '.join(self.label_names)})"
 
     def call(self, example: Example) -> str:
+        """Ask for the probability of each label."""
         return super().call(example)[:-2] + ", top_k=None))  # the probability of each label"
 
     def target(self, label: tuple[int, ...]) -> list[float]:
+        """Return 1.0 for each label that applies."""
         return [float(index in label) for index in range(len(self.label_names))]
 
     def references(self, examples: Sequence[Example]) -> np.ndarray:
+        """Return (N, labels) of 0 and 1."""
         return np.array([self.target(example.label) for example in examples], dtype=int)
 
-    def decode(self, outputs: np.ndarray, split: EncodedSplit) -> np.ndarray:
-        return (outputs > 0).astype(int)  # a probability above one half
+    def decode(self, outputs: Outputs, split: EncodedSplit) -> np.ndarray:
+        """Return (N, labels): 1 where the probability is above one half."""
+        return (np.stack(outputs) > 0).astype(int)
 
-    def prediction_columns(self, outputs: np.ndarray, split: EncodedSplit) -> dict[str, Sequence]:
-        """Names joined by `SEPARATOR`, then each label's probability."""
-        probabilities = torch.from_numpy(outputs).double().sigmoid().numpy()
-        decoded = self.decode(outputs, split)
-        return {
-            "label": [self._joined(example.label) for example in split.examples],
-            "prediction": [self._joined(np.flatnonzero(row)) for row in decoded],
-        } | {f"p({name})": [f"{p:.6f}" for p in probabilities[:, i]] for i, name in enumerate(self.label_names)}
+    def answer(self, outputs: Outputs, split: EncodedSplit) -> list[Answer]:
+        """Return the predicted labels and the probability of each label."""
+        answers: list[Answer] = []
+        for row in torch.from_numpy(np.stack(outputs)).sigmoid():
+            probabilities = dict(zip(self.label_names, map(rounded, row), strict=True))
+            predicted = [name for name, probability in probabilities.items() if probability > THRESHOLD]
+            answers.append({"prediction": predicted, "probabilities": probabilities})
+        return answers
 
-    def _joined(self, indices: Sequence[int]) -> str:
-        return SEPARATOR.join(self.label_names[index] for index in indices)
+    def spell(self, label: Sequence[int]) -> str:
+        """Return the labels' names, joined."""
+        return SEPARATOR.join(self.label_names[index] for index in label)
 
     def constant(self, references: np.ndarray) -> np.ndarray:
+        """Return the labels of more than half the rows."""
         return (references.mean(axis=0) > 0.5).astype(int)
 
     def linear(self, strength: float) -> OneVsRestClassifier:
+        """Return one logistic regression per label."""
         return OneVsRestClassifier(LogisticRegression(C=strength, max_iter=1000))
 
 
@@ -169,37 +206,48 @@ class Regression(SequenceKind):
     linear_name = "ridge regression"
 
     def config_fields(self) -> dict[str, Any]:
+        """Return problem type and one output."""
         return {"problem_type": "regression"} | label_fields(["score"])
 
     def describe(self) -> str:
+        """Name the output."""
         return "scoring text with a number"
 
     def call(self, example: Example) -> str:
+        """Ask for the number itself."""
         return super().call(example)[:-2] + ", function_to_apply='none'))"
 
     def target(self, label: float) -> float:
+        """Return the number."""
         return float(label)
 
     def references(self, examples: Sequence[Example]) -> np.ndarray:
+        """Return the numbers."""
         return np.array([example.label for example in examples], dtype=float)
 
-    def decode(self, outputs: np.ndarray, split: EncodedSplit) -> np.ndarray:
-        return outputs[:, 0].astype(float)
+    def decode(self, outputs: Outputs, split: EncodedSplit) -> np.ndarray:
+        """Return the numbers."""
+        return np.stack(outputs)[:, 0].astype(float)
 
     def score_predictions(self, predictions: np.ndarray, examples: Sequence[Example]) -> dict[str, float]:
-        """Of a model that has diverged: 0."""
+        """Return the correlations; those of a model that has diverged are 0."""
         if not np.isfinite(predictions).all():
             return dict.fromkeys(self.metrics, 0.0)
         return super().score_predictions(predictions, examples)
 
-    def prediction_columns(self, outputs: np.ndarray, split: EncodedSplit) -> dict[str, Sequence]:
-        return {
-            "label": [f"{example.label:g}" for example in split.examples],
-            "prediction": [f"{value:.6f}" for value in self.decode(outputs, split)],
-        }
+    def answer(self, outputs: Outputs, split: EncodedSplit) -> list[Answer]:
+        """Return the number; a list where a foreign model has several outputs."""
+        numbers = [[rounded(number) for number in row] for row in outputs]
+        return [{"prediction": row[0] if len(row) == 1 else row} for row in numbers]
+
+    def spell(self, label: float) -> str:
+        """Return the number without trailing zeros."""
+        return f"{label:g}"
 
     def constant(self, references: np.ndarray) -> float:
+        """Return the mean."""
         return float(references.mean())
 
     def linear(self, strength: float) -> Ridge:
+        """Return ridge regression."""
         return Ridge(alpha=1 / strength)

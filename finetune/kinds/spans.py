@@ -5,30 +5,31 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from transformers import AutoModelForQuestionAnswering, DataCollatorWithPadding
+from transformers import AutoModelForQuestionAnswering, DataCollatorWithPadding, PreTrainedConfig
 
-from hf_tiny_transformer.cards import THIS_DIRECTORY
-from hf_tiny_transformer.runs import UserError
+from hf_tiny_transformer.publish.card import THIS_DIRECTORY
+from hf_tiny_transformer.common.errors import UserError
 
-from ..checkpoint import Checkpoint
-from ..examples import Example
+from ..data import Example
 from ..settings import FinetuneSettings
-from .base import EncodedSplit, Kind, ModelInput
+from .base import Answer, Checkpoint, EncodedSplit, Kind, ModelInput, Outputs, require_fast_tokenizer, rounded
 
-LONGEST_ANSWER = 30  # tokens, as in transformers' and the original BERT's own scripts
-SHORTEST_ROW = 16  # tokens: below it there is hardly room for question and context
-IMPOSSIBLE = "handle_impossible_answer"  # a config's field, named after the parameter of transformers' pipeline
-NO_ANSWER = 0  # the position of [CLS], which stands for "not in here"
+LONGEST_ANSWER = 30  # tokens, as in the scripts of transformers and of the original BERT
+SHORTEST_ROW = 16  # tokens: fewer leave hardly any room for question and context
+IMPOSSIBLE = "handle_impossible_answer"  # a field of the config, named after the parameter of transformers' pipeline
+NO_ANSWER = 0  # the position of [CLS], which means "not in this window"
 
 
 @dataclass(frozen=True)
 class Window:
-    """A row: what of its example's context it holds. Its tokens `first`, `first + 1`, ... are characters `offsets`
-    (tokens, 2) of the context."""
+    """The part of an example's context that a row holds.
+
+    Its tokens `first`, `first + 1`, ... are the characters `offsets` (tokens, 2) of the context.
+    """
 
     example: int
     first: int
@@ -44,8 +45,10 @@ class WindowSplit(EncodedSplit):
 
 @dataclass(frozen=True)
 class Found:
-    """An answer: characters `start` to `end` of its context, tokens `first` to `last` (both included) of row `row`.
-    Its text is "" where nothing is the answer."""
+    """An answer: characters `start` to `end` of its context, tokens `first` to `last` (inclusive) of row `row`.
+
+    Its text is "" where there is no answer.
+    """
 
     text: str
     start: int
@@ -57,9 +60,12 @@ class Found:
 
 @dataclass(frozen=True)
 class Spans(Kind):
-    """An example's texts are question and context; its label is a list of accepted answers, each [first character,
-    text], empty where the context does not say. `unanswerable`: the training set has such questions, and the model may
-    answer "" (SQuAD 2); its config's `IMPOSSIBLE` keeps that."""
+    """An example's texts are question and context.
+
+    Its label is a list of accepted answers, each [first character, text]; it is empty where the context has none. A
+    long context is divided into windows, and the best span of all windows is the answer. With `unanswerable`, the
+    training set has questions without an answer and the model may answer "" (SQuAD 2); the config records that.
+    """
 
     unanswerable: bool = False
     metric: str = "squad"
@@ -67,27 +73,38 @@ class Spans(Kind):
     main: str = "f1"
 
     auto_class = AutoModelForQuestionAnswering
-    default_max_length = 384
+    ending = "ForQuestionAnswering"
     pipeline_tag = "question-answering"
+    default_max_length = 384
+    answer_length = 384
+    reads: ClassVar = {"question": ("question",), "text": ("context", "text")}
+    fields = ("prediction", "start", "end", "probability")
+
+    @classmethod
+    def from_config(cls, config: PreTrainedConfig) -> Spans:
+        """Return the kind, with or without unanswerable questions."""
+        return cls(unanswerable=bool(getattr(config, IMPOSSIBLE, False)))
 
     def config_fields(self) -> dict[str, Any]:
+        """Return whether there may be no answer."""
         return {IMPOSSIBLE: self.unanswerable}
 
     def check(self, settings: FinetuneSettings) -> None:
+        """Check the settings, the length too."""
         super().check(settings)
         self.check_length(settings.max_length)
 
     def check_length(self, max_length: int | None) -> None:
-        """Raises:
-        UserError: too few tokens for a row.
-        """
+        """Check that a row has room for question and context."""
         if max_length is not None and max_length < SHORTEST_ROW:
             raise UserError(f"--max_length {max_length}: must be at least {SHORTEST_ROW} for this task")
 
     def describe(self) -> str:
+        """Describe the answers."""
         return "answering questions with a part of a text" + (" or with nothing" if self.unanswerable else "")
 
     def usage(self, example: Example, trust: str) -> str:
+        """Return code without a pipeline, which transformers no longer has for this task."""
         return f"""from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
 {THIS_DIRECTORY}
@@ -97,26 +114,13 @@ encoded = tokenizer({example.texts[0]!r}, {example.texts[1]!r}, truncation=True,
 answer = model(**encoded)
 print(tokenizer.decode(encoded["input_ids"][0][answer.start_logits.argmax() : answer.end_logits.argmax() + 1]))"""
 
-    def encode(self, examples: Sequence[Example], checkpoint: Checkpoint, *, labelled: bool = True) -> list[ModelInput]:
-        return self._encode(examples, checkpoint, labelled)[0]
-
-    def encode_split(
-        self, examples: Sequence[Example], checkpoint: Checkpoint, *, labelled: bool = True
-    ) -> WindowSplit:
-        return WindowSplit(examples, *self._encode(examples, checkpoint, labelled))
-
-    def _encode(
-        self, examples: Sequence[Example], checkpoint: Checkpoint, labelled: bool
-    ) -> tuple[list[ModelInput], list[Window]]:
-        """A context longer than a row goes into several, each with the whole question."""
-        tokenizer = checkpoint.tokenizer
-        if not tokenizer.is_fast:
-            raise UserError(
-                f"--model {checkpoint.source}: its tokenizer does not know where tokens lie; save a fast one"
-                " (tokenizer.json)"
-            )
-        encoded = tokenizer(
-            cut_questions([example.texts[0] for example in examples], checkpoint),
+    def encode(self, examples: Sequence[Example], checkpoint: Checkpoint, *, labelled: bool = True) -> WindowSplit:
+        """Tokenize; a context longer than a row becomes several rows, each with the whole question."""
+        require_fast_tokenizer(checkpoint)
+        questions = [example.texts[0] for example in examples]
+        shortened = _shorten(questions, checkpoint)
+        encoded = checkpoint.tokenizer(
+            shortened,
             [example.texts[1] for example in examples],
             truncation="only_second",
             max_length=checkpoint.max_length,
@@ -134,21 +138,29 @@ print(tokenizer.decode(encoded["input_ids"][0][answer.start_logits.argmax() : an
         if labelled:
             for row, window in zip(rows, windows, strict=True):
                 row["start_positions"], row["end_positions"] = _positions(window, examples[window.example].label)
-        return rows, windows
+        cut = [short != whole for short, whole in zip(shortened, questions, strict=True)]
+        return WindowSplit(examples, rows, cut, windows)
 
     def collator(self, checkpoint: Checkpoint) -> Callable[[list[ModelInput]], dict[str, torch.Tensor]]:
+        """Pad to the longest row."""
         return DataCollatorWithPadding(checkpoint.tokenizer)
 
     def outputs(self, logits: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
-        """(B, T, 2): the logits of start and end."""
-        return torch.stack(logits[:2], dim=-1).float()
+        """Return (B, T, 2): the logits of start and end."""
+        return torch.stack(tuple(logits[:2]), dim=-1).float()
 
-    def decode(self, outputs: np.ndarray, split: WindowSplit) -> list[str]:
+    def decode(self, outputs: Outputs, split: EncodedSplit) -> list[str]:
+        """Return the answers."""
         return [found.text for found in self.find(outputs, split)]
 
-    def find(self, outputs: Sequence[np.ndarray], split: WindowSplit) -> list[Found]:
-        """The best span over all of an example's windows, or "" where nothing is likelier still; `outputs` has a
-        (T, 2) for each row, padding behind it or not."""
+    def find(self, outputs: Outputs, split: EncodedSplit) -> list[Found]:
+        """Return the best span over all windows of each example, or "" where no answer is likelier.
+
+        Args:
+            outputs: (T, 2) for each row, with or without padding at its end.
+            split: The examples and their windows.
+        """
+        assert isinstance(split, WindowSplit)
         best = [(-np.inf, Found("", 0, 0, 0, NO_ANSWER, NO_ANSWER))] * len(split.examples)
         nothing = [(np.inf, best[0][1])] * len(split.examples)
         for row, (logits, window) in enumerate(zip(outputs, split.windows, strict=True)):
@@ -161,7 +173,7 @@ print(tokenizer.decode(encoded["input_ids"][0][answer.start_logits.argmax() : an
             if score > best[i][0]:
                 start, end = int(window.offsets[first][0]), int(window.offsets[last][1])
                 whole = split.examples[i].texts[1][start:end]
-                text = whole.strip()  # byte-level tokenizers count the space before a word to it
+                text = whole.strip()  # byte-level tokenizers include the space before a word
                 start += len(whole) - len(whole.lstrip())
                 found = Found(text, start, start + len(text), row, window.first + first, window.first + last)
                 best[i] = (score, found)
@@ -170,29 +182,41 @@ print(tokenizer.decode(encoded["input_ids"][0][answer.start_logits.argmax() : an
             for (score, found), (least, none) in zip(best, nothing, strict=True)
         ]
 
-    def prediction_columns(self, outputs: np.ndarray, split: WindowSplit) -> dict[str, Sequence]:
-        """`label` is JSON: a list of the accepted answers."""
-        return {
-            "label": [json.dumps(accepted, ensure_ascii=False) for accepted in self.references(split.examples)],
-            "prediction": self.decode(outputs, split),
-        }
-
     def references(self, examples: Sequence[Example]) -> list[list[str]]:
+        """Return the accepted answers."""
         return [[text for _, text in example.label] for example in examples]
+
+    def answer(self, outputs: Outputs, split: EncodedSplit) -> list[Answer]:
+        """Return the span, its characters, and its probability: that of its first token times that of its last."""
+        answers: list[Answer] = []
+        for found in self.find(outputs, split):
+            tokens = len(split.rows[found.row]["input_ids"])
+            start, end = torch.from_numpy(outputs[found.row][:tokens]).softmax(dim=0).unbind(dim=1)
+            place = {"start": found.start, "end": found.end} if found.text else {"start": None, "end": None}
+            probability = rounded(start[found.first] * end[found.last])
+            answers.append({"prediction": found.text, **place, "probability": probability})
+        return answers
+
+    def spell(self, label: Any) -> str:
+        """Return the accepted answers as a JSON list."""
+        return json.dumps([text for _, text in label], ensure_ascii=False)
 
 
 def best_span(logits: np.ndarray) -> tuple[float, int, int]:
-    """(score, first, last token) of the span with the largest sum of start and end logits (T, 2) among those of at
-    most `LONGEST_ANSWER` tokens."""
+    """Return (score, first, last token) of the best span of at most `LONGEST_ANSWER` tokens.
+
+    Args:
+        logits: (T, 2) of start and end; a span's score is their sum.
+    """
     scores = logits[:, None, 0] + logits[None, :, 1]
-    length = np.arange(len(logits))[None, :] - np.arange(len(logits))[:, None]  # less one
-    allowed = (length >= 0) & (length < LONGEST_ANSWER)
+    distance = np.arange(len(logits))[None, :] - np.arange(len(logits))[:, None]
+    allowed = (distance >= 0) & (distance < LONGEST_ANSWER)
     start, end = np.unravel_index(np.where(allowed, scores, -np.inf).argmax(), scores.shape)
     return float(scores[start, end]), int(start), int(end)
 
 
 def _positions(window: Window, accepted: Sequence[tuple[int, str]]) -> tuple[int, int]:
-    """(first, last token) of the first accepted answer, `NO_ANSWER` twice where the window does not hold all of it."""
+    """Return (first, last token) of the first accepted answer, `NO_ANSWER` twice if the window lacks a part of it."""
     for start, text in accepted[:1]:
         end = start + len(text)
         inside = np.flatnonzero((window.offsets[:, 1] > start) & (window.offsets[:, 0] < end))
@@ -201,8 +225,8 @@ def _positions(window: Window, accepted: Sequence[tuple[int, str]]) -> tuple[int
     return NO_ANSWER, NO_ANSWER
 
 
-def cut_questions(questions: list[str], checkpoint: Checkpoint) -> list[str]:
-    """Questions cut to half of a row, so that any context fits in windows beside them."""
+def _shorten(questions: list[str], checkpoint: Checkpoint) -> list[str]:
+    """Truncate questions to half a row, so that any context fits into windows beside them."""
     encoded = checkpoint.tokenizer(
         questions,
         add_special_tokens=False,

@@ -2,39 +2,53 @@
 
 from __future__ import annotations
 
-import time
-from collections import Counter, defaultdict
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from transformers import AutoModelForTokenClassification, DataCollatorForTokenClassification
+from seqeval.metrics.sequence_labeling import get_entities
+from transformers import AutoModelForTokenClassification, DataCollatorForTokenClassification, PreTrainedConfig
 
-from hf_tiny_transformer.runs import UserError
-
-from ..checkpoint import Checkpoint
-from ..examples import Example, Splits
-from ..report import Row
-from .base import EncodedSplit, Kind, ModelInput, label_fields
+from ..data import Example
+from .base import (
+    Answer,
+    Checkpoint,
+    EncodedSplit,
+    Kind,
+    ModelInput,
+    Outputs,
+    label_fields,
+    label_names,
+    require_fast_tokenizer,
+    rounded,
+    tokenize,
+)
 
 OUTSIDE = "O"
-UNLABELLED = -100  # torch's cross entropy leaves such positions out
+UNLABELLED = -100  # ignored by torch's cross entropy
+PUNCTUATION = ".,;:!?()[]{}\"'«»“”‘’„…"
+_WORD = re.compile(r"[^ \t\r\n]+")  # a no-break space is part of a word, as in `data.conll`
+_ENTITY_TAG = re.compile(r"[BIES]-.|O$")
 
 
 @dataclass(frozen=True)
 class TaggedSplit(EncodedSplit):
-    """`first_pieces` has, for each word of each example, the position of its first token, or None: the word was cut
-    off, or the tokenizer makes nothing of it."""
+    """`first_pieces` has, for each word of each example, the position of its first token.
+
+    It is None where the word was truncated or the tokenizer produces no token for it.
+    """
 
     first_pieces: list[list[int | None]]
 
 
 @dataclass(frozen=True)
 class Tagging(Kind):
-    """An example's text is its words with a space between two; its label is their tags, in IOB2. What is said of a
-    word's first piece is said of the word, and a word without one is outside."""
+    """An example's label is the list of its words' tags, in IOB2; words are separated by spaces.
+
+    The label of a word is that of its first token. A word without a token is outside.
+    """
 
     label_names: tuple[str, ...]
     metric: str = "ner"
@@ -42,112 +56,128 @@ class Tagging(Kind):
     main: str = "f1"
 
     auto_class = AutoModelForTokenClassification
+    ending = "ForTokenClassification"
     pipeline_tag = "token-classification"
+    baselines = ("most_frequent_tag",)
+    fields = ("entities",)
+
+    @classmethod
+    def from_config(cls, config: PreTrainedConfig) -> Tagging:
+        """Return the kind with the config's labels."""
+        return cls(label_names(config))
 
     def config_fields(self) -> dict[str, Any]:
+        """Return the labels."""
         return label_fields(self.label_names)
 
     def describe(self) -> str:
+        """Name the types of entities."""
         types = sorted({name[2:] for name in self.label_names if name != OUTSIDE})
         return f"named entities ({', '.join(types)})"
 
     def call(self, example: Example) -> str:
+        """Ask for entities rather than tokens."""
         return super().call(example)[:-2] + ", aggregation_strategy='simple'))"
 
-    def encode(self, examples: Sequence[Example], checkpoint: Checkpoint, *, labelled: bool = True) -> list[ModelInput]:
-        return self._encode(examples, checkpoint, labelled)[0]
-
-    def encode_split(
-        self, examples: Sequence[Example], checkpoint: Checkpoint, *, labelled: bool = True
-    ) -> TaggedSplit:
-        return TaggedSplit(examples, *self._encode(examples, checkpoint, labelled))
-
-    def _encode(
-        self, examples: Sequence[Example], checkpoint: Checkpoint, labelled: bool
-    ) -> tuple[list[ModelInput], list[list[int | None]]]:
-        if not checkpoint.tokenizer.is_fast:
-            raise UserError(
-                f"--model {checkpoint.source}: its tokenizer does not tell words apart; save a fast one"
-                " (tokenizer.json)"
-            )
-        encoded = checkpoint.tokenizer(
-            [example.texts[0] for example in examples],
-            truncation=True,
-            max_length=checkpoint.max_length,
-            return_offsets_mapping=True,
-        )
-        all_offsets = encoded.pop("offset_mapping")
-        rows = [{name: values[i] for name, values in encoded.items()} for i in range(len(examples))]
-        first_pieces = [
-            _first_pieces(example.texts[0], offsets) for example, offsets in zip(examples, all_offsets, strict=True)
+    def encode(self, examples: Sequence[Example], checkpoint: Checkpoint, *, labelled: bool = True) -> TaggedSplit:
+        """Tokenize each example as one row."""
+        require_fast_tokenizer(checkpoint)
+        rows, cut = tokenize(checkpoint, [example.texts[0] for example in examples], return_offsets_mapping=True)
+        pieces = [
+            _first_pieces(_words(example.texts[0]), row.pop("offset_mapping"))
+            for example, row in zip(examples, rows, strict=True)
         ]
         if labelled:
             index = {name: i for i, name in enumerate(self.label_names)}
-            for row, example, pieces in zip(rows, examples, first_pieces, strict=True):
+            for row, example, of_row in zip(rows, examples, pieces, strict=True):
                 row["labels"] = [UNLABELLED] * len(row["input_ids"])
-                for tag, position in zip(example.label, pieces, strict=True):
+                for tag, position in zip(example.label, of_row, strict=True):
                     if position is not None:
                         row["labels"][position] = index[tag]
-        return rows, first_pieces
+        return TaggedSplit(examples, rows, cut, pieces)
 
     def collator(self, checkpoint: Checkpoint) -> Callable[[list[ModelInput]], dict[str, torch.Tensor]]:
+        """Pad rows and their labels."""
         return DataCollatorForTokenClassification(checkpoint.tokenizer, label_pad_token_id=UNLABELLED)
 
     def outputs(self, logits: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
-        """(B, T) indices of labels: logits of every token would fill the memory."""
-        return super().outputs(logits).argmax(dim=-1)
+        """Return (B, T, 2): index and probability of each token's best label; all logits would fill the memory."""
+        probability, index = super().outputs(logits).softmax(dim=-1).max(dim=-1)
+        return torch.stack([index.float(), probability], dim=-1)
 
-    def decode(self, outputs: np.ndarray, split: TaggedSplit) -> list[list[str]]:
+    def decode(self, outputs: Outputs, split: EncodedSplit) -> list[list[str]]:
+        """Return each word's tag."""
+        assert isinstance(split, TaggedSplit)
         return [
-            [OUTSIDE if position is None else self.label_names[row[position]] for position in pieces]
+            [OUTSIDE if position is None else self.label_names[int(row[position, 0])] for position in pieces]
             for row, pieces in zip(outputs, split.first_pieces, strict=True)
         ]
 
     def references(self, examples: Sequence[Example]) -> list[list[str]]:
+        """Return each word's right tag."""
         return [list(example.label) for example in examples]
 
-    def prediction_table(
-        self, outputs: np.ndarray, split: TaggedSplit, text_columns: Sequence[str]
-    ) -> dict[str, Sequence]:
-        """A row for each word; `index` is its example's."""
-        rows = [
-            (index, word, tag, predicted)
+    def answer(self, outputs: Outputs, split: EncodedSplit) -> list[Answer]:
+        """Return the entities of each text.
+
+        Tags such as B-PER are joined to entities; any other label but O stands for its word. An entity's probability is
+        the mean over its words. Its characters exclude punctuation around it.
+        """
+        assert isinstance(split, TaggedSplit)
+        iob = all(_ENTITY_TAG.match(name) for name in self.label_names)
+        answers: list[Answer] = []
+        for tags, example, row, pieces in zip(
+            self.decode(outputs, split), split.examples, outputs, split.first_pieces, strict=True
+        ):
+            text, words = example.texts[0], _words(example.texts[0])
+            spans = get_entities(tags) if iob else [(tag, i, i) for i, tag in enumerate(tags) if tag != OUTSIDE]
+            entities = []
+            for label, first, last in spans:
+                inside = [row[position, 1] for position in pieces[first : last + 1] if position is not None]
+                start, end = _without_punctuation(text, words[first][0], words[last][1])
+                probability = rounded(sum(inside) / len(inside))
+                entities.append(
+                    {"label": label, "start": start, "end": end, "text": text[start:end], "probability": probability}
+                )
+            answers.append({"entities": entities})
+        return answers
+
+    def predictions(self, outputs: Outputs, split: EncodedSplit, columns: Sequence[str]) -> list[dict[str, Any]]:
+        """Return a row for each word; `index` is its example's."""
+        return [
+            {"index": index, "word": example.texts[0][start:end], "label": tag, "prediction": predicted}
             for index, (example, tags) in enumerate(zip(split.examples, self.decode(outputs, split), strict=True))
-            for word, tag, predicted in zip(example.texts[0].split(" "), example.label, tags, strict=True)
+            for (start, end), tag, predicted in zip(_words(example.texts[0]), example.label, tags, strict=True)
         ]
-        return dict(zip(("index", "word", "label", "prediction"), zip(*rows, strict=True), strict=True))
-
-    def baselines(self, splits: Splits) -> list[Row]:
-        return [self._most_frequent_tag(splits)]
-
-    def _most_frequent_tag(self, splits: Splits) -> Row:
-        started = time.perf_counter()
-        counts: defaultdict[str, Counter] = defaultdict(Counter)
-        for example in splits.train:
-            for word, tag in zip(example.texts[0].split(" "), example.label, strict=True):
-                counts[word][tag] += 1
-        tags = {word: count.most_common(1)[0][0] for word, count in counts.items()}
-
-        def score(examples: Sequence[Example]) -> dict[str, float]:
-            predictions = [[tags.get(word, OUTSIDE) for word in e.texts[0].split(" ")] for e in examples]
-            return self.score_predictions(predictions, examples)
-
-        reported = {name: score(examples) for name, examples in splits.reported.items()}
-        validation = score(splits.validation)[self.main]
-        return Row.single("most frequent tag per word", validation, reported, seconds=time.perf_counter() - started)
 
 
-def _first_pieces(text: str, offsets: Sequence[tuple[int, int]]) -> list[int | None]:
-    """For each word of `text` the first token that holds a character of it and of no word before; `offsets` (T, 2) are
-    the tokens' characters, (0, 0) for special ones. Byte-level tokenizers count the space before a word to it."""
+def _words(text: str) -> list[tuple[int, int]]:
+    """Return the characters of each word."""
+    return [match.span() for match in _WORD.finditer(text)]
+
+
+def _first_pieces(words: Sequence[tuple[int, int]], offsets: Sequence[tuple[int, int]]) -> list[int | None]:
+    """Return, for each word, the first token that has a character of it and none of an earlier word.
+
+    Args:
+        words: Characters of each word.
+        offsets: Characters of each token, (0, 0) for special ones. Byte-level tokenizers include the space before.
+    """
     positions: list[int | None] = []
-    start, token = 0, 0
-    for word in text.split(" "):
-        end = start + len(word)
+    token = 0
+    for start, end in words:
         while token < len(offsets) and (offsets[token][1] <= start or offsets[token][0] == offsets[token][1]):
             token += 1
         found = token < len(offsets) and offsets[token][0] < end
         positions.append(token if found else None)
         token += found
-        start = end + 1
     return positions
+
+
+def _without_punctuation(text: str, start: int, end: int) -> tuple[int, int]:
+    """Return the characters of an entity without punctuation around it, unless it consists of nothing else."""
+    inner = text[start:end].strip(PUNCTUATION)
+    if not inner:
+        return start, end
+    start = text.index(inner, start)
+    return start, start + len(inner)

@@ -8,53 +8,63 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModelForSeq2SeqLM, DataCollatorForSeq2Seq, PreTrainedTokenizerBase
+from transformers import AutoModelForSeq2SeqLM, DataCollatorForSeq2Seq, PreTrainedConfig, PreTrainedTokenizerBase
 
-from hf_tiny_transformer.cards import THIS_DIRECTORY
+from hf_tiny_transformer.publish.card import THIS_DIRECTORY
 
-from ..checkpoint import Checkpoint
-from ..examples import Example
-from .base import EncodedSplit, Kind, ModelInput
+from ..data import Example
+from .base import Answer, Checkpoint, EncodedSplit, Kind, ModelInput, Outputs, tokenize
 
-METRICS = {
-    "rouge": {"metrics": ("rougeL", "rouge1", "rouge2", "rougeLsum"), "main": "rougeL"},
-    "bleu": {"metrics": ("bleu",), "main": "bleu"},
-}
+METRICS: dict[str, tuple[str, ...]] = {"rouge": ("rougeL", "rouge1", "rouge2", "rougeLsum"), "bleu": ("bleu",)}
 
 
 @dataclass(frozen=True)
 class WrittenSplit(EncodedSplit):
-    """What the model writes is read with `tokenizer`."""
+    """`tokenizer` decodes what the model generates."""
 
     tokenizer: PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
 class TextToText(Kind):
-    """A label is the text to write; `metric` is rouge or bleu. Evaluation writes greedily, or as the checkpoint's
-    generation_config.json says, up to as many tokens as are read."""
+    """A label is the text to write; `metric` is rouge or bleu.
+
+    Evaluation generates greedily, or as the checkpoint's generation_config.json states, up to `max_length` tokens.
+    """
 
     metric: str = "rouge"
 
     auto_class = AutoModelForSeq2SeqLM
-    generates = True
+    ending = "ForConditionalGeneration"
     pipeline_tag = "text2text-generation"
+    generates = True
+    answer_length = Kind.default_max_length
 
     @property
-    def metrics(self) -> tuple[str, ...]:
-        return METRICS[self.metric]["metrics"]
+    def metrics(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Return the scores of `metric`."""
+        return METRICS[self.metric]
 
     @property
-    def main(self) -> str:
-        return METRICS[self.metric]["main"]
+    def main(self) -> str:  # type: ignore[override]
+        """Return the first of them."""
+        return METRICS[self.metric][0]
+
+    @classmethod
+    def from_config(cls, config: PreTrainedConfig) -> TextToText:
+        """Return the kind; its metric is not in the config."""
+        return cls()
 
     def config_fields(self) -> dict[str, Any]:
+        """Return nothing: there are no labels."""
         return {}
 
     def describe(self) -> str:
+        """Describe the output."""
         return "writing a text for a text"
 
     def usage(self, example: Example, trust: str) -> str:
+        """Return code that generates."""
         return f"""from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 {THIS_DIRECTORY}
@@ -63,34 +73,36 @@ model = AutoModelForSeq2SeqLM.from_pretrained(model_id{trust})
 encoded = tokenizer({example.texts[0]!r}, truncation=True, return_tensors="pt")
 print(tokenizer.decode(model.generate(**encoded, max_length=128)[0], skip_special_tokens=True))"""
 
-    def encode(self, examples: Sequence[Example], checkpoint: Checkpoint, *, labelled: bool = True) -> list[ModelInput]:
-        texts = {"text": [example.texts[0] for example in examples]}
-        if labelled:
-            texts["text_target"] = [example.label for example in examples]
-        encoded = checkpoint.tokenizer(**texts, truncation=True, max_length=checkpoint.max_length)
-        if labelled:
-            # Models put the start token before the labels to make the decoder's input; where it is the token that the
-            # tokenizer begins a text with, as in ours, it would come twice.
-            start = getattr(checkpoint.config, "decoder_start_token_id", None)
-            encoded["labels"] = [ids[1:] if ids[:1] == [start] else ids for ids in encoded["labels"]]
-        return [{name: values[i] for name, values in encoded.items()} for i in range(len(examples))]
-
-    def encode_split(
-        self, examples: Sequence[Example], checkpoint: Checkpoint, *, labelled: bool = True
-    ) -> WrittenSplit:
-        return WrittenSplit(examples, self.encode(examples, checkpoint, labelled=labelled), checkpoint.tokenizer)
+    def encode(self, examples: Sequence[Example], checkpoint: Checkpoint, *, labelled: bool = True) -> WrittenSplit:
+        """Tokenize each example as one row."""
+        targets = {"text_target": [example.label for example in examples]} if labelled else {}
+        rows, cut = tokenize(checkpoint, [example.texts[0] for example in examples], **targets)
+        # Models put the start token before the labels to make the decoder's input. Where the tokenizer begins a text
+        # with that token, as ours does, it would occur twice.
+        start = getattr(checkpoint.config, "decoder_start_token_id", None)
+        for row in rows if labelled else ():
+            row["labels"] = row["labels"][1:] if row["labels"][:1] == [start] else row["labels"]
+        return WrittenSplit(examples, rows, cut, checkpoint.tokenizer)
 
     def collator(self, checkpoint: Checkpoint) -> Callable[[list[ModelInput]], dict[str, torch.Tensor]]:
+        """Pad texts and labels."""
         return DataCollatorForSeq2Seq(checkpoint.tokenizer)
 
     def outputs(self, logits: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
-        """(B, T) token ids, which `generates` brings in the place of logits."""
-        return logits
+        """Return (B, T) token ids, which stand in the place of logits because the kind `generates`."""
+        return logits  # type: ignore[return-value]
 
-    def decode(self, outputs: np.ndarray, split: WrittenSplit) -> list[str]:
-        ids = np.where(outputs < 0, split.tokenizer.pad_token_id, outputs)  # Trainer fills up with -100
-        texts = split.tokenizer.batch_decode(ids, skip_special_tokens=True)
-        return [text.strip() for text in texts]
+    def decode(self, outputs: Outputs, split: EncodedSplit) -> list[str]:
+        """Return the texts."""
+        assert isinstance(split, WrittenSplit)
+        tokenizer = split.tokenizer
+        texts = [np.where(ids < 0, tokenizer.pad_token_id, ids) for ids in outputs]  # Trainer pads with -100
+        return [text.strip() for text in tokenizer.batch_decode(texts, skip_special_tokens=True)]
 
     def references(self, examples: Sequence[Example]) -> list[str]:
+        """Return the texts to write."""
         return [example.label for example in examples]
+
+    def answer(self, outputs: Outputs, split: EncodedSplit) -> list[Answer]:
+        """Return the text."""
+        return [{"prediction": text} for text in self.decode(outputs, split)]

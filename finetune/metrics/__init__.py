@@ -1,16 +1,16 @@
-"""The bench's metrics: one `evaluate` module a folder, each a file of its own that loads from disk without a network.
+"""Metrics: one `evaluate` module per folder, which loads from disk without a network.
 
     evaluate.load("finetune/metrics/glue", "mrpc").compute(predictions=[...], references=[...])
     finetune.metrics.score("glue/mrpc", [...], [...])
 
-Both run the same `compute` function of `NAME/NAME.py`; `score` spares the round trip through evaluate's cache files.
-All scores lie between 0 and 1 (correlations between -1 and 1), also where the original counts in percent, and higher is
-better. A correlation with something constant is 0, as Matthews' is by definition: a mean over seeds stays a number.
+Both call the `compute` function of `NAME/NAME.py`; `score` does not go through evaluate's cache files. All scores are
+between 0 and 1 (correlations between -1 and 1), also where the original is in percent, and higher is better. A
+correlation with a constant is 0, as Matthews' is by definition, so that a mean over seeds stays a number.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -20,33 +20,70 @@ MODULES = ("accuracy", "bleu", "f1", "glue", "multilabel", "ner", "rouge", "squa
 
 
 def score(name: str, predictions: Sequence[Any], references: Sequence[Any]) -> dict[str, float]:
-    """Scores by name, as the module's docstring says.
+    """Return the scores of predictions.
 
     Args:
-        name: a module, like `accuracy`, or `glue/TASK` with a task named as on the Hub (cola, stsb, mnli_matched, ...).
+        name: A module, like `accuracy`, or `glue/TASK` with a task's name on the Hub (cola, stsb, mnli_matched, ...).
+        predictions: As the module's `compute` describes.
+        references: One for each prediction.
 
     Raises:
-        ValueError: no such metric, nothing to score, or not one reference for each prediction.
+        ValueError: There is no such metric, nothing to score, or not one reference for each prediction.
     """
-    module, *config_name = name.split("/", 1)
     if name not in names():
-        raise ValueError(f"no metric {name!r}; known are {', '.join(names())}")
+        raise ValueError(f"no metric {name!r}; expected {', '.join(names())}")
     if len(predictions) != len(references):
         raise ValueError(f"metric {name}: {len(predictions)} predictions, but {len(references)} references")
     if len(predictions) == 0:
         raise ValueError(f"metric {name}: nothing to score")
+    module, *config_name = name.split("/", 1)
     return _module(module).compute(predictions, references, *config_name)
 
 
 def names() -> list[str]:
-    """All that `score` knows."""
+    """Return the metrics that `score` knows."""
     tasks = [f"glue/{task}" for task in _module("glue").TASKS]
     return sorted([*(module for module in MODULES if module != "glue"), *tasks])
 
 
 def path(module: str) -> Path:
-    """The folder that `evaluate.load` takes."""
+    """Return the folder that `evaluate.load` takes."""
     return Path(__file__).parent / module
+
+
+def evaluate_module(compute: Callable[..., dict[str, float]], prediction: str, *references: str) -> type:
+    """Return the class that `evaluate.load` looks for in a module.
+
+    Args:
+        compute: The module's function; if the module has `TASKS`, it takes one of them as a third argument.
+        prediction: The type of a prediction for `datasets.Value`; of a list, with "[]" behind it.
+        references: The types that a reference may have; without any, that of a prediction.
+    """
+    import datasets
+    import evaluate
+
+    def feature(name: str) -> Any:
+        value = datasets.Value(name.removesuffix("[]"))
+        return datasets.Sequence(value) if name.endswith("[]") else value
+
+    tasks = compute.__globals__.get("TASKS")
+
+    class Module(evaluate.Metric):
+        def _info(self) -> evaluate.MetricInfo:
+            if tasks is not None and self.config_name not in tasks:
+                raise KeyError(f"no GLUE task {self.config_name!r}; expected {', '.join(tasks)}")
+            features = [
+                datasets.Features({"predictions": feature(prediction), "references": feature(reference)})
+                for reference in references or [prediction]
+            ]
+            about = {"description": compute.__globals__["__doc__"], "inputs_description": compute.__doc__}
+            return evaluate.MetricInfo(citation="", features=features if references else features[0], **about)
+
+        def _compute(self, predictions: Sequence[Any], references: Sequence[Any]) -> dict[str, float]:
+            return compute(predictions, references, *(() if tasks is None else (self.config_name,)))
+
+    Module.__name__ = compute.__module__.rpartition(".")[2].title()  # evaluate's name of the metric
+    return Module
 
 
 def _module(module: str) -> ModuleType:

@@ -1,10 +1,10 @@
-"""GLUE's official metrics (Wang et al. 2019, table 1), under the names of upstream's `glue` module."""
+"""GLUE's official metrics (Wang et al. 2019, table 1), with the names of evaluate's own `glue` module."""
 
-import datasets
-import evaluate
 import numpy as np
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+
+from finetune.metrics import evaluate_module
 
 
 def _accuracy(predictions, references) -> dict[str, float]:
@@ -12,7 +12,7 @@ def _accuracy(predictions, references) -> dict[str, float]:
 
 
 def _accuracy_and_f1(predictions, references) -> dict[str, float]:
-    """F1 is that of label 1, "is a paraphrase"."""
+    """F1 is that of label 1, "paraphrase"."""
     f1 = f1_score(references, predictions, pos_label=1, average="binary", zero_division=0)
     return {**_accuracy(predictions, references), "f1": float(f1)}
 
@@ -22,7 +22,7 @@ def _matthews(predictions, references) -> dict[str, float]:
 
 
 def _correlations(predictions, references) -> dict[str, float]:
-    """0 where either side is constant, for which the formulas have 0 / 0; nan stays nan."""
+    """Return 0 if either side is constant, where the formulas are 0 / 0; NaN stays NaN."""
     predictions, references = np.asarray(predictions, dtype=float), np.asarray(references, dtype=float)
     if np.ptp(predictions) == 0 or np.ptp(references) == 0:
         return {"pearson": 0.0, "spearmanr": 0.0}
@@ -49,23 +49,8 @@ TASKS = {
 
 
 def compute(predictions, references, config_name) -> dict[str, float]:
-    """Both (N,): label ids, for stsb numbers."""
+    """Score label ids or, for stsb, numbers, both (N,)."""
     return TASKS[config_name](predictions, references)
 
 
-class Glue(evaluate.Metric):
-    """`compute` for `evaluate.load(PATH, TASK)`."""
-
-    def _info(self) -> evaluate.MetricInfo:
-        if self.config_name not in TASKS:
-            raise KeyError(f"no GLUE task {self.config_name!r}; known are {', '.join(TASKS)}")
-        value = datasets.Value("float64" if self.config_name == "stsb" else "int64")
-        return evaluate.MetricInfo(
-            description=__doc__,
-            citation="",
-            inputs_description=compute.__doc__,
-            features=datasets.Features({"predictions": value, "references": value}),
-        )
-
-    def _compute(self, predictions, references):
-        return compute(predictions, references, self.config_name)
+Glue = evaluate_module(compute, "float64")

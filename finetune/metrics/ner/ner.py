@@ -1,13 +1,15 @@
-"""Precision, recall and F1 of whole entities, by seqeval, which counts as CoNLL's script conlleval does."""
+"""Precision, recall and F1 of whole entities by seqeval, which counts like CoNLL's script conlleval."""
 
-import datasets
-import evaluate
 from seqeval.metrics import accuracy_score, classification_report
+
+from finetune.metrics import evaluate_module
 
 
 def compute(predictions, references) -> dict[str, float]:
-    """Both N lists of tags, one a word: O, B-PER, I-PER, ... in IOB1 or IOB2. An entity is right when its type and both
-    ends are; `accuracy` is that of single tags, and `f1_PER` and so on are those of one type."""
+    """Score N lists of tags, one per word: O, B-PER, I-PER, ... in IOB1 or IOB2.
+
+    An entity is correct if its type and both ends are. `accuracy` is that of tags; `f1_PER` and so on are per type.
+    """
     report = classification_report(list(references), list(predictions), output_dict=True, zero_division=0)
     overall = report["micro avg"]
     scores = {
@@ -20,17 +22,4 @@ def compute(predictions, references) -> dict[str, float]:
     return {name: float(value) for name, value in scores.items()}
 
 
-class Ner(evaluate.Metric):
-    """`compute` for `evaluate.load`."""
-
-    def _info(self) -> evaluate.MetricInfo:
-        tags = datasets.Sequence(datasets.Value("string"))
-        return evaluate.MetricInfo(
-            description=__doc__,
-            citation="",
-            inputs_description=compute.__doc__,
-            features=datasets.Features({"predictions": tags, "references": tags}),
-        )
-
-    def _compute(self, predictions, references):
-        return compute(predictions, references)
+Ner = evaluate_module(compute, "string[]")

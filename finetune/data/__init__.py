@@ -1,0 +1,160 @@
+"""Labelled texts and their splits, whatever format they were read from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hf_tiny_transformer.common.errors import UserError, first_line
+
+HELD_OUT_SHARE = 0.05
+HELD_OUT_MOST = 2000
+HELD_OUT_SEED = 20202
+SPLIT_NAMES = {"train": ("train",), "dev": ("validation", "valid", "val", "dev", "testa"), "test": ("test", "testb")}
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row: a text per text column of the task, and a label (serialisable as JSON) of the kind's type."""
+
+    texts: tuple[str, ...]
+    label: Any
+
+
+# Splits a training set into (training rows, validation rows).
+HoldOut = Callable[[Sequence[Example]], tuple[list[Example], list[Example]]]
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The rows of a task.
+
+    `validation` is used for model selection (epoch, seed, hyperparameters). `reported` splits are read only for the
+    final scores; the first is the headline, which a single figure refers to.
+    """
+
+    train: Sequence[Example]
+    validation: Sequence[Example]
+    reported: dict[str, Sequence[Example]]
+
+    @property
+    def headline(self) -> str:
+        """Return the name of the first reported split."""
+        return next(iter(self.reported))
+
+    def named(self) -> dict[str, Sequence[Example]]:
+        """Return all splits by name."""
+        return {"train": self.train, "validation": self.validation, **self.reported}
+
+    def describe(self) -> dict[str, Any]:
+        """Return the rows per split, and a sha256 of all texts and labels in order, which identifies the data."""
+        digest = hashlib.sha256()
+        for name, examples in self.named().items():
+            for example in examples:
+                digest.update(json.dumps([name, *example.texts, example.label]).encode() + b"\n")
+        counts = {name: len(examples) for name, examples in self.named().items()}
+        return {"counts": counts, "sha256": digest.hexdigest()}
+
+    def require_trainable(self, origin: str) -> None:
+        """Check that there is something to learn; `origin` names the rows in messages.
+
+        Raises:
+            UserError: A split is empty, or all training rows have the same label. Lists are exempt (tags of words,
+                answers in a text): equal ones still mark different positions.
+        """
+        for name, examples in self.named().items():
+            if not examples:
+                raise UserError(f"{origin}: the {name} split is empty; add rows")
+        labels = [example.label for example in self.train if not isinstance(example.label, list)]
+        if labels and len({json.dumps(label) for label in labels}) < 2:
+            raise UserError(f"{origin}: all {len(labels)} training rows have one label; add rows with other labels")
+
+
+def hold_out(train: Sequence[Example], groups: Sequence[int] | None = None) -> tuple[list[Example], list[Example]]:
+    """Split a training set that has no validation split into (training rows, validation rows), by a fixed seed.
+
+    Args:
+        train: The rows.
+        groups: The group of each row; a group is never divided. None makes each row its own group.
+    """
+    members: dict[int, list[int]] = {}
+    for row, group in enumerate(range(len(train)) if groups is None else groups):
+        members.setdefault(group, []).append(row)
+    order = list(members)
+    random.Random(HELD_OUT_SEED).shuffle(order)
+    wanted = min(HELD_OUT_MOST, max(1, round(HELD_OUT_SHARE * len(train))))
+    held_out: set[int] = set()
+    while order and len(held_out) < wanted:
+        held_out.update(members[order.pop(0)])
+    return (
+        [example for i, example in enumerate(train) if i not in held_out],
+        [example for i, example in enumerate(train) if i in held_out],
+    )
+
+
+def find_splits(names: Iterable[str], origin: str) -> dict[str, str]:
+    """Return the names of `train` and of `dev`, `test` or both, known by a word in them (eng.testa, dev-v2.0.json).
+
+    Args:
+        names: Names of files, or of splits on the Hub.
+        origin: Where they are, for error messages.
+
+    Raises:
+        UserError: Two names match one split, or there is nothing to train on or nothing to report.
+    """
+    found: dict[str, str] = {}
+    for name in names:
+        words = set(re.split(r"[^a-z]+", name.lower()))
+        split = next((split for split, known in SPLIT_NAMES.items() if words & set(known)), None)
+        if split in found:
+            raise UserError(f"{origin}: {found[split]} and {name} both match {split}; remove one of them")
+        if split is not None:
+            found[split] = name
+    if "train" not in found or len(found) < 2:
+        raise UserError(
+            f"{origin}: found {' and '.join(found) or 'no split'}, but train is required, and dev, test or both; "
+            "names must contain these words"
+        )
+    return {split: found[split] for split in SPLIT_NAMES if split in found}
+
+
+def find_split_files(folder: Path, suffix: str = "") -> dict[str, Path]:
+    """Apply `find_splits` to the files of a folder whose names end in `suffix`.
+
+    Raises:
+        UserError: There is no such folder, or as `find_splits`.
+    """
+    if not folder.is_dir():
+        raise UserError(f"--data {folder}: no such folder; name the one that holds the train, dev and test files")
+    names = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name.endswith(suffix))
+    return {split: folder / name for split, name in find_splits(names, f"--data {folder}").items()}
+
+
+def arrange(found: dict[str, list[Example]], hold_out: HoldOut = hold_out) -> Splits:
+    """Assign the splits that exist to their roles.
+
+    With dev and test, dev is the validation split and test is reported. With one of them, that one is reported, and
+    `hold_out` takes the validation split from the training rows.
+    """
+    if len(found) == 3:
+        return Splits(found["train"], found["dev"], {"test": found["test"]})
+    train, validation = hold_out(found["train"])
+    return Splits(train, validation, {name: rows for name, rows in found.items() if name != "train"})
+
+
+def from_hub(read: Callable[..., Any], name: str, *arguments: Any, advice: str, **options: Any) -> Any:
+    """Call `read`, a function of `datasets`, for a data set; `advice` tells the user what to do if it fails.
+
+    Raises:
+        UserError: There is no such data set, or the Hub cannot be reached.
+    """
+    try:
+        return read(name, *arguments, **options)
+    except Exception as error:  # the Hub's clients raise a dozen unrelated types for "cannot be reached"
+        raise UserError(f"{name} cannot be read from the Hub ({first_line(error)}); {advice}") from None

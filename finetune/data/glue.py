@@ -1,0 +1,223 @@
+"""GLUE tasks (Wang et al. 2018): the official folders of .tsv files, or the Hub's copy."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+
+from hf_tiny_transformer.common.errors import UserError
+from hf_tiny_transformer.common.processes import say
+from hf_tiny_transformer.common.tables import parse_number, read_lines
+
+from . import HELD_OUT_SEED, Example, HoldOut, Splits, from_hub, hold_out
+
+HUB_PATH = "nyu-mll/glue"
+HELD_OUT_SENTENCES = 0.1  # share of SST-2's sentences
+_MRPC_TRAIN, _MRPC_DEV_IDS, _MRPC_PAIR = "msr_paraphrase_train.txt", "dev_ids.tsv", ("#1 ID", "#2 ID")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One official split: its name (of a test split, in a submission), its file, and where it is on the Hub."""
+
+    name: str
+    file: str
+    hub_split: str
+    hub_config: str | None = None  # if it is not the task's
+
+
+@dataclass(frozen=True)
+class GlueSource:
+    """Where a GLUE task is, on the Hub and in the official folders.
+
+    GLUE does not publish its test labels. The official dev set is reported, and the validation split is a seeded part
+    of the training set.
+    """
+
+    hub_config: str
+    folder: str
+    file_columns: tuple[str, ...]  # the text columns in the files; on the Hub they are named like the task's
+    file_labels: tuple[str, ...] = ()  # as spelled in the files, in the order of the label names; () for numbers
+    label_column: str = "label"
+    header: tuple[str, ...] = ()  # the columns of train and dev files that have no header
+    dev: tuple[Part, ...] = (Part("dev", "dev.tsv", "validation"),)
+    test: tuple[Part, ...] = ()
+    drops_broken_rows: bool = False  # which some official files contain: they are skipped and counted
+    hold_out: HoldOut = hold_out
+
+    @property
+    def test_parts(self) -> tuple[Part, ...]:
+        """The official test sets."""
+        return self.test or (Part(self.folder, "test.tsv", "test"),)
+
+
+def load_glue(source: GlueSource, text_columns: Sequence[str], data: str | None) -> Splits:
+    """Read a task's labelled splits.
+
+    Args:
+        source: Where the task is.
+        text_columns: The text columns on the Hub.
+        data: A folder in GLUE's layout, or the task's own folder in it; None reads the Hub's copy.
+
+    Raises:
+        UserError: A folder, file, column or label is missing or wrong, or the Hub cannot be reached.
+    """
+    folder = None if data is None else _task_folder(Path(data), source)
+    if folder is not None and (folder / _MRPC_TRAIN).is_file() and not (folder / "train.tsv").exists():
+        train, dev = _original_mrpc(folder, source)
+        return Splits(*source.hold_out(train), {source.dev[0].name: dev})
+
+    def read(part: Part) -> list[Example]:
+        if folder is None:
+            return [_hub_example(row, text_columns, row["label"]) for row in _hub_rows(source, part)]
+        return [_example(where, values, source) for where, _, values in _labelled_rows(folder / part.file, source)]
+
+    train, validation = source.hold_out(read(Part("train", "train.tsv", "train")))
+    return Splits(train, validation, {part.name: read(part) for part in source.dev})
+
+
+def load_test(
+    source: GlueSource, text_columns: Sequence[str], data: str | None
+) -> dict[str, list[tuple[str, Example]]]:
+    """Return the (index, unlabelled example) pairs of each test split that exists, by its name in a submission.
+
+    Raises:
+        UserError: A file is broken, or the Hub cannot be reached.
+    """
+    found = {}
+    for part in source.test_parts:
+        if data is None:
+            rows = _hub_rows(source, part)
+            found[part.name] = [(str(row["idx"]), _hub_example(row, text_columns, None)) for row in rows]
+        elif (path := _task_folder(Path(data), source) / part.file).is_file():
+            rows = _rows(path, source.file_columns)  # the first column is the index, whatever its name
+            found[part.name] = [(first, Example(tuple(texts), None)) for _, first, texts in rows]
+    return found
+
+
+def is_present(source: GlueSource, data: str | None) -> bool:
+    """Return whether a folder holds the task; the Hub holds all."""
+    return data is None or (Path(data) / source.folder).is_dir()
+
+
+def hold_out_sentences(train: Sequence[Example]) -> tuple[list[Example], list[Example]]:
+    """Split SST-2's phrases so that no part of a validation sentence is trained on.
+
+    Stanford's treebank (Socher et al. 2013) labels every phrase of a sentence's parse tree. GLUE's SST-2 trains on all
+    of them, while its dev and test sets are whole sentences. Phrases drawn at random would be too easy: their
+    sentences are trained on. Here a seeded tenth of the sentences is the validation split, and phrases that occur in
+    no other sentence are removed from training. A sentence is a row that is part of no other row.
+    """
+    owners = _owners([example.texts[0] for example in train])
+    sentences = sorted({owner for of_row in owners for owner in of_row})
+    random.Random(HELD_OUT_SEED).shuffle(sentences)
+    held_out = set(sentences[: max(1, round(HELD_OUT_SENTENCES * len(sentences)))])
+    return (
+        [example for example, of_row in zip(train, owners, strict=True) if not held_out.issuperset(of_row)],
+        [train[row] for row in sorted(held_out)],
+    )
+
+
+def _owners(texts: Sequence[str]) -> list[list[int]]:
+    """Return for each row the sentences that contain it, by their rows; a sentence contains itself."""
+    rows = defaultdict(list)
+    for row, text in enumerate(texts):
+        rows[" ".join(text.split())].append(row)
+    owners: list[list[int]] = [[] for _ in texts]
+    for text in sorted(rows, key=lambda text: -len(text.split())):  # longest first: a part comes after its sentence
+        sentence = rows[text][0]
+        if owners[sentence]:
+            continue
+        words = text.split()
+        spans = {" ".join(words[i:j]) for i in range(len(words)) for j in range(i + 1, len(words) + 1)}
+        for part in spans & rows.keys():
+            for row in rows[part]:
+                owners[row].append(sentence)
+    return owners
+
+
+def _hub_rows(source: GlueSource, part: Part) -> Any:
+    advice = f"check the network, or give --data a folder that holds {source.folder}/train.tsv and its dev set"
+    config = part.hub_config or source.hub_config
+    return from_hub(datasets.load_dataset, HUB_PATH, config, split=part.hub_split, advice=advice)
+
+
+def _hub_example(row: dict[str, Any], text_columns: Sequence[str], label: int | float | None) -> Example:
+    return Example(tuple(row[column].strip() for column in text_columns), label)
+
+
+def _task_folder(data: Path, source: GlueSource) -> Path:
+    if not data.is_dir():
+        raise UserError(f"--data {data}: no such folder; name the one that holds {source.folder}/train.tsv")
+    return data / source.folder if (data / source.folder).is_dir() else data
+
+
+def _labelled_rows(path: Path, source: GlueSource, more: Sequence[str] = ()) -> list[tuple[str, str, list[str]]]:
+    broken: list[str] = []
+    skip = broken.append if source.drops_broken_rows else None
+    rows = list(_rows(path, [*more, *source.file_columns, source.label_column], source.header, skip))
+    if broken:
+        say(f"{path}: skipped {len(broken)} broken rows")
+    if not rows:
+        raise UserError(f"{path}: a header and no rows; add labelled texts")
+    return rows
+
+
+def _rows(
+    path: Path, columns: Sequence[str], header: Sequence[str] = (), skip: Callable[[str], None] | None = None
+) -> Iterator[tuple[str, str, list[str]]]:
+    """Iterate over rows, in which quotes are text: place for error messages, first field, and the fields of `columns`.
+
+    `header` names the columns of a file without one. `skip` is called with the place of a row with the wrong number of
+    fields; None refuses it.
+
+    Raises:
+        UserError: The file is missing, empty or not UTF-8, lacks a column, or has a broken row.
+    """
+    lines = read_lines(path, newline="\n")  # texts may hold other line ends
+    if not header:
+        number, first = next(lines, (0, ""))
+        if not first.strip():
+            raise UserError(f"{path}: the file is empty; expected a header and rows")
+        header = first.removesuffix("\r").split("\t")
+    if missing := [column for column in columns if column not in header]:
+        raise UserError(f"{path}, line 1: no column {missing[0]!r}; expected {', '.join(columns)}")
+    places = [header.index(column) for column in columns]
+    for number, line in lines:
+        where, fields = f"{path}, line {number}", line.removesuffix("\r").split("\t")
+        if len(fields) == len(header):
+            yield where, fields[0], [fields[place].strip() for place in places]
+        elif skip is not None:
+            skip(where)
+        else:
+            raise UserError(f"{where}: {len(fields)} fields, but there are {len(header)} columns; correct the row")
+
+
+def _example(where: str, values: Sequence[str], source: GlueSource) -> Example:
+    *texts, label = values
+    if not source.file_labels:
+        number = parse_number(label)
+        if number is None:
+            raise UserError(f"{where}: the {source.label_column} {label!r} is not a number; correct it")
+        return Example(tuple(texts), number)
+    if label not in source.file_labels:
+        raise UserError(f"{where}: unknown label {label!r}; expected {', '.join(source.file_labels)}")
+    return Example(tuple(texts), source.file_labels.index(label))
+
+
+def _original_mrpc(folder: Path, source: GlueSource) -> tuple[list[Example], list[Example]]:
+    """Read MRPC as Microsoft publishes it: the dev set is the pairs of the training file listed in dev_ids.tsv."""
+    path, ids = folder / _MRPC_TRAIN, folder / _MRPC_DEV_IDS
+    chosen = {tuple(line.split()) for _, line in read_lines(ids)}
+    train, dev = [], []
+    for where, _, (first, second, *values) in _labelled_rows(path, source, more=_MRPC_PAIR):
+        (dev if (first, second) in chosen else train).append(_example(where, values, source))
+    if not dev:
+        raise UserError(f"{ids}: lists no pair of {path.name}; use GLUE's own file")
+    return train, dev

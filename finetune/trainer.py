@@ -1,0 +1,471 @@
+"""transformers' `Trainer`, and the parts where it falls short of an exact and interruptible fine-tuning run."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import shutil
+import sys
+import time
+import warnings
+import zipfile
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import safe_open
+from safetensors.torch import save_model
+from torch import nn
+from transformers import (
+    EarlyStoppingCallback,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerState,
+    TrainingArguments,
+)
+from transformers.trainer_callback import TrainerControl
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from hf_tiny_transformer.common.environment import supports_bf16
+from hf_tiny_transformer.common.errors import UserError, first_line
+from hf_tiny_transformer.common.files import atomic_write_json, read_json
+from hf_tiny_transformer.common.processes import is_main, say, wait_for_everyone, world_size
+
+from .kinds import Checkpoint, EncodedSplit, Kind
+from .kinds.base import ModelInput, row_length
+from .settings import FinetuneSettings
+
+WINDOW = 16  # batches whose texts are sorted among themselves: more saves hardly any padding, and mixes less
+SECONDS_BETWEEN_LINES = 60.0
+LAST = "last.json"  # in a seed's directory: the name of the last complete checkpoint
+STATE = "trainer_state.json"
+# `encoder.layer.3.` (BERT), `layers.3.` (ours, ModernBERT), `h.3.` (GPT-2), `block.3.` (T5)
+_LAYER = re.compile(r"(?:^|\.)(?:layers?|h|block)\.(\d+)\.")
+
+
+class FineTuner(Trainer):
+    """Trains on batches of texts of similar length; evaluates by the kind's scores, on rows sorted by length.
+
+    Args:
+        kind: The kind of task.
+        checkpoint: The model's tokenizer and length.
+        settings: Of the run.
+        evaluated: The split that is scored after each epoch, or the one to predict.
+        model: The model; it is modified.
+        directory: For Trainer's checkpoints.
+        seed: Of order, dropout and masking.
+        train: The training split; without one the object only predicts.
+        title: Begins each line of progress.
+    """
+
+    def __init__(
+        self,
+        kind: Kind,
+        checkpoint: Checkpoint,
+        settings: FinetuneSettings,
+        evaluated: EncodedSplit,
+        model: nn.Module,
+        directory: Path,
+        *,
+        seed: int = 0,
+        train: EncodedSplit | None = None,
+        title: str = "",
+    ) -> None:
+        self.kind, self.evaluated, self.longest = kind, evaluated, checkpoint.max_length
+        rows = None if train is None else MaskedTexts(train.rows, checkpoint.tokenizer, settings.token_masking)
+        super().__init__(
+            model=model,
+            args=_arguments(kind, settings, seed, directory),
+            data_collator=kind.collator(checkpoint),
+            train_dataset=rows,
+            eval_dataset=[evaluated.rows[i] for i in evaluated.by_length],
+            compute_metrics=lambda found: kind.scores(self._in_order(found.predictions), evaluated),
+            preprocess_logits_for_metrics=lambda logits, _labels: kind.outputs(logits),
+            optimizer_cls_and_kwargs=_optimizer(model, settings),
+        )
+        self.remove_callback(PrinterCallback)
+        if settings.patience is not None:
+            self.add_callback(EarlyStoppingCallback(settings.patience))
+        if train is not None:
+            self.add_callback(Progress(title, kind.main, settings.epochs))
+            if world_size() > 1:
+                # Trainer multiplies the loss by the number of processes if `forward` takes **kwargs: it assumes that
+                # the model divided by the items of all of them. Stock BERT does not, and label smoothing never does.
+                batch = self.data_collator(train.rows[:1])
+                divides = not self.args.label_smoothing_factor and _divides_by_items(self.model, batch)
+                self.model_accepts_loss_kwargs = self.model_accepts_loss_kwargs and divides
+
+    def train_or_resume(self) -> None:
+        """Train, or continue after the last complete epoch in the directory; the model then has the best weights.
+
+        Raises:
+            UserError: The last checkpoint is damaged.
+        """
+        directory = Path(self.args.output_dir)
+        last = _last_checkpoint(directory)
+        if last is None:
+            self.train()
+            return
+        if is_main():
+            _check(last)
+            state = TrainerState.load_from_json(str(last / STATE))
+            # The path that was saved is that of the run which wrote it; the directory may have been moved since.
+            best = directory / f"{PREFIX_CHECKPOINT_DIR}-{state.best_global_step}"
+            content = json.loads((last / STATE).read_text(encoding="utf-8"))
+            atomic_write_json(last / STATE, content | {"best_model_checkpoint": str(best) if best.is_dir() else None})
+        wait_for_everyone()
+        state = TrainerState.load_from_json(str(last / STATE))
+        if state.stateful_callbacks[TrainerControl.__name__]["args"]["should_training_stop"]:
+            # Trainer would forget that patience had ended the training, and train another epoch.
+            self.args.num_train_epochs = round(state.epoch)
+        self.train(resume_from_checkpoint=str(last))
+
+    def predictions(self) -> np.ndarray:
+        """Return the model's outputs for the evaluated split, in the order of its rows."""
+        self.compute_metrics = None
+        return self._in_order(self.predict(self.eval_dataset).predictions)
+
+    def _in_order(self, outputs: np.ndarray) -> np.ndarray:
+        ordered = np.empty_like(outputs)
+        ordered[self.evaluated.by_length] = outputs
+        return ordered
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> LengthGroupedOrder:
+        lengths = [row_length(row) for row in self.train_dataset.rows]
+        whole_batch = self.args.train_batch_size * world_size()  # each process takes its part of it
+        return LengthGroupedOrder(lengths, whole_batch, self.args.seed)
+
+    def prediction_step(
+        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
+    ) -> tuple[Any, Any, Any]:
+        """Return (loss, output, labels) of a batch; the output of a kind that generates is the generated text.
+
+        transformers' Seq2SeqTrainer runs each batch a second time for its loss.
+        """
+        if not self.kind.generates:
+            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        inputs = self._prepare_inputs(inputs)
+        labels = inputs.pop("labels", None)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            return None, self.model.generate(**inputs, max_length=self.longest), labels
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the weights of a checkpoint, under the names by which Trainer loads them.
+
+        `save_pretrained` would restore the names of old checkpoints (LayerNorm.gamma), which Trainer then ignores when
+        it resumes; it would also write code and tokenizer once per epoch, and Trainer a pickle of its arguments.
+        """
+        if self.args.should_save:
+            Path(output_dir or self.args.output_dir).mkdir(parents=True, exist_ok=True)
+            save_model(self.model, str(Path(output_dir or self.args.output_dir) / "model.safetensors"))
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Make a checkpoint a transaction: it counts when all processes have written it, and only then others go.
+
+        Trainer writes into the final directory and deletes older ones before all processes are done.
+        """
+        super()._save_checkpoint(model, trial)
+        wait_for_everyone()
+        if is_main():
+            directory, last = Path(self.args.output_dir), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+            atomic_write_json(directory / LAST, {"checkpoint": last})
+            remove_checkpoints(directory, {last, f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}"})
+
+
+class LengthGroupedOrder(torch.utils.data.Sampler[int]):
+    """The order of training: batches of texts of similar length, themselves in random order.
+
+    Each epoch is another permutation of the rows, divided into windows, sorted within them, divided into batches, and
+    these are shuffled. It depends on seed and epoch alone. transformers' `group_by_length` leaves the batches of a
+    window sorted from long to short, which in a small data set is the whole epoch, and draws from the global generator,
+    which differs between processes as soon as they drew different numbers: rows are then trained twice or not at all.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
+        self.lengths, self.batch_size, self.seed, self.epoch = torch.tensor(lengths), batch_size, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the epoch, from 0; Trainer calls this through accelerate."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed)
+        whole = len(self.lengths) // self.batch_size
+        for _ in range(self.epoch + 1):
+            rows = torch.randperm(len(self.lengths), generator=generator)
+            order = torch.randperm(whole, generator=generator).tolist()
+        windows = rows.split(WINDOW * self.batch_size)
+        rows = torch.cat([window[self.lengths[window].argsort(stable=True)] for window in windows])
+        batches = rows.split(self.batch_size)
+        order += range(whole, len(batches))  # a short batch has to stay the last one
+        return iter(torch.cat([batches[i] for i in order]).tolist())
+
+
+class MaskedTexts(torch.utils.data.Dataset):
+    """Training rows in which a share of the ordinary tokens is replaced by [MASK], drawn again at each reading.
+
+    The model cannot rely on single words, and it knows the mask from its pretraining. A tokenizer without a mask token
+    leaves the texts as they are.
+    """
+
+    def __init__(self, rows: list[ModelInput], tokenizer: PreTrainedTokenizerBase, share: float) -> None:
+        self.rows, self.mask_id = rows, tokenizer.mask_token_id
+        self.share = share if self.mask_id is not None else 0.0
+        self.special = torch.tensor(tokenizer.all_special_ids)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> ModelInput:
+        row = self.rows[index]
+        if self.share == 0:
+            return row
+        ids = row["input_ids"]
+        several = isinstance(ids[0], list)
+        return {**row, "input_ids": [self._masked(choice) for choice in ids] if several else self._masked(ids)}
+
+    def _masked(self, input_ids: list[int]) -> list[int]:
+        ids = torch.tensor(input_ids)
+        hidden = (torch.rand(len(ids)) < self.share) & ~torch.isin(ids, self.special)
+        return ids.masked_fill(hidden, self.mask_id).tolist()
+
+
+class Progress(TrainerCallback):
+    """A line per epoch, its seconds in Trainer's log, and between epochs a bar or, in a log, a line a minute.
+
+    Trainer's own callbacks print raw dictionaries, and no rate or time left outside a terminal.
+    """
+
+    def __init__(self, title: str, main: str, total: int) -> None:
+        self.title, self.main, self.total = title, main, total
+        self.bar = _Bar() if sys.stderr.isatty() and is_main() else None
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        """Note the time, and say where a resumed training continues."""
+        self.began = self.last_line = self.epoch_began = time.monotonic()
+        self.first_step = state.global_step
+        if self.bar is not None:
+            self.bar.on_train_begin(args, state, control)
+        if state.global_step and state.epoch < args.num_train_epochs:
+            self.write(f"{self.title}  continues after epoch {round(state.epoch)}/{self.total}")
+
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        """Show how far the training is."""
+        if self.bar is not None:
+            self.bar.on_step_end(args, state, control)
+            return
+        now = time.monotonic()
+        if now - self.last_line < SECONDS_BETWEEN_LINES:
+            return
+        self.last_line, rate = now, (state.global_step - self.first_step) / (now - self.began)
+        left = round((state.max_steps - state.global_step) / rate)
+        self.write(
+            f"{self.title}  epoch {state.epoch:.2f}/{self.total}  "
+            f"{rate * args.train_batch_size * world_size():,.0f} texts/s  {left // 60}:{left % 60:02d} left"
+        )
+
+    def on_evaluate(self, args: Any, state: TrainerState, control: Any, metrics: Any, **kwargs: Any) -> None:
+        """Write the line of an epoch, and put its seconds into the log, which a checkpoint keeps."""
+        seconds, self.epoch_began = time.monotonic() - self.epoch_began, time.monotonic()
+        state.log_history[-1]["seconds"] = round(seconds, 2)
+        loss = next((entry["loss"] for entry in reversed(state.log_history) if "loss" in entry), float("nan"))
+        self.write(
+            f"{self.title}  epoch {round(state.epoch)}/{self.total}  train loss {loss:.4f}  "
+            f"validation {100 * metrics[f'eval_{self.main}']:.2f}  {seconds:.1f} s"
+        )
+
+    def on_train_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        """Remove the bar."""
+        if self.bar is not None:
+            self.bar.on_train_end(args, state, control)
+
+    def write(self, line: str) -> None:
+        """Print a line, above the bar if there is one."""
+        if self.bar is not None:
+            self.bar.training_bar.write(line, file=sys.stderr)
+        else:
+            say(line)
+
+
+class _Bar(ProgressCallback):
+    """transformers' bar, driven by `Progress`."""
+
+
+def epoch_records(kind: Kind, state: TrainerState) -> list[dict[str, Any]]:
+    """Return loss, scores and seconds of every epoch from Trainer's log, also of those before it was resumed."""
+    losses = [entry for entry in state.log_history if "loss" in entry]
+    scores = [entry for entry in state.log_history if f"eval_{kind.main}" in entry]
+    records = []
+    for number, (loss, found) in enumerate(zip(losses, scores, strict=True), start=1):
+        validation = {name: found[f"eval_{name}"] for name in kind.metrics}
+        record = {"epoch": number, "train_loss": loss["loss"], "validation": validation[kind.main]}
+        record |= {"seconds": found["seconds"]} | ({"validation_scores": validation} if len(validation) > 1 else {})
+        records.append(record)
+    return records
+
+
+def remove_checkpoints(directory: Path, kept: Collection[str] = ()) -> None:
+    """Remove a seed's checkpoints, except those named; without any, also what points to the last one."""
+    for checkpoint in directory.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+        if checkpoint.name not in kept:
+            shutil.rmtree(checkpoint)
+    if not kept:
+        (directory / LAST).unlink(missing_ok=True)
+
+
+def with_adapters(model: PreTrainedModel, rank: int) -> PeftModel:
+    """Add low-rank adapters (Hu et al. 2021, equation 3; alpha 2 * rank) to every linear layer of the trunk.
+
+    Everything else in the trunk is frozen. The head, and a pooler, which many checkpoints lack, are trained whole.
+
+    Trainer gets `get_base_model()` of the result, whose checkpoints contain all weights: those of a PeftModel would
+    lack the head.
+    """
+    trunk = f"{model.base_model_prefix}." if model.base_model is not model else ""  # T5's model is its own trunk
+    outside = {f"{trunk}pooler."}
+    outside |= {f"{name}." for name, module in model.named_modules() if module is model.get_output_embeddings()}
+
+    def in_head(name: str) -> bool:
+        return not name.startswith(trunk) or f"{name}.".startswith(tuple(outside))
+
+    targets = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and not in_head(name)]
+    head = [parameter for name, parameter in model.named_parameters() if in_head(name)]
+    with warnings.catch_warnings():  # peft uses a deprecated name of transformers
+        warnings.simplefilter("ignore", FutureWarning)
+        adapted = get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets))
+    for parameter in head:  # peft's modules_to_save matches the ends of names, and finds other modules too
+        parameter.requires_grad_(True)
+    return adapted
+
+
+def parameter_groups(
+    model: nn.Module, *, learning_rate: float, layer_decay: float, weight_decay: float
+) -> list[dict[str, Any]]:
+    """Return every trainable parameter once, grouped by (learning rate, weight decay) for a torch optimizer.
+
+    With L layers, the head and everything after the last layer learn at `learning_rate`, layer i (0-based) at
+    `learning_rate * layer_decay ** (L - i)`, and the embeddings at `learning_rate * layer_decay ** (L + 1)`. Weight
+    decay applies to matrices only. Trainer has no layer-wise rates.
+    """
+    depths = parameter_depths(model)
+    top = max(depths.values())
+    groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            rate = learning_rate * layer_decay ** (top - depths[name])
+            groups[rate, weight_decay if parameter.ndim >= 2 else 0.0].append(parameter)
+    return [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()]
+
+
+def parameter_depths(model: nn.Module) -> dict[str, int]:
+    """Return each parameter's depth: 0 for embeddings, i + 1 for layer i, L + 1 for everything after the layers."""
+    tables = {
+        f"{name}.{parameter}"
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Embedding)
+        for parameter, _ in module.named_parameters(recurse=False)
+    }
+    layers = {name: int(match[1]) for name, _ in model.named_parameters() if (match := _LAYER.search(name))}
+    top = max(layers.values(), default=-1) + 2
+    depths = {}
+    for name, _ in model.named_parameters():
+        if name in layers:
+            depths[name] = layers[name] + 1
+        else:
+            depths[name] = 0 if name in tables or "embed" in name else top
+    return depths
+
+
+def _optimizer(model: nn.Module, settings: FinetuneSettings) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
+    groups = parameter_groups(
+        model,
+        learning_rate=settings.learning_rate,
+        layer_decay=settings.layer_decay,
+        weight_decay=settings.weight_decay,
+    )
+    return torch.optim.AdamW, {"params": groups, "lr": settings.learning_rate, "fused": True}
+
+
+def _arguments(kind: Kind, settings: FinetuneSettings, seed: int, directory: Path) -> TrainingArguments:
+    on_gpu = torch.cuda.is_available()
+    per_process = settings.batch_size // world_size()
+    return TrainingArguments(
+        output_dir=str(directory),
+        seed=seed,
+        num_train_epochs=settings.epochs,
+        per_device_train_batch_size=per_process,
+        per_device_eval_batch_size=4 * per_process,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="linear",
+        warmup_steps=settings.warmup_ratio,  # below 1 it is a share of all steps
+        label_smoothing_factor=settings.label_smoothing,
+        bf16=supports_bf16(),
+        use_cpu=not on_gpu,
+        dataloader_pin_memory=on_gpu,
+        eval_strategy="epoch",
+        logging_strategy="epoch",
+        save_strategy="epoch",
+        load_best_model_at_end=True,
+        metric_for_best_model=kind.main,
+        greater_is_better=True,
+        restore_callback_states_from_checkpoint=True,
+        logging_nan_inf_filter=False,  # report NaN losses instead of filtering them
+        report_to="none",
+        log_level="error",
+        disable_tqdm=True,  # `Progress` has the bar
+    )
+
+
+@torch.no_grad()
+def _divides_by_items(model: nn.Module, batch: dict[str, torch.Tensor]) -> bool:
+    """Return whether the model's loss is a sum divided by `num_items_in_batch`, rather than a mean of its own."""
+    device, known = next(model.parameters()).device, inspect.signature(model.forward).parameters
+    inputs = {name: values.to(device) for name, values in batch.items() if name in known}
+    training = model.training
+    model.eval()  # without dropout the two losses differ by the count alone
+    of_one, of_two = (model(**inputs, num_items_in_batch=torch.tensor(count, device=device)).loss for count in (1, 2))
+    model.train(training)
+    return not torch.equal(of_one, of_two)
+
+
+def _last_checkpoint(directory: Path) -> Path | None:
+    """Return the last complete checkpoint; the main process removes what a killed run left half-written."""
+    pointer = directory / LAST
+    advice = f"delete {directory}, and --resume will redo that part"
+    last = directory / str(read_json(pointer, advice).get("checkpoint")) if pointer.is_file() else None
+    if is_main() and last is None:
+        remove_checkpoints(directory)
+    return last
+
+
+def _check(checkpoint: Path) -> None:
+    """Check that every file of a checkpoint can be read.
+
+    Raises:
+        UserError: One is damaged or missing.
+    """
+    advice = f"delete {checkpoint.parent}, and --resume will redo that part"
+    if not (checkpoint / STATE).is_file():
+        raise UserError(f"{checkpoint / STATE}: no such file; {advice}")
+    for file in sorted(checkpoint.iterdir()):
+        try:
+            if file.suffix == ".safetensors":
+                safe_open(file, "pt")
+            elif file.suffix == ".json":
+                json.loads(file.read_text(encoding="utf-8"))
+            elif zipfile.ZipFile(file).testzip() is not None:  # what torch.save writes
+                raise ValueError("checksum")
+        except Exception as error:  # safetensors, zipfile and json each have their own types
+            raise UserError(f"{file}: damaged ({first_line(error)}); {advice}") from None
