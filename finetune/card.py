@@ -12,7 +12,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from matplotlib.ticker import MaxNLocator
 
 from hf_tiny_transformer.card_figures import CardFigures, finetuning_figures, table_line
-from hf_tiny_transformer.cards import CARD_FILE, describe_tokenizer, run_snippet
+from hf_tiny_transformer.cards import CARD_FILE, describe_tokenizer, escape, run_snippet
 from hf_tiny_transformer.runs import atomic_write_json, atomic_write_text
 
 from .checkpoint import Checkpoint
@@ -43,7 +43,7 @@ def write_card(
     (directory / "training").mkdir()
     draw_curve(results, directory / "training" / "loss.png")
     atomic_write_json(directory / "results.json", results)
-    is_ours = not type(best.model).__module__.startswith("transformers.")
+    is_ours = type(best.model).__module__.startswith("hf_tiny_transformer.")
     code = task.kind.usage(example, ", trust_remote_code=True" if is_ours else "")
     results["snippet_printed"] = run_snippet(code, directory)
     atomic_write_json(directory / "results.json", results)
@@ -52,6 +52,7 @@ def write_card(
         _metadata(results, task, figures, checkpoint.source, name),
         template_path=str(TEMPLATE),
         table_line=table_line,
+        escape=escape,
         name=name,
         purpose=task.kind.describe(),
         about=task.about,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
+from hf_tiny_transformer import foreign_code
 from hf_tiny_transformer.runs import UserError
 
 from .kinds.base import Kind
@@ -34,19 +35,31 @@ class Checkpoint:
     max_length: int
 
 
-def open_checkpoint(source: str, kind: Kind, *, dropout: float | None, max_length: int | None) -> Checkpoint:
+def open_checkpoint(
+    source: str, kind: Kind, *, dropout: float | None, max_length: int | None, trust_remote_code: bool = False
+) -> Checkpoint:
     """Reads config and tokenizer of a directory or Hub model; the weights are read by `build_model`.
+
+    Args:
+        trust_remote_code: run the code of config and tokenizer, if their files name any. None of it goes along with
+            what is trained, which has to open without it: the model's class must be one of transformers or ours.
 
     Raises:
         UserError: missing, unreadable or inconsistent files, an unknown model type, an unreachable Hub id.
     """
-    config = read_config(source, **kind.config_fields())
+    config = read_config(source, trust_remote_code=trust_remote_code, **kind.config_fields())
+    if type(config).__module__.startswith("transformers_modules."):
+        raise UserError(
+            f"--model {source}: config.json's auto_map makes it a model with code of its own, which a fine-tuned one "
+            "could not carry; name a model of transformers or of this package (predict and blimp run such code)"
+        )
+    foreign_code.strip_loaded(source, config=config)
     if type(config) not in kind.auto_class._model_mapping:  # register() extends this mapping too
         raise UserError(
             f"--model {source}: config.json's model_type {config.model_type!r} has no head for this task; "
             f"name a model that {kind.auto_class.__name__} opens"
         )
-    tokenizer = read_tokenizer(source, config)
+    tokenizer = read_tokenizer(source, config, trust_remote_code=trust_remote_code)
     if dropout is not None:
         for name in DROPOUT_FIELDS:
             if hasattr(config, name):

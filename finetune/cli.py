@@ -30,7 +30,9 @@ DESCRIPTION = (
     f"`{PROGRAM} predict --help` answers a file of texts with a fine-tuned model, "
     f"`{PROGRAM} --task blimp --help` measures a language model on BLiMP's minimal pairs."
 )
-_SWITCHES = {"from_scratch", "compare", "submission", "resume"}  # may stand alone: --compare as well as --compare true
+# may stand alone: --compare as well as --compare true
+_SWITCHES = {"from_scratch", "compare", "submission", "resume", "trust_remote_code"}
+DASHED = ("--trust-remote-code", "--trust_remote_code")  # one flag, spelled either way
 _TYPE_NAMES = {int: "a whole number", float: "a number", str: "a text", type(None): "null"}
 
 
@@ -61,7 +63,7 @@ def parse_settings(argv: list[str]) -> FinetuneSettings:
     """
     parser = _parser()
     try:
-        values = parser.parse_args(argv)
+        values = parser.parse_args([argument.replace(*DASHED, 1) for argument in argv])
     except ArgumentError as error:
         raise UserError(_explain(str(error), argv)) from None
     return FinetuneSettings(**{field.name: values[field.name] for field in fields(FinetuneSettings)})

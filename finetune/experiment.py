@@ -56,7 +56,11 @@ def run_experiment(settings: FinetuneSettings, command: str, *, baselines: bool 
         return earlier
     with clock.step("open the checkpoint"):
         checkpoint = open_checkpoint(
-            settings.model, task.kind, dropout=settings.dropout, max_length=settings.max_length
+            settings.model,
+            task.kind,
+            dropout=settings.dropout,
+            max_length=settings.max_length,
+            trust_remote_code=settings.trust_remote_code,
         )
         first_model = build_model(checkpoint, seed=0, from_scratch=settings.from_scratch)  # its errors come now
         unfinished = Unfinished(output, run_identity(settings, splits, first_model))

@@ -30,22 +30,24 @@ def open_model(
     from_scratch: bool = False,
     max_length: int | None = None,
     default_length: int = LONGEST,
+    trust_remote_code: bool = False,
 ) -> FinishedModel:
     """The model that `auto_class` makes of `source`, or with `from_scratch` the same with fresh weights (seed 0).
 
     Args:
         max_length, default_length: as `usable_length` takes them.
+        trust_remote_code: run the code that the model's files name, if any.
 
     Raises:
         UserError: files are missing or broken, do not belong together, or lack the head that `auto_class` is for; or
             the model takes less than `max_length`.
     """
-    tokenizer = read_tokenizer(source, config)
+    tokenizer = read_tokenizer(source, config, trust_remote_code=trust_remote_code)
     length = usable_length(max_length, config, tokenizer, default=default_length)
     set_seed(0)
     try:
         if from_scratch:
-            model, info = auto_class.from_config(config, dtype=torch.float32, trust_remote_code=False), None
+            model, info = auto_class.from_config(config, dtype=torch.float32, trust_remote_code=trust_remote_code), None
         else:
             model, info = auto_class.from_pretrained(
                 source,
@@ -53,7 +55,7 @@ def open_model(
                 dtype=torch.float32,
                 ignore_mismatched_sizes=True,  # refused below, in words
                 output_loading_info=True,
-                trust_remote_code=False,
+                trust_remote_code=trust_remote_code,
             )
     except Exception as error:
         raise weights_error(source, error) from None

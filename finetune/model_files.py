@@ -9,21 +9,30 @@ from typing import Any
 
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from hf_tiny_transformer import foreign_code
 from hf_tiny_transformer.runs import UserError
 
 LONGEST = 10**9  # tokens: where nothing limits them
 
 
-def read_config(source: str, **changes: Any) -> PreTrainedConfig:
+def read_config(source: str, *, trust_remote_code: bool = False, **changes: Any) -> PreTrainedConfig:
     """The config of a directory or Hub model, with `changes` to its fields.
 
+    Args:
+        trust_remote_code: run the code that it names, if any.
+
     Raises:
-        UserError: it is missing or broken, or the Hub can't be reached.
+        UserError: it is missing or broken, can't be read without code of its own, or the Hub can't be reached.
     """
     _check_directory(source)
     try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False, **changes)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code, **changes)
     except Exception as error:  # transformers and huggingface_hub each bring their own types
+        if "trust_remote_code" in str(error):
+            raise UserError(
+                f"{Path(source) / 'config.json'}: auto_map names code of its own, without which this model can't be "
+                "opened; read that code, and add --trust-remote-code to run it"
+            ) from None
         if Path(source).is_dir():
             raise UserError(f"{Path(source) / 'config.json'}: {_short(error)}; mend the field") from None
         first_line = str(error).strip().split("\n")[0]
@@ -33,21 +42,29 @@ def read_config(source: str, **changes: Any) -> PreTrainedConfig:
         ) from None
     for name in changes.keys() - set(dir(config)):  # what its class does not know, `from_pretrained` leaves out
         setattr(config, name, changes[name])
+    if not trust_remote_code:
+        foreign_code.strip_loaded(source, config=config)
     return config
 
 
-def read_tokenizer(source: str, config: PreTrainedConfig) -> PreTrainedTokenizerBase:
+def read_tokenizer(
+    source: str, config: PreTrainedConfig, *, trust_remote_code: bool = False
+) -> PreTrainedTokenizerBase:
     """The model's tokenizer, with a token to pad with, which `config` learns of.
+
+    Args:
+        trust_remote_code: run the code that it names, if any. What names it is taken off, so that it is not saved.
 
     Raises:
         UserError: it is missing, can't be read, or has more tokens than the model.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
     except Exception as error:
         raise UserError(
             f"--model {source}: its tokenizer can't be read ({_short(error)}); save it there again"
         ) from None
+    foreign_code.strip_loaded(source, tokenizer=tokenizer)
     vocabulary = tokenizer.get_vocab()
     if len(vocabulary) <= len(tokenizer.all_special_tokens):
         # Without tokenizer files transformers builds an empty tokenizer of the config's kind and says nothing.

@@ -6,7 +6,8 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from hf_tiny_transformer.card_figures import spread
+from hf_tiny_transformer.card_figures import spread, table_line
+from hf_tiny_transformer.cards import escape
 
 from .train import SeedResult
 
@@ -80,7 +81,7 @@ def text_table(cells: Sequence[Sequence[str]]) -> str:
 
 def markdown_table(cells: Sequence[Sequence[str]]) -> str:
     lines = [cells[0], ["---", *["---:"] * (len(cells[0]) - 1)], *cells[1:]]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return "\n".join(map(table_line, lines))
 
 
 def markdown_report(results: dict, rows: Sequence[Row]) -> str:
@@ -88,13 +89,13 @@ def markdown_report(results: dict, rows: Sequence[Row]) -> str:
     counts = results["data"]["counts"]
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     parts = [
-        f"# {results['task']}: {results['model']}",
+        f"# {escape(results['task'])}: {escape(results['model'])}",
         markdown_table(table_cells(rows, results["metric"])),
         "Mean ± standard deviation over seeds. Every choice (epoch, seed, C, the control's learning rate) was made on "
         f"validation; the {' and '.join(results['scores'])} split was read once per run.",
     ]
     if any(row.choice for row in rows):
-        parts.append("\n".join(f"- {row.name}: {row.choice}" for row in rows if row.choice))
+        parts.append("\n".join(f"- {escape(row.name)}: {escape(row.choice)}" for row in rows if row.choice))
     if results["search"]:
         parts += ["## Search", _search_part(results["search"])]
     parts += ["## Settings", _table("setting", "value", results["settings"])]
@@ -103,7 +104,7 @@ def markdown_report(results: dict, rows: Sequence[Row]) -> str:
     if results["pretraining"]:
         parts += _pretraining_parts(results["pretraining"])
     parts += ["## Where", f"{results['device']}; {versions}"]
-    parts += ["## Again", f"```\n{results['command']}\n```"]
+    parts += ["## Again", f"```\n{escape(results['command'], 'block')}\n```"]
     return "\n\n".join(parts) + "\n"
 
 
@@ -124,7 +125,7 @@ def _pretraining_parts(summary: dict) -> list[str]:
     if isinstance(summary.get("timings"), dict):
         parts.append(_table("step", "seconds", summary["timings"]))
     if isinstance(summary.get("examples"), list):
-        parts.append("\n".join(f"- {example}" for example in summary["examples"]))
+        parts.append("\n".join(f"- {escape(example)}" for example in summary["examples"]))
     return parts
 
 
@@ -135,7 +136,7 @@ def _cells(row: Row) -> list[str]:
 
 def _table(left: str, right: str, values: dict) -> str:
     lines = [f"| {left} | {right} |", "| --- | ---: |"]
-    return "\n".join(lines + [f"| {name} | {_plain(value)} |" for name, value in values.items()])
+    return "\n".join(lines + [f"| {escape(name)} | {escape(_plain(value))} |" for name, value in values.items()])
 
 
 def _plain(value: object) -> str:

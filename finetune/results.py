@@ -9,6 +9,7 @@ from pathlib import Path
 
 from hf_tiny_transformer.card_figures import training_seconds
 from hf_tiny_transformer.cards import estimate_energy, public_name
+from hf_tiny_transformer.foreign_code import strip_loaded
 from hf_tiny_transformer.runs import RunError, UserError, atomic_directory
 
 from . import processes
@@ -84,6 +85,7 @@ def write_result_directory(
     failure = None
     try:
         with atomic_directory(output) as staging:
+            strip_loaded(checkpoint.source, model=best.model)
             best.model.save_pretrained(staging)
             checkpoint.tokenizer.save_pretrained(staging)
             _write_predictions(staging / "predictions.csv", task, data, best)

@@ -28,7 +28,8 @@ from .examples import Splits
 from .settings import FinetuneSettings, public_settings
 
 RESULTS_FILE, RUN_FILE = "results.json", "run.json"
-NOT_COMPARED = {"output", "report", "resume", "data"}  # may differ between the parts of a run; data goes by its sha256
+# may differ between the parts of a run; data goes by its sha256
+NOT_COMPARED = {"output", "report", "resume", "data", "trust_remote_code"}
 
 
 class Unfinished:

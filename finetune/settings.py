@@ -41,6 +41,7 @@ class FinetuneSettings:
         report: markdown file for the final table, the settings and the times (an existing file is replaced)
         submission: for GLUE: also answer the test rows, and pack them as the GLUE server wants them
         resume: go on with the interrupted run of --output, from its last finished epoch; without one, begin
+        trust_remote_code: run Python that the files of --model name (auto_map); none of it is passed on to the result
         seeds: number of runs, seeds 1 to this; scores are their mean and standard deviation
         learning_rate: peak learning rate, that of the head
         batch_size: texts per optimizer step
@@ -78,6 +79,7 @@ class FinetuneSettings:
     license: str | None = None
     submission: bool = False
     resume: bool = False
+    trust_remote_code: bool = False
     report: str | None = None
     seeds: int = 5
     learning_rate: float = 3e-4

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from hf_tiny_transformer.cards import public_name
+from hf_tiny_transformer.cards import escape, public_name
 from hf_tiny_transformer.runs import UserError, atomic_write_json, atomic_write_text
 
 from . import processes
@@ -159,10 +159,10 @@ def _names(task: Task, result: dict) -> Iterator[tuple[str, str]]:
 
 def _write(output: Path, report: Path | None, cells: list[list[str]], summary: dict, submission: bool) -> None:
     text = text_table(cells)
-    markdown = f"# GLUE: {summary['model']}\n\n{markdown_table(cells)}\n\n{NOTE}\n"
+    markdown = f"# GLUE: {escape(summary['model'])}\n\n{markdown_table(cells)}\n\n{NOTE}\n"
     if summary["absent"]:
         markdown += f"\nNot there: {', '.join(summary['absent'])}.\n"
-    markdown += f"\n```\n{summary['command']}\n```\n"
+    markdown += f"\n```\n{escape(summary['command'], 'block')}\n```\n"
     print(f"\n{text}\n\n{NOTE}")
     atomic_write_json(output / "results.json", summary)
     for path in [output / "glue.md", *([report] if report else [])]:

@@ -80,14 +80,18 @@ def load(
     if not (directory / "config.json").is_file():
         raise UserError(f"--model {directory}: no config.json there; name a model directory")
     try:
-        config = AutoConfig.from_pretrained(directory)
+        config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
         sees = hasattr(config, "patch_size") and hasattr(config, "image_size")
         if sees != image:
             raise UserError(f"--{'image' if image else 'text'}: {directory} reads {'images' if sees else 'text'}")
         model, loading = _auto_class(config, image).from_pretrained(
-            directory, attn_implementation="eager", dtype=torch.float, output_loading_info=True
+            directory,
+            attn_implementation="eager",
+            dtype=torch.float,
+            output_loading_info=True,
+            trust_remote_code=False,
         )
-        reader = (AutoImageProcessor if image else AutoTokenizer).from_pretrained(directory)
+        reader = (AutoImageProcessor if image else AutoTokenizer).from_pretrained(directory, trust_remote_code=False)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         raise UserError(f"--model {directory}: cannot be opened ({error})") from error
     missing = sorted(key for key in loading["missing_keys"] if not any(part in key for part in UNREAD))

@@ -4,15 +4,18 @@ holds the cards against them."""
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .cards import escape
 from .runs import UserError
 
 RESULTS_FILE = Path("results.json")  # of a fine-tuned model
 SUMMARY_FILE = Path("training") / "summary.json"  # of a pretrained one
 Row = tuple[str, ...]  # of a table, as text
+_CODE = re.compile(r"`[\w.-]+`")  # a cell of ours that is shown as code
 
 
 @dataclass(frozen=True)
@@ -31,8 +34,8 @@ class CardFigures:
 
 
 def table_line(row: Row) -> str:
-    """A row of a Markdown table."""
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"
+    """A row of a Markdown table, whatever its cells hold."""
+    return "| " + " | ".join(cell if _CODE.fullmatch(cell) else escape(cell) for cell in row) + " |"
 
 
 def read_figures(directory: Path) -> CardFigures:

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from . import foreign_code
 from .runs import RunError, UserError
 
 CARD_FILE = "README.md"
@@ -21,6 +22,7 @@ SECTIONS = ("How to load", "Data", "Model", "Training", "Evaluation", "Intended 
 THIS_DIRECTORY = 'model_id = "."  # this directory'  # a line of every snippet; push puts the Hub's name there
 WATTS_PER_CPU_THREAD = 10.0  # assumed: a server processor's rated power over its cores, with memory, rounded up
 _PYTHON_BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_MARKUP = re.compile(r"([\\`\[\]<>|])")
 _LICENCE = re.compile(r"[a-z0-9]+([.+-][a-z0-9]+)*")
 
 
@@ -42,6 +44,20 @@ def public_name(text: str) -> str:
         if path.is_absolute() or value.startswith("~") or ".." in path.parts:
             return flag + equals + (path.name or "root")
     return text
+
+
+def escape(text: object, form: str = "text") -> str:
+    """Return what a card says of names that others chose (files, labels, columns, models), so that it shows them and
+    they cannot become Markdown or HTML of their own.
+
+    Args:
+        form: where it will stand: as "text", also in a table's cell; as "code", between backticks; or as a "block"
+            between fences, of several lines.
+    """
+    if form == "block":
+        return str(text).replace("```", "'''").replace("\r", "\n")
+    line = "".join(c for c in " ".join(str(text).split()) if c.isprintable())
+    return line.replace("`", "'") if form == "code" else _MARKUP.sub(r"\\\1", line)
 
 
 def describe_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -92,8 +108,10 @@ def run_snippet(code: str, directory: str | os.PathLike) -> str:
     """Runs a snippet in this process, in `directory`; returns what it prints.
 
     Raises:
-        RunError: it fails.
+        RunError: it fails, or code lies or is named there that is not ours: the snippet trusts what it finds.
     """
+    if foreign := foreign_code.find(Path(directory)):
+        raise RunError(f"no model card is written, for its code would run code of others: {foreign}")
     printed = io.StringIO()
     try:
         with contextlib.chdir(directory), contextlib.redirect_stdout(printed):

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
+from . import foreign_code
 from .families import FAMILIES
 from .runs import UserError
 
@@ -40,6 +41,7 @@ def open_ours(directory: str | PathLike) -> PreTrainedModel:
     for kind in ("missing_keys", "unexpected_keys"):
         if loading[kind]:
             raise UserError(f"{directory}: {kind.replace('_keys', '')} weights: {', '.join(sorted(loading[kind]))}")
+    foreign_code.strip_loaded(directory, model=model)
     return model.eval()
 
 
@@ -57,10 +59,12 @@ def _class_of(content: dict[str, Any], file: Path) -> type[PreTrainedModel]:
 
 
 def copy_tokenizer_files(source: str | PathLike, target: str | PathLike) -> list[str]:
-    """Copies the tokenizer files of a model directory into another and returns their names."""
+    """Copies the tokenizer files of a model directory into another, but for what names code in them, and returns their
+    names."""
     names = [name for name in TOKENIZER_FILES if (Path(source) / name).is_file()]
     for name in names:
         shutil.copyfile(Path(source) / name, Path(target) / name)
+    foreign_code.strip_files(Path(target), source)
     return names
 
 

@@ -1,5 +1,6 @@
 """Between our checkpoints and stock ones, directory to directory: what `import` and `export --format stock` do."""
 
+import copy
 from pathlib import Path
 
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -67,6 +68,8 @@ def config_for_others(model: PreTrainedModel) -> PreTrainedConfig:
         else:
             config, name = stock_config(model), STOCK_CLASSES[type(model)].__name__
     except UserError:
-        return model.config
+        config = copy.deepcopy(model.config)
+        vars(config).pop("auto_map", None)  # its code does not lie there
+        return config
     config.architectures = [name]
     return config

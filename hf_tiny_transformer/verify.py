@@ -13,7 +13,8 @@ from pathlib import Path
 from huggingface_hub import ModelCard
 from safetensors import SafetensorError, safe_open
 
-from . import open_everywhere
+from . import foreign_code, open_everywhere
+from .card_code import refused_snippet
 from .card_figures import CardFigures, read_figures
 from .cards import CARD_FILE, SECTIONS, run_apart, snippet
 from .checkpoint_files import read_config_json
@@ -41,7 +42,9 @@ class Finding:
 def add_verify_command(commands: argparse._SubParsersAction) -> None:
     """Registers the sub-command."""
     command = commands.add_parser(
-        "verify", help="check a model directory before it is published; runs the code in it", allow_abbrev=False
+        "verify",
+        help="check a model directory before it is published; runs no code but this package's",
+        allow_abbrev=False,
     )
     command.add_argument("model", type=Path, metavar="DIR", help="model directory, from pretrain or finetune")
     command.set_defaults(run=lambda given: require_verified(given.model))
@@ -63,7 +66,8 @@ def require_verified(directory: Path) -> None:
 
 
 def verify(directory: Path) -> Iterator[Finding]:
-    """The findings, one after the other. The code that the directory brings is run, in processes of its own.
+    """The findings, one after the other. The code that the directory brings is run, in processes of its own, if it is
+    this package's.
 
     Raises:
         UserError: no model directory.
@@ -71,14 +75,18 @@ def verify(directory: Path) -> Iterator[Finding]:
     read_config_json(directory)
     yield _finding("no pickle", _check_pickles, directory)
     yield _finding("weights in safetensors", _check_weights, directory)
+    own_code = _finding("no code of others", foreign_code.find, directory)
+    yield own_code
     with tempfile.TemporaryDirectory() as scratch:
-        yield from _open_everywhere(directory, scratch)
+        if own_code.problem is None:
+            yield from _open_everywhere(directory, scratch)
         card, problem = _read_card(directory)
         yield Finding("card: metadata", problem)
         if card is not None:
             yield _finding("card: sections", _check_sections, card)
             yield _finding("card: figures", _check_figures, card, directory)
-            yield _finding("card: code runs", _check_snippet, card, directory, scratch)
+            if own_code.problem is None:
+                yield _finding("card: code runs", _check_snippet, card, directory, scratch)
     yield _finding("no path of a machine", _check_paths, directory)
 
 
@@ -165,7 +173,10 @@ def _wrong_index(card: ModelCard, figures: CardFigures) -> str | None:
 
 
 def _check_snippet(card: ModelCard, directory: Path, scratch: str) -> str | None:
-    well, printed = run_apart(["-c", snippet(card.text)], directory, scratch)
+    code = snippet(card.text)
+    if refused := refused_snippet(code):
+        return f"not run: {CARD_FILE}'s first ```python block, {refused}; write it as pretrain and finetune do"
+    well, printed = run_apart(["-c", code], directory, scratch)
     return None if well else f"{printed}: mend the first ```python block of {CARD_FILE}"
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import jsonargparse
 from transformers.utils import logging as transformers_logging
 
+from hf_tiny_transformer import foreign_code
 from hf_tiny_transformer.runs import UserError
 
 from . import report
@@ -64,7 +65,9 @@ def parse(argv: list[str]) -> tuple[RunSettings, Recipe]:
     parser.add_argument(
         "--save_best", action="store_true", help="keep the checkpoint of the lowest validation loss, and publish it"
     )
-    parser.add_class_arguments(RunSettings, skip={"output", "corpus", "resume", "save_best"}, as_group=False)
+    parser.add_argument("--trust_remote_code", action="store_true", help=foreign_code.FLAG_HELP)
+    skipped = {"output", "corpus", "resume", "save_best", "trust_remote_code"}
+    parser.add_class_arguments(RunSettings, skip=skipped, as_group=False)
     parser.add_class_arguments(Recipe, as_group=False)
     try:
         values = parser.parse_args([RECIPE_FLAG, str(recipe_name), *rest])

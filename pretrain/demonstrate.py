@@ -29,12 +29,12 @@ def demonstrate(directory: Path, family: str, examples: list[str]) -> list[str]:
         return []
     show = {"decoder": continue_texts, "seq2seq": fill_spans}.get(family, fill_masks)
     with _quiet():
-        return show(directory, AutoTokenizer.from_pretrained(directory), examples)
+        return show(directory, AutoTokenizer.from_pretrained(directory, trust_remote_code=False), examples)
 
 
 def fill_masks(directory: Path, tokenizer: PreTrainedTokenizerFast, examples: list[str]) -> list[str]:
     """The most likely words for each [MASK], with their probabilities."""
-    model = AutoModelForMaskedLM.from_pretrained(directory)
+    model = AutoModelForMaskedLM.from_pretrained(directory, trust_remote_code=False)
     fill_mask = pipeline("fill-mask", model=model, tokenizer=tokenizer, device="cpu")
     lines = []
     for text in examples:
@@ -45,7 +45,7 @@ def fill_masks(directory: Path, tokenizer: PreTrainedTokenizerFast, examples: li
 
 def continue_texts(directory: Path, tokenizer: PreTrainedTokenizerFast, examples: list[str]) -> list[str]:
     """How each beginning goes on."""
-    model = AutoModelForCausalLM.from_pretrained(directory)
+    model = AutoModelForCausalLM.from_pretrained(directory, trust_remote_code=False)
     write = pipeline("text-generation", model=model, tokenizer=tokenizer, device="cpu")
     lines = []
     for text in examples:
@@ -57,7 +57,7 @@ def continue_texts(directory: Path, tokenizer: PreTrainedTokenizerFast, examples
 @torch.no_grad()
 def fill_spans(directory: Path, tokenizer: PreTrainedTokenizerFast, examples: list[str]) -> list[str]:
     """What stood in place of each [MASK], a span of any length."""
-    model = AutoModelForSeq2SeqLM.from_pretrained(directory).eval()
+    model = AutoModelForSeq2SeqLM.from_pretrained(directory, trust_remote_code=False).eval()
     lines = []
     for text in examples:
         parts = text.split(MASK)

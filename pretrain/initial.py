@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
+from hf_tiny_transformer import foreign_code
 from hf_tiny_transformer.checkpoint_files import read_config_json
 from hf_tiny_transformer.conversion_bert import config_from_stock, load_stock_bert, read_stock_config
 from hf_tiny_transformer.runs import UserError
@@ -26,16 +27,20 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class InitialModel:
-    """A model directory to begin with; `config` is one of ours, also where the directory is a stock one."""
+    """A model directory to begin with; `config` is one of ours, also where the directory is a stock one. Code that its
+    files name is run only with `trust_remote_code`, and never passed on."""
 
     directory: Path
     family: str
     config: PreTrainedConfig
     is_stock: bool
+    trust_remote_code: bool = False
 
-    def tokenizer(self) -> PreTrainedTokenizerFast:
-        """Opened anew each time: packing changes its settings."""
-        return AutoTokenizer.from_pretrained(self.directory, trust_remote_code=False)
+    def tokenizer(self, *, quiet: bool = True) -> PreTrainedTokenizerFast:
+        """Opened anew each time: packing changes its settings. A line says what was removed from it, unless `quiet`."""
+        tokenizer = AutoTokenizer.from_pretrained(self.directory, trust_remote_code=self.trust_remote_code)
+        foreign_code.strip_loaded(self.directory, tokenizer=tokenizer, quiet=quiet)
+        return tokenizer
 
     def tokenizer_fingerprint(self) -> str:
         """Of what decides a text's ids; how it pads and truncates is no part of it."""
@@ -61,10 +66,11 @@ class InitialModel:
             raise UserError(f"--init {self.directory}: weight {in_trunk[0]} ({len(in_trunk)} such) is missing")
         if missing:
             logger.warning("%s lacks these weights, newly initialised: %s", self.directory, ", ".join(missing))
+        foreign_code.strip_loaded(self.directory, model=model, quiet=True)
         return model.train()
 
 
-def open_initial(directory: str | Path) -> InitialModel:
+def open_initial(directory: str | Path, *, trust_remote_code: bool = False) -> InitialModel:
     """Reads what a run must know beforehand; the weights come later.
 
     Raises:
@@ -75,14 +81,15 @@ def open_initial(directory: str | Path) -> InitialModel:
     families = {config_class.model_type: family for family, config_class in CONFIG_CLASSES.items()}
     if model_type == STOCK:
         config = config_from_stock(read_stock_config(directory), source=directory / "config.json")
-        initial = InitialModel(directory, "bert", config, is_stock=True)
+        initial = InitialModel(directory, "bert", config, True, trust_remote_code)
     elif model_type in families:
         family = families[model_type]
         try:
             config = CONFIG_CLASSES[family].from_pretrained(directory)
         except Exception as error:  # strict dataclasses wrap each validator's error in a type of their own
             raise UserError(f"{directory / 'config.json'}: {error.__cause__ or error}") from None
-        initial = InitialModel(directory, family, config, is_stock=False)
+        foreign_code.strip_loaded(directory, config=config)
+        initial = InitialModel(directory, family, config, False, trust_remote_code)
     else:
         known = ", ".join([*families, STOCK])
         raise UserError(f"{directory / 'config.json'}: model_type is {model_type!r}; --init takes one of {known}")
@@ -118,7 +125,7 @@ def adapt_recipe(recipe: Recipe, initial: InitialModel) -> Recipe:
 def _check_tokenizer(initial: InitialModel) -> None:
     where = f"--init {initial.directory}"
     try:
-        tokenizer = initial.tokenizer()
+        tokenizer = initial.tokenizer(quiet=False)
         vocabulary = tokenizer.get_vocab()
         needed = ["pad_token", "cls_token", "sep_token"]
         needed += ["bos_token", "eos_token"] if initial.family in ("decoder", "seq2seq") else ["mask_token"]

@@ -149,7 +149,9 @@ def _train_tokenizer(directory: Path, corpus: Corpus, recipe: Recipe) -> None:
 
 
 def _open_tokenizer(directory: Path, initial: InitialModel | None) -> PreTrainedTokenizerFast:
-    return AutoTokenizer.from_pretrained(directory / TOKENIZER) if initial is None else initial.tokenizer()
+    if initial is not None:
+        return initial.tokenizer()
+    return AutoTokenizer.from_pretrained(directory / TOKENIZER, trust_remote_code=False)
 
 
 def _pack_share(corpus: Corpus, tokenizer: PreTrainedTokenizerFast, directory: Path, shards: Path, crew: Crew) -> None:

@@ -6,6 +6,7 @@ import math
 import os
 import platform
 import shutil
+import sys
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
@@ -20,9 +21,12 @@ from hf_tiny_transformer.cards import (
     CARD_FILE,
     THIS_DIRECTORY,
     describe_tokenizer,
+    escape,
     estimate_energy,
     run_snippet,
 )
+from hf_tiny_transformer.foreign_code import PACKAGE, strip_files
+from hf_tiny_transformer.push import MODEL_FILES, TOKENIZER
 from hf_tiny_transformer.runs import atomic_write_json, atomic_write_text
 
 from .checkpoint import OPTIMIZER_FILE, STATE_FILE, read_progress
@@ -40,6 +44,7 @@ KINDS = {
     "next_token": ("causal language model", "text-generation", "causal-lm"),
     "span_corruption": ("encoder-decoder", None, "seq2seq-lm"),
 }
+PUBLISHED = [name for name in (*MODEL_FILES, *TOKENIZER) if name != "*.py"]
 DATA_FACTS = ("documents", "duplicates", "characters", "train_tokens", "validation_tokens", "fingerprint")
 CARD_TEMPLATE = Path(__file__).resolve().parent.parent / "model_cards" / "template.md"
 PIPELINE_SNIPPET = """\
@@ -108,9 +113,16 @@ def _validation_figures(metrics: list[dict], step: int) -> dict[str, float]:
 
 
 def _copy_model(checkpoint: Path, output: Path) -> None:
-    """All but what only a resume needs. config.json goes last: a directory that has it has everything."""
+    """All that we wrote, but for what only a resume needs, and the code as this package has it; what else lies there
+    stays there, with a line. config.json goes last: a directory that has it has everything."""
     with tempfile.TemporaryDirectory(dir=output, prefix=".model-") as staging:
-        shutil.copytree(checkpoint, staging, ignore=lambda *_: (STATE_FILE, OPTIMIZER_FILE), dirs_exist_ok=True)
+        for file in sorted(checkpoint.iterdir()):
+            is_code = file.suffix == ".py" and (PACKAGE / file.name).is_file()
+            if is_code or (file.is_file() and any(map(file.match, PUBLISHED))):
+                shutil.copyfile(PACKAGE / file.name if is_code else file, Path(staging) / file.name)
+            elif file.name not in (STATE_FILE, OPTIMIZER_FILE):
+                print(f"{file}: not written by this package, and left out of {output}", file=sys.stderr)
+        strip_files(Path(staging), checkpoint)
         for file in sorted(Path(staging).iterdir(), key=lambda file: file.name == "config.json"):
             os.replace(file, output / file.name)
 
@@ -141,7 +153,7 @@ def _hardware(processes: int) -> str:
 
 
 def _card(output: Path, data: PreparedData, recipe: Recipe, recorded: dict, summary: dict, code: str) -> str:
-    config = AutoConfig.from_pretrained(output)
+    config = AutoConfig.from_pretrained(output, trust_remote_code=False)
     kind, pipeline_tag, tag = KINDS[recipe.objective]
     figures = pretraining_figures(summary)
     from_hub = [source.split(":")[1] for source in recorded["corpus"] if source.startswith("hub:")]
@@ -158,6 +170,7 @@ def _card(output: Path, data: PreparedData, recipe: Recipe, recorded: dict, summ
         card_data,
         template_path=str(CARD_TEMPLATE),
         table_line=table_line,
+        escape=escape,
         name=output.absolute().name,
         kind=kind,
         class_name=config.architectures[0],

@@ -108,7 +108,7 @@ def _initial_model(settings: RunSettings, output: Path, recorded: dict | None) -
         source = checkpoint_path(output, 0)
     elif source is not None and settings.init is None and not Path(source).is_dir():  # its name only was written down
         raise UserError(f"{output}: began with the model {source}; name its directory again with --init to resume")
-    return None if source is None else open_initial(source)
+    return None if source is None else open_initial(source, trust_remote_code=settings.trust_remote_code)
 
 
 def _train(

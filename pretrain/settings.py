@@ -34,6 +34,7 @@ class RunSettings:
             (T, T) mask of packed documents.
         log_with: a tracker that gets the figures of metrics.jsonl too; its package must be installed.
         license: the model's, by the Hub's short name, such as apache-2.0; none is stated when nothing is said.
+        trust_remote_code: run Python that the files of --init name (auto_map); none of it is passed on.
         resume: go on from the last checkpoint of the run in output, or begin if there is none.
     """
 
@@ -53,6 +54,7 @@ class RunSettings:
     log_with: Literal["tensorboard", "trackio", "wandb"] | None = None
     license: str | None = None
     resume: bool = False
+    trust_remote_code: bool = False
 
     def validate(self) -> None:
         """Raises:

@@ -19,6 +19,7 @@ from typing import TextIO
 from tqdm import tqdm
 from transformers import PreTrainedConfig
 
+from hf_tiny_transformer import foreign_code
 from hf_tiny_transformer.runs import UserError, keep_freed_memory
 
 from ..commands import CommandParser, at_least
@@ -51,6 +52,7 @@ class PredictSettings:
     batch_size: int
     max_length: int | None
     columns: dict[str, list[str]]  # by text, of those that a flag names
+    trust_remote_code: bool = False
 
 
 def main(argv: list[str]) -> None:
@@ -91,6 +93,7 @@ def parse_settings(argv: list[str]) -> PredictSettings:
         type=at_least(4),
         help="tokens per text (default: what the model takes; for questions 384, for writing 128, as in training)",
     )
+    parser.add_argument("--trust-remote-code", "--trust_remote_code", action="store_true", help=foreign_code.FLAG_HELP)
     flags = vars(parser.parse_args(argv))
     given = {name: value for name in columns if (value := flags.pop(name)) is not None}
     return PredictSettings(**flags, columns=given)
@@ -110,7 +113,7 @@ def predict(settings: PredictSettings) -> None:
     if settings.output.exists():
         raise UserError(f"--output {settings.output}: already there; remove it or name another file")
     require_writable_parent("--output", settings.output)
-    config, answerer = find_answerer(settings.model)
+    config, answerer = find_answerer(settings.model, trust_remote_code=settings.trust_remote_code)
     source = _open_input(settings, answerer)
     rows = iter(source)
     first = next(rows, None)  # a wrong column shows before the model is opened
@@ -122,6 +125,7 @@ def predict(settings: PredictSettings) -> None:
         answerer.auto_class,
         max_length=settings.max_length,
         default_length=answerer.default_max_length,
+        trust_remote_code=settings.trust_remote_code,
     )
     answer_all = answerer(opened, settings.batch_size)
     started, errors = time.perf_counter(), 0
@@ -146,13 +150,13 @@ def predict(settings: PredictSettings) -> None:
     print(f"{count:,} rows{notes}; {rate:,.0f} rows/s; {settings.output}")
 
 
-def find_answerer(source: str) -> tuple[PreTrainedConfig, type[Answerer]]:
+def find_answerer(source: str, *, trust_remote_code: bool = False) -> tuple[PreTrainedConfig, type[Answerer]]:
     """The model's config, and what answers with such a model.
 
     Raises:
         UserError: the config can't be read, or it is of a model that answers nothing.
     """
-    config = read_config(source)
+    config = read_config(source, trust_remote_code=trust_remote_code)
     saved_as = (config.architectures or ["no class"])[0]
     for answerer in ANSWERERS:
         if saved_as.endswith(answerer.ending):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 
+from hf_tiny_transformer import foreign_code
+
 from ..commands import CommandParser
 
 PROGRAM = "python -m finetune --task blimp"
@@ -21,6 +23,7 @@ class ZeroShotSettings:
     masking: str
     from_scratch: bool
     ngram: list[str] | None
+    trust_remote_code: bool = False
 
 
 def main(argv: list[str]) -> None:
@@ -61,6 +64,7 @@ def parse_settings(argv: list[str]) -> ZeroShotSettings:
         help="text files, or `sample`: score the pairs by counts of their trigrams, too. The model's own training text "
         "makes the baseline that says what it learned beyond neighbouring tokens",
     )
+    parser.add_argument("--trust-remote-code", "--trust_remote_code", action="store_true", help=foreign_code.FLAG_HELP)
     values = vars(parser.parse_args(argv))
     values.pop("task")
     return ZeroShotSettings(**values)

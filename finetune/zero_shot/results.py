@@ -10,6 +10,7 @@ from statistics import fmean
 
 import numpy as np
 
+from hf_tiny_transformer.cards import escape
 from hf_tiny_transformer.runs import UserError, atomic_directory, atomic_write_json, atomic_write_text
 
 from ..environment import device, versions
@@ -90,15 +91,15 @@ def markdown_report(results: dict) -> str:
     ]
     sections = [
         f"# BLiMP: {100 * results['accuracy']:.2f}",
-        f"`{results['model']}`{', fresh weights' if results['settings']['from_scratch'] else ''}: the mean over "
-        f"{results['data']['files']} files of the share of pairs, in %, whose grammatical sentence scores higher by "
-        f"{results['scored_by']} (a tie counts half; chance is 50). {results['pairs']:,} pairs, "
+        f"`{escape(results['model'], 'code')}`{', fresh weights' if results['settings']['from_scratch'] else ''}: the "
+        f"mean over {results['data']['files']} files of the share of pairs, in %, whose grammatical sentence scores "
+        f"higher by {results['scored_by']} (a tie counts half; chance is 50). {results['pairs']:,} pairs, "
         f"{results['ties']} ties, {results['seconds']:.0f} s on {results['device']}.",
-        "\n".join(f"- {name}: {100 * row['accuracy']:.2f}" for name, row in results["baselines"].items()),
+        "\n".join(f"- {escape(name)}: {100 * row['accuracy']:.2f}" for name, row in results["baselines"].items()),
         markdown_table([["field", "files", *heads], *_group(results, "fields")]),
         markdown_table([["term", "files", *heads], *_group(results, "terms")]),
         markdown_table([["file", "term", "field", *heads], *by_file]),
-        f"Made by:\n\n```\n{results['command']}\n```\n",
+        f"Made by:\n\n```\n{escape(results['command'], 'block')}\n```\n",
     ]
     return "\n\n".join(sections)
 

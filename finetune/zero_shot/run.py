@@ -36,10 +36,16 @@ def run_zero_shot(settings: ZeroShotSettings, command: str) -> dict:
     output = require_free_output(settings.output)
     require_writable_parent("--output", output)
     require_texts(settings.ngram or [])
-    config = read_config(settings.model)
+    config = read_config(settings.model, trust_remote_code=settings.trust_remote_code)
     causal = _is_causal(settings.model, config)
     auto_class = AutoModelForCausalLM if causal else AutoModelForMaskedLM
-    opened = open_model(settings.model, config, auto_class, from_scratch=settings.from_scratch)
+    opened = open_model(
+        settings.model,
+        config,
+        auto_class,
+        from_scratch=settings.from_scratch,
+        trust_remote_code=settings.trust_remote_code,
+    )
     paradigms = load_blimp(settings.data)
     if len(paradigms) != FILES:
         print(
@@ -72,14 +78,20 @@ def _is_causal(source: str, config: PreTrainedConfig) -> bool:
             f"--model {source}: {config.model_type} reads one text to write another, and gives no likelihood of a "
             "sentence by itself; name an encoder or a decoder"
         )
-    if type(config) in AutoModelForMaskedLM._model_mapping and not getattr(config, "is_decoder", False):
+    if _opens(AutoModelForMaskedLM, config) and not getattr(config, "is_decoder", False):
         return False
-    if type(config) in AutoModelForCausalLM._model_mapping:
+    if _opens(AutoModelForCausalLM, config):
         return True
     raise UserError(
         f"--model {source}: config.json's model_type {config.model_type!r} has no language model; "
         "name one that AutoModelForMaskedLM or AutoModelForCausalLM opens"
     )
+
+
+def _opens(auto_class: type, config: PreTrainedConfig) -> bool:
+    """Whether it knows the model, or the model's own code, which was trusted, says so."""
+    is_trusted = type(config).__module__.startswith("transformers_modules.")
+    return type(config) in auto_class._model_mapping or (is_trusted and auto_class.__name__ in config.auto_map)
 
 
 def _masking(settings: ZeroShotSettings, opened: FinishedModel) -> Callable[[list[Sentence]], Rows]:
