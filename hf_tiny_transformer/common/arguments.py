@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import types
 from collections.abc import Sequence
@@ -10,9 +9,9 @@ from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import docstring_parser
-from jsonargparse import ActionYesNo, ArgumentError, ArgumentParser, Namespace
+from jsonargparse import ActionYesNo, ArgumentError, ArgumentParser, DefaultHelpFormatter, Namespace
 
-from .errors import UserError, one_line
+from .errors import UserError, one_line, suggestion
 
 S = TypeVar("S")
 _TYPE_NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
@@ -27,7 +26,9 @@ class CommandParser(ArgumentParser):
     """
 
     def __init__(self, prog: str, description: str) -> None:
-        super().__init__(prog=prog, description=description, exit_on_error=False, allow_abbrev=False)
+        super().__init__(
+            prog=prog, description=description, exit_on_error=False, allow_abbrev=False, formatter_class=_HelpFormatter
+        )
 
     def add_settings(self, settings: type[Any], *, positional: Sequence[str] = (), skip: Sequence[str] = ()) -> None:
         """Add a flag for every field of a dataclass, with the help text from its docstring.
@@ -96,6 +97,13 @@ class CommandParser(ArgumentParser):
         return f"must be {names}" if names else one_line(ValueError(message), 200)
 
 
+class _HelpFormatter(DefaultHelpFormatter):
+    """Show defaults, but no Python types: the text of a flag says what its value is."""
+
+    def _get_type_str(self, action: Any) -> None:
+        return None
+
+
 def build(settings: type[S], values: Namespace, **more: Any) -> S:
     """Make a settings dataclass from parsed values.
 
@@ -114,15 +122,6 @@ def with_underscores(argument: str) -> str:
         return argument
     flag, equals, value = argument.partition("=")
     return "--" + flag[2:].replace("-", "_") + equals + value
-
-
-def suggestion(name: str, known: Sequence[str]) -> str:
-    """Return ` (did you mean X?)` for the closest known name, or nothing."""
-    close = difflib.get_close_matches(name.replace("-", "_"), [k.replace("-", "_") for k in known], n=1, cutoff=0.6)
-    if not close:
-        return ""
-    found = next(k for k in known if k.replace("-", "_") == close[0])
-    return f" (did you mean {found}?)"
 
 
 def type_name(hint: Any) -> str | None:

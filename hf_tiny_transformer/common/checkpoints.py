@@ -1,6 +1,7 @@
 """The one way to open a checkpoint: config, tokenizer and weights of a directory or Hub model, with one-line errors.
 
-No code of a checkpoint runs unless the caller passes `trust_remote_code=True`, which only a user's flag may do.
+No code of a checkpoint runs unless the caller passes `trust_remote_code=True`, which only a user's flag may do. Whether
+it ran or not, models and tokenizers are returned without the fields that name it, so that nothing saved from them does.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
+from . import foreign_code
 from .errors import UserError, first_line, one_line
 from .files import read_json
 
@@ -58,6 +60,8 @@ def read_config(
 ) -> PreTrainedConfig:
     """Return the config of a directory or Hub model.
 
+    A trusted config keeps the names of the model's own code, which `load_model` needs and then removes.
+
     Args:
         source: A directory or Hub id.
         flag: The flag that named it, for error messages.
@@ -73,6 +77,11 @@ def read_config(
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code, **changes)
     except Exception as error:  # transformers and huggingface_hub each have their own types
+        if "trust_remote_code" in str(error):
+            raise UserError(
+                f"{path / 'config.json'}: auto_map names code without which this model cannot be opened; read that "
+                "code, and add --trust-remote-code to run it"
+            ) from None
         if path.is_dir():
             cause = error.__cause__ or error  # strict dataclasses wrap each validator's error in a type of their own
             raise UserError(f"{path / 'config.json'}: {one_line(cause, 200)}; correct the field") from None
@@ -82,6 +91,8 @@ def read_config(
         ) from None
     for name in changes.keys() - set(dir(config)):  # from_pretrained drops fields that the class does not know
         setattr(config, name, changes[name])
+    if not trust_remote_code:
+        foreign_code.strip_loaded(source, config=config)
     return config
 
 
@@ -109,6 +120,7 @@ def read_tokenizer(
         raise UserError(
             f"{where}: its tokenizer cannot be read ({one_line(error, 200)}); save it there again"
         ) from None
+    foreign_code.strip_loaded(source, tokenizer=tokenizer)
     if len(vocabulary) <= len(tokenizer.all_special_tokens):
         # Without tokenizer files transformers builds an empty tokenizer of the config's kind, without a message.
         raise UserError(f"{where}: holds no tokenizer (tokenizer.json); save the model's tokenizer there")
@@ -135,11 +147,13 @@ def load_model(
     flag: str = "--model",
     new_head: bool = False,
     from_scratch: bool = False,
+    exact: bool = False,
     seed: int = 0,
+    dtype: torch.dtype | str = torch.float32,
     trust_remote_code: bool = False,
     **options: Any,
 ) -> PreTrainedModel:
-    """Return a model in fp32 and evaluation mode, with every weight accounted for.
+    """Return a model in evaluation mode, with every weight accounted for.
 
     Args:
         source: A directory or Hub id.
@@ -149,7 +163,9 @@ def load_model(
         new_head: Allow weights outside the trunk to be missing or of another shape; they are initialised from `seed`
             and named in the log.
         from_scratch: Initialise all weights from `seed` and read none.
+        exact: Refuse weights that the model does not have.
         seed: Of the fresh weights.
+        dtype: Of the weights; "auto" keeps the dtype of the files.
         trust_remote_code: Whether the user allowed the model's own code.
         options: More arguments of `from_pretrained`, such as `attn_implementation`.
 
@@ -162,11 +178,13 @@ def load_model(
     try:
         if from_scratch:
             make = model_class.from_config if is_auto else model_class._from_config
-            return make(config, dtype=torch.float32, **trust).eval()
+            model = make(config, dtype=dtype, **trust)
+            foreign_code.strip_loaded(source, model=model)
+            return model.eval()
         model, info = model_class.from_pretrained(
             source,
             config=config,
-            dtype=torch.float32,
+            dtype=dtype,
             use_safetensors=True if Path(source).is_dir() else None,
             ignore_mismatched_sizes=True,  # reported below
             output_loading_info=True,
@@ -175,7 +193,10 @@ def load_model(
         )
     except Exception as error:  # safetensors, torch, transformers and huggingface_hub each have their own types
         raise _weights_error(source, error, flag) from None
+    foreign_code.strip_loaded(source, model=model)
     absent = _check_weights(f"{flag} {source}", model, info, new_head=new_head)
+    if exact and (extra := sorted(info["unexpected_keys"])):
+        raise UserError(f"{flag} {source}: {len(extra)} weights that {type(model).__name__} lacks (first: {extra[0]})")
     if absent:
         logger.warning("%s lacks these weights, which are newly initialised: %s", source, ", ".join(absent))
     return model.eval()
@@ -215,10 +236,11 @@ def usable_length(
 
 
 def copy_tokenizer_files(source: str | Path, target: str | Path) -> list[str]:
-    """Copy the tokenizer files of a model directory into another and return their names."""
+    """Copy the tokenizer files of a model directory into another, without names of foreign code; return their names."""
     names = [name for name in TOKENIZER_FILES if (Path(source) / name).is_file()]
     for name in names:
         shutil.copyfile(Path(source) / name, Path(target) / name)
+    foreign_code.strip_files(Path(target), source)
     return names
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 EXIT_BAD_INPUT = 2
 EXIT_DIVERGED = 3
@@ -75,3 +76,12 @@ def one_line(error: BaseException, limit: int | None = None) -> str:
 def first_line(error: BaseException) -> str:
     """Return the first line of an exception's message, or its type's name where the message is empty."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def suggestion(name: str, known: Sequence[str]) -> str:
+    """Return ` (did you mean X?)` for the closest known name, or nothing."""
+    close = difflib.get_close_matches(name.replace("-", "_"), [k.replace("-", "_") for k in known], n=1, cutoff=0.6)
+    if not close:
+        return ""
+    found = next(k for k in known if k.replace("-", "_") == close[0])
+    return f" (did you mean {found}?)"

@@ -98,7 +98,7 @@ def read_json(path: Path, advice: str) -> dict[str, Any]:
         UserError: The file is missing, unreadable, or holds something other than a JSON object.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; {advice}") from None
     except json.JSONDecodeError as error:

@@ -261,18 +261,19 @@ class TableFile:
     _row = 0
 
 
-def read_lines(path: Path, flag: str = "") -> Iterator[tuple[int, str]]:
+def read_lines(path: Path, flag: str = "", newline: str | None = None) -> Iterator[tuple[int, str]]:
     """Iterate over numbered lines of text without their ends.
 
     Args:
         path: A text file, compressed or not.
         flag: The flag that named it, for error messages.
+        newline: As in `TextFile.lines`.
 
     Raises:
         UserError: The file is unreadable, damaged, or not UTF-8; the message has the line.
     """
-    for number, line in TextFile(path, flag).lines():
-        if (problem := _not_unicode(line)) is not None:
+    for number, line in TextFile(path, flag).lines(newline):
+        if (problem := unicode_problem(line)) is not None:
             raise UserError(f"{path}, line {number}: {problem}")
         yield number, line.removesuffix("\n")
 
@@ -311,13 +312,13 @@ def _encodable(record: Record) -> Record:
     """Return the record, or an error if one of its texts cannot be written as UTF-8."""
     for name, value in record.values.items():
         for text in value if isinstance(value, list) else (value,):
-            if isinstance(text, str) and (problem := _not_unicode(text)) is not None:
+            if isinstance(text, str) and (problem := unicode_problem(text)) is not None:
                 return Record(record.line, error=problem if len(record.values) == 1 else f"column {name!r}: {problem}")
     return record
 
 
-def _not_unicode(text: str) -> str | None:
-    """Describe bytes that are not UTF-8, which decoding turned into lone surrogates, or surrogates in JSON."""
+def unicode_problem(text: str) -> str | None:
+    """Describe what keeps a text from being UTF-8: foreign bytes, which decoding made surrogates, or JSON's own."""
     try:
         text.encode()
     except UnicodeEncodeError as error:

@@ -12,8 +12,9 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from ..common.errors import RunError
-from ..common.files import atomic_write_json, atomic_write_text
+from ..common import foreign_code
+from ..common.errors import RunError, UserError
+from ..common.files import atomic_write_json, atomic_write_text, read_json
 
 CARD_FILE = "README.md"
 FACTS_FILE = "training/card.json"  # the card's rows and figures, for `verify`
@@ -114,7 +115,7 @@ def write_card(directory: Path, card: Card) -> str:
         What the code printed.
 
     Raises:
-        RunError: The code fails; nothing is written.
+        RunError: The code fails, or the directory has foreign code, which it would run; nothing is written.
     """
     printed = run_code(card.code, directory)
     facts = {
@@ -136,12 +137,33 @@ def write_card(directory: Path, card: Card) -> str:
     return printed
 
 
+def read_facts(directory: Path) -> tuple[list[Row], list[Figure]]:
+    """Return the rows and figures that a card was written with.
+
+    Raises:
+        UserError: `FACTS_FILE` is missing, invalid, or names a file outside the directory.
+    """
+    advice = "write the card again"
+    content = read_json(directory / FACTS_FILE, advice)
+    try:
+        rows = [tuple(map(str, row)) for rows in content["rows"].values() for row in rows]
+        figures = [Figure(**{**figure, "value": float(figure["value"])}) for figure in content["figures"]]
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{FACTS_FILE}: {type(error).__name__}: {error}; {advice}") from None
+    for figure in figures:
+        if not re.fullmatch(r"(\w[\w.-]*/)*\w[\w.-]*\.json", str(figure.file)):
+            raise UserError(f"{FACTS_FILE}: {figure.file!r} is not a .json file of this directory; {advice}")
+    return rows, figures
+
+
 def run_code(code: str, directory: Path) -> str:
     """Run a card's code in this process, in `directory`, and return what it prints.
 
     Raises:
-        RunError: The code fails.
+        RunError: The code fails, or the directory has foreign code, which it would run.
     """
+    if problem := foreign_code.find(directory):
+        raise RunError(f"no model card was written, because the code in it would run foreign code: {problem}")
     printed = io.StringIO()
     try:
         with contextlib.chdir(directory), contextlib.redirect_stdout(printed):

@@ -1,29 +1,31 @@
-"""Code that a model directory names or brings. None of it runs unasked, and none is passed on: what we write names only
-this package's own code, which lies beside it as this package has it."""
+"""Python that a model directory names or contains: never run unasked, never copied into what this package writes.
+
+What this package writes names only its own code, which is stored with the weights as this package has it.
+"""
 
 from __future__ import annotations
 
 import json
-import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from .runs import UserError
+from .errors import UserError
+from .processes import say
 
-FLAG_HELP = "run Python that the model's files name (auto_map) or bring; it is not passed on to what is made of it"
+PACKAGE = Path(__file__).resolve().parents[1]
+KEPT_LOCALLY = "checkpoints"  # a folder of a model directory that is never published
 CODE_FIELDS = {"auto_map", "custom_pipelines", "custom_generate"}
-# Fields with the name of a class, or of a way to compute, that is fetched from elsewhere where it is no plain name.
+# Fields that name a class or an implementation; unless it is a plain name, it is fetched from elsewhere.
 NAME_FIELDS = {"tokenizer_class", "slow_tokenizer_class", "processor_class", "image_processor_type"}
 NAME_FIELDS |= {"feature_extractor_type", "video_processor_type"}
 NAME_FIELDS |= {"attn_implementation", "_attn_implementation", "_attn_implementation_internal"}
 CODE_SUFFIXES = {".py", ".pyc", ".pyd", ".so", ".dll", ".dylib"}
-PACKAGE = Path(__file__).parent
-NOT_PUBLISHED = "checkpoints"  # of a run
 
 
 def own_auto_map(model_type: Any) -> dict[str, str]:
-    """Return the auto_map that we write for a family, empty for a model type that is not ours."""
-    from .families import FAMILIES
+    """Return the auto_map that this package writes for a family; empty for other model types."""
+    from ..families import FAMILIES
 
     for config_class, table in FAMILIES.items():
         if config_class.model_type == model_type:
@@ -33,74 +35,80 @@ def own_auto_map(model_type: Any) -> dict[str, str]:
 
 
 def strip(content: Any, own: dict[str, str] | None = None, where: str = "") -> list[str]:
-    """Remove, in place, what names code in parsed JSON or in an object's `vars`.
+    """Remove, in place, the fields that name code from parsed JSON or from an object's `vars`.
 
     Args:
-        own: the auto_map that may stay, at the top.
+        content: A dictionary or list.
+        own: The auto_map that is kept at the top level.
+        where: Prefix of the returned names.
 
     Returns:
-        The removed fields' names, with dots where they lay deeper.
+        The names of the removed fields, with dots where they are nested.
     """
     removed = []
     for name, value in list(content.items() if isinstance(content, dict) else enumerate(content)):
         if isinstance(name, str) and _names_code(name, value, own or {}):
             removed.append(f"{where}{name}")
-            if name == "_attn_implementation_internal":  # which an object cannot do without
+            if name == "_attn_implementation_internal":  # an attribute that configs require
                 content[name] = None
             else:
                 del content[name]
             continue
-        below = vars(value) if hasattr(type(value), "model_type") else value  # a config within a config
-        if isinstance(below, dict | list | tuple):
-            removed += strip(below, None, f"{where}{name}.")
+        inner = vars(value) if hasattr(type(value), "model_type") else value  # a config within a config
+        if isinstance(inner, dict | list | tuple):
+            removed += strip(inner, None, f"{where}{name}.")
     return removed
 
 
-def strip_loaded(
-    source: str | Path, *, config: Any = None, tokenizer: Any = None, model: Any = None, quiet: bool = False
-) -> None:
-    """Take what names code off objects that may be saved; print a line for each field on stderr, unless `quiet`."""
+def strip_loaded(source: str | Path, *, config: Any = None, tokenizer: Any = None, model: Any = None) -> None:
+    """Remove the fields that name code from objects that may be saved, and report each on stderr once.
+
+    Args:
+        source: What they were loaded from, for the report.
+        config: A config.
+        tokenizer: A tokenizer or image processor.
+        model: A model, with its config and generation config.
+    """
     config = model.config if model is not None else config
-    found = {}
     if config is not None:
-        found["config.json"] = strip(vars(config), own_auto_map(config.model_type))
+        _report(source, "config.json", strip(vars(config), own_auto_map(config.model_type)))
     if tokenizer is not None:
-        tokenizer._auto_class = tokenizer._auto_map = None  # or saving would copy the file of its class along
-        found["tokenizer_config.json"] = strip(tokenizer.init_kwargs)
+        tokenizer._auto_class = tokenizer._auto_map = None  # with it, saving would copy the file of the class
+        fields = vars(tokenizer) if getattr(tokenizer, "init_kwargs", None) is None else tokenizer.init_kwargs
+        _report(source, "tokenizer_config.json", strip(fields))
     if getattr(model, "generation_config", None) is not None:
-        found["generation_config.json"] = strip(vars(model.generation_config))
-    for name, removed in found.items():
-        _tell(source, name, [] if quiet else removed)
+        _report(source, "generation_config.json", strip(vars(model.generation_config)))
 
 
 def strip_files(directory: Path, source: str | Path) -> None:
-    """Rewrite each JSON file of `directory` that names code of others, and print a line for each field.
+    """Remove the fields that name foreign code from the JSON files of a directory, and report each on stderr.
 
     Args:
-        source: where the files came from, for the lines.
+        directory: The directory; its files are rewritten.
+        source: Where the files came from, for the report.
 
     Raises:
-        UserError: a file holds no JSON.
+        UserError: A file is not JSON.
     """
     for file in sorted(directory.glob("*.json")):
         content = _read(file)
         if removed := strip(content, _own_of(file, content)):
             file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-            _tell(source, file.name, removed)
+            _report(source, file.name, removed)
 
 
 def find(directory: Path) -> str | None:
-    """Say which file of a directory is, or names, code that this package does not write; None where there is none.
+    """Return which file is or names code that this package did not write, and what to do; None if there is none.
 
     Raises:
-        UserError: a .json file holds no JSON.
+        UserError: A .json file is not JSON.
     """
     for file in sorted(path for path in directory.rglob("*") if path.is_file()):
         place = file.relative_to(directory)
-        if place.parts[0] == NOT_PUBLISHED:
+        if place.parts[0] == KEPT_LOCALLY:
             continue
         if file.suffix.lower() in CODE_SUFFIXES and not is_own_file(file):
-            return f"{place}: is not the code that this package writes; remove it, or save the model again"
+            return f"{place}: is not code of this package; remove it, or save the model again"
         if file.suffix == ".json":
             content = _read(file)
             if removed := strip(content, _own_of(file, content)):
@@ -109,7 +117,7 @@ def find(directory: Path) -> str | None:
 
 
 def is_own_file(file: Path) -> bool:
-    """Whether a file of code is, byte by byte, the one of that name in this package."""
+    """Return whether a file of code is, byte by byte, this package's file of that name."""
     own = PACKAGE / file.name
     return own.is_file() and own.read_bytes() == file.read_bytes()
 
@@ -131,10 +139,15 @@ def _read(file: Path) -> Any:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError, OSError) as error:
-        raise UserError(f"{file}: can't be read as JSON ({error}); save the model again") from None
+        raise UserError(f"{file}: cannot be read as JSON ({error}); save the model again") from None
     return content if isinstance(content, dict | list) else []
 
 
-def _tell(source: str | Path, name: str, removed: list[str]) -> None:
+def _report(source: str | Path, name: str, removed: list[str]) -> None:
     for field in removed:
-        print(f"{source}: {name}: {field} names code of others; removed", file=sys.stderr)
+        _report_once(str(source), name, field)
+
+
+@cache
+def _report_once(source: str, name: str, field: str) -> None:
+    say(f"{source}: {name}: {field} names foreign code; removed")

@@ -1,4 +1,4 @@
-"""What Python a model card may show: `verify` runs it, and a card comes from anywhere."""
+"""Decide which Python in a model card is harmless, because `verify` runs it and a card may come from anywhere."""
 
 from __future__ import annotations
 
@@ -11,22 +11,24 @@ _FUNCTIONS = {"print", "round", "len"}
 _METHODS = {"decode": {"skip_special_tokens"}, "generate": {"max_new_tokens", "max_length", "do_sample"}}
 _METHODS |= {"items": set(), "argmax": set()}
 _CALLED = {"truncation", "padding", "return_tensors", "top_k", "max_new_tokens", "do_sample", "aggregation_strategy"}
-_CALLED |= {"function_to_apply"}  # what pipelines, tokenizers and models are called with
+_CALLED |= {"function_to_apply"}  # arguments of pipelines, tokenizers and models
 _ATTRIBUTES = {"from_pretrained", "logits", "start_logits", "end_logits", *_METHODS}
 
 
-def refused_snippet(code: str) -> str | None:
-    """Say what a card's Python does beyond opening its own directory and asking the model; None where it does nothing
-    else. What is not known to be harmless is refused."""
+def refused_code(code: str) -> str | None:
+    """Return what a card's Python does beyond loading its own directory and using the model, or None.
+
+    Everything that is not known to be harmless is refused.
+    """
     try:
         nodes = list(ast.walk(ast.parse(code)))
     except (SyntaxError, ValueError, RecursionError) as error:
-        return f"is no Python ({error})"
+        return f"not valid Python ({error})"
     bound = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
     imported = {alias.name for node in nodes if isinstance(node, ast.ImportFrom) for alias in node.names}
     for node in nodes:
         if not isinstance(node, _NODES) or not _is_harmless(node, bound, imported):
-            return f"line {getattr(node, 'lineno', '?')}: {ast.unparse(node)[:60]!r} is more than asking the model"
+            return f"line {getattr(node, 'lineno', '?')}: {ast.unparse(node)[:60]!r} does more than use the model"
     return None
 
 
@@ -52,7 +54,7 @@ def _is_harmless(node: ast.AST, bound: set[str], imported: set[str]) -> bool:
         )
     if isinstance(node, ast.Dict):
         return all(isinstance(key, ast.Constant) and key.value in ("text", "text_pair") for key in node.keys)
-    if isinstance(node, ast.DictComp):  # its keys are those of a tokenizer's answer
+    if isinstance(node, ast.DictComp):  # over the items of a tokenizer's output
         over = node.generators[0].iter
         return isinstance(over, ast.Call) and isinstance(over.func, ast.Attribute) and over.func.attr == "items"
     return not isinstance(node, ast.Call) or _is_harmless_call(node, bound)

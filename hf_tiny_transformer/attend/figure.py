@@ -1,4 +1,6 @@
-"""Attention as matplotlib figures, for notebooks, papers and the `--png` of the command."""
+"""Draw attention as matplotlib figures, for notebooks, papers and `attend --png`."""
+
+from __future__ import annotations
 
 from typing import Any
 
@@ -8,20 +10,25 @@ from matplotlib.figure import Figure
 from matplotlib.patches import PathPatch, Rectangle
 from matplotlib.path import Path as Curve
 
-from .attend import AttentionMap
+from .read import AttentionMap
 
 ACCENT = "#b3400e"
-HEAT = LinearSegmentedColormap.from_list("attention", ["#f7f8fa", "#74aed4", "#08306b"])  # the page's colours
-OVER = LinearSegmentedColormap.from_list("over", [(1.0, 0.47, 0.08, 0.0), (1.0, 0.47, 0.08, 0.85)])  # lets images show
-CELL, ROW = 0.3, 0.22  # inches: of the heat map's cells and the lines' words
-LARGEST = 24.0  # inches; smaller cells beyond
+HEAT = LinearSegmentedColormap.from_list("attention", ["#f7f8fa", "#74aed4", "#08306b"])  # the colors of the page
+OVER = LinearSegmentedColormap.from_list("over", [(1.0, 0.47, 0.08, 0.0), (1.0, 0.47, 0.08, 0.85)])  # translucent
+CELL, ROW = 0.3, 0.22  # inches: cells of the heat map, and words of the lines
+LARGEST = 24.0  # inches; larger maps have smaller cells
 
 
 def draw_heat_map(one: AttentionMap, layer: int = -1, head: int | None = None) -> Figure:
-    """All of one layer and head (None: the heads' mean): who asks on the left, who is asked at the top.
+    """Draw one layer and head as a heat map, queries on the left and keys at the top.
+
+    Args:
+        one: The attention.
+        layer: As in `AttentionMap.head`.
+        head: As in `AttentionMap.head`.
 
     Raises:
-        ValueError: no such layer or head.
+        ValueError: There is no such layer or head.
     """
     width, height = _map_size(one)
     figure = Figure(figsize=(width + 2.2, height + 1.6), layout="constrained")
@@ -30,8 +37,7 @@ def draw_heat_map(one: AttentionMap, layer: int = -1, head: int | None = None) -
 
 
 def draw_heads(one: AttentionMap) -> Figure:
-    """Every layer and head at a glance: layers from top to bottom, heads from left to right, each from 0 to its own
-    largest weight."""
+    """Draw every layer (top to bottom) and head (left to right), each scaled to its own largest weight."""
     layers, heads = one.weights.shape[:2]
     size = min(2.2, LARGEST / max(layers, heads))
     figure = Figure(figsize=(size * heads + 0.3, size * layers * 1.12), layout="constrained")
@@ -44,13 +50,16 @@ def draw_heads(one: AttentionMap) -> Figure:
 
 
 def draw_lines(one: AttentionMap, layer: int = -1, head: int | None = None, word: str | int | None = None) -> Figure:
-    """One token's attention as lines, the thicker the more (the classic picture of what "it" attends to).
+    """Draw the attention of one query as lines, thicker for larger weights.
 
     Args:
-        word: a token as it is shown, or its number; None takes "it" where there is one.
+        one: The attention.
+        layer: As in `AttentionMap.head`.
+        head: As in `AttentionMap.head`.
+        word: As in `AttentionMap.query`.
 
     Raises:
-        ValueError: no such layer, head or word.
+        ValueError: There is no such layer, head or word.
     """
     figure = Figure(figsize=(4.2, _lines_height(one)), layout="constrained")
     _lines(figure.subplots(), one, layer, head, one.query(word))
@@ -60,7 +69,7 @@ def draw_lines(one: AttentionMap, layer: int = -1, head: int | None = None, word
 def draw_attention(
     one: AttentionMap, layer: int = -1, head: int | None = None, word: str | int | None = None
 ) -> Figure:
-    """Both side by side; arguments and errors as in `draw_lines`."""
+    """Draw the heat map and the lines side by side; arguments and errors are those of `draw_lines`."""
     width, height = _map_size(one)
     size = (width + 2.2 + 4.2, max(height + 1.6, _lines_height(one)))
     figure = Figure(figsize=size, layout="constrained")
@@ -74,18 +83,20 @@ def draw_attention(
 def draw_over_image(
     one: AttentionMap, image: Any, layer: int = -1, head: int | None = None, patch: int | None = None
 ) -> Figure:
-    """The image, and beside it under a patch's weights; without a patch, under the mean over all patches: what the
-    image as a whole attends to.
+    """Draw an image, and next to it the image under the weights of a patch.
 
     Args:
-        one: of an image, `grid` set.
-        image: PIL or pixels (H, W) or (H, W, C), what the map was read from.
+        one: The attention of an image; `grid` is set.
+        image: PIL or pixels (H, W) or (H, W, C).
+        layer: As in `AttentionMap.head`.
+        head: As in `AttentionMap.head`.
+        patch: The query; None shows the mean over all patches.
 
     Raises:
-        ValueError: no such layer, head or patch, or a map of words.
+        ValueError: There is no such layer, head or patch, or the map is of a text.
     """
     if one.grid is None:
-        raise ValueError("this map is of words; draw_attention draws it")
+        raise ValueError("this map is of a text; use draw_attention")
     weights = one.head(layer, head)
     weights = weights.mean(dim=0) if patch is None else weights[one.query(patch)]
     figure = Figure(figsize=(6.4, 3.3), layout="constrained")
@@ -112,8 +123,8 @@ def _heat_map(axes: Axes, one: AttentionMap, layer: int, head: int | None, word:
     axes.xaxis.tick_top()
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    axes.set_ylabel("asks")
-    axes.set_xlabel(f"is asked\n{_which(one, layer, head)}", fontsize=9)
+    axes.set_ylabel("query")
+    axes.set_xlabel(f"key\n{_which(one, layer, head)}", fontsize=9)
     axes.figure.colorbar(shades, ax=axes, shrink=0.6, aspect=30, pad=0.02)
     if word is not None:
         axes.add_patch(Rectangle((-0.5, word - 0.5), len(one.keys), 1, fill=False, edgecolor=ACCENT, linewidth=1.5))
@@ -150,7 +161,7 @@ def _lines(axes: Axes, one: AttentionMap, layer: int, head: int | None, word: in
 
 
 def _plain(token: str) -> str:
-    """matplotlib would take what stands between dollars for a formula."""
+    """Escape dollars, which enclose formulas in matplotlib."""
     return token.replace("$", r"\$")
 
 

@@ -1,56 +1,39 @@
-"""Encoder -> stock `modernbert`, Decoder -> stock `modernbert-decoder`: the same function, which transformers computes
-without this package.
+"""Convert Encoder to stock `modernbert` and Decoder to stock `modernbert-decoder`, which compute the same function.
 
-Stock fuses gate (the activated half) and up into one matrix, and ModernBERT, not its decoder, also q, k and v.
+Stock fuses the gate (the activated half) and up matrices of the feed-forward network. ModernBERT, but not its decoder,
+also fuses q, k and v.
 """
 
+from __future__ import annotations
+
+from typing import Any
+
 import torch
+import transformers
 from transformers import (
     ModernBertConfig,
     ModernBertDecoderConfig,
-    ModernBertDecoderForCausalLM,
     ModernBertDecoderForSequenceClassification,
-    ModernBertDecoderModel,
-    ModernBertForMaskedLM,
-    ModernBertForMultipleChoice,
-    ModernBertForQuestionAnswering,
-    ModernBertForSequenceClassification,
-    ModernBertForTokenClassification,
-    ModernBertModel,
     PreTrainedModel,
 )
 
-from .configuration_decoder import TinyTransformerDecoderConfig
-from .configuration_encoder import TinyTransformerEncoderConfig
-from .configuration_trunk import TinyTransformerTrunkConfig
-from .modeling_decoder import (
-    TinyTransformerDecoderForCausalLM,
-    TinyTransformerDecoderForSequenceClassification,
-    TinyTransformerDecoderModel,
-)
-from .modeling_encoder import (
-    TinyTransformerEncoderForMaskedLM,
-    TinyTransformerEncoderForMultipleChoice,
-    TinyTransformerEncoderForQuestionAnswering,
-    TinyTransformerEncoderForSequenceClassification,
-    TinyTransformerEncoderForTokenClassification,
-    TinyTransformerEncoderModel,
-)
-from .runs import UserError
+from ..common.errors import UserError
+from ..configuration_decoder import TinyTransformerDecoderConfig
+from ..configuration_encoder import TinyTransformerEncoderConfig
+from ..families import FAMILIES
+from ..modeling_decoder import TinyTransformerDecoderForCausalLM, TinyTransformerDecoderForSequenceClassification
+from ..modeling_encoder import TinyTransformerEncoderForQuestionAnswering
 
 STOCK_CLASSES: dict[type[PreTrainedModel], type[PreTrainedModel]] = {
-    TinyTransformerEncoderModel: ModernBertModel,
-    TinyTransformerEncoderForMaskedLM: ModernBertForMaskedLM,
-    TinyTransformerEncoderForSequenceClassification: ModernBertForSequenceClassification,
-    TinyTransformerEncoderForTokenClassification: ModernBertForTokenClassification,
-    TinyTransformerEncoderForQuestionAnswering: ModernBertForQuestionAnswering,
-    TinyTransformerEncoderForMultipleChoice: ModernBertForMultipleChoice,
-    TinyTransformerDecoderModel: ModernBertDecoderModel,
-    TinyTransformerDecoderForCausalLM: ModernBertDecoderForCausalLM,
-    TinyTransformerDecoderForSequenceClassification: ModernBertDecoderForSequenceClassification,
+    model_class: getattr(transformers, model_class.__name__.replace(ours, stock))
+    for config_class, ours, stock in (
+        (TinyTransformerEncoderConfig, "TinyTransformerEncoder", "ModernBert"),
+        (TinyTransformerDecoderConfig, "TinyTransformerDecoder", "ModernBertDecoder"),
+    )
+    for model_class in FAMILIES[config_class].values()
 }
 
-# (ours, stock) without .weight or .bias; {n} is the layer's number. Several of ours are one of stock's, stacked.
+# (ours, stock) without .weight or .bias; {n} is the layer's number. Several of ours are stacked into one of stock's.
 _LAYER = "model.layers.{n}"
 _QKV = [f"{_LAYER}.attention.{part}_proj" for part in "qkv"]
 _COMMON = [
@@ -66,26 +49,33 @@ _COMMON = [
     (["classifier"], "classifier"),
     (["qa_outputs"], "classifier"),
 ]
+# config fields with the same name and meaning
+_SAME_FIELDS = [
+    *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"),
+    *("max_position_embeddings", "initializer_range", "norm_eps", "tie_word_embeddings", "pad_token_id"),
+    *("embedding_dropout", "attention_dropout", "mlp_dropout", "classifier_dropout"),
+    *("id2label", "label2id", "problem_type"),
+]
 _FUSED_QKV = [(_QKV, f"{_LAYER}.attn.Wqkv")]
 _SEPARATE_QKV = [([name], f"{_LAYER}.attn.{part}_proj") for name, part in zip(_QKV, "qkv", strict=True)]
 
 
 def to_stock(model: PreTrainedModel) -> PreTrainedModel:
-    """The stock model of the same function and dtype, in evaluation mode.
+    """Return the stock model of the same function and dtype, in evaluation mode.
 
-    A Decoder classifier finds a text's last token by `attention_mask`, stock by `pad_token_id`: they agree where
-    padding is made of that token, as tokenizers do.
+    A Decoder classifier finds the last token of a text by `attention_mask`, stock by `pad_token_id`. They agree if
+    texts are padded with that token, as tokenizers do.
 
     Raises:
-        UserError: stock has no such class, or can't express a setting.
+        UserError: Stock has no such class, or cannot express a setting.
     """
     if type(model) not in STOCK_CLASSES:
-        raise UserError(f"{type(model).__name__} has no stock partner")
+        raise UserError(f"{type(model).__name__} has no stock class")
     stock_class = STOCK_CLASSES[type(model)]
     stock = stock_class(stock_config(model)).to(model.dtype).eval()
     weights = stock_weights(model, model.state_dict())
     if stock_class is ModernBertDecoderForSequenceClassification:
-        # one field gives both of stock's layers a bias; our first has none
+        # in stock, one field gives both layers of the head a bias; our first layer has none
         weights["head.dense.bias"] = torch.zeros_like(stock.head.dense.bias)
     stock.load_state_dict(weights, strict=True)
     if model.can_generate():
@@ -94,8 +84,13 @@ def to_stock(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def stock_weights(model: PreTrainedModel, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """`tensors`, which go by the names of `model`'s parameters (weights, or gradients), under the stock names."""
-    is_trunk = not hasattr(model, model.base_model_prefix)
+    """Return tensors under their stock names.
+
+    Args:
+        model: One of our models.
+        tensors: Weights or gradients by the names of the model's parameters.
+    """
+    is_trunk = model.base_model is model
     renamed = {}
     for parts, stock_name in _renames(model):
         for n in range(model.config.num_hidden_layers if "{n}" in stock_name else 1):
@@ -110,19 +105,19 @@ def stock_weights(model: PreTrainedModel, tensors: dict[str, torch.Tensor]) -> d
 
 
 def stock_config(model: PreTrainedModel) -> ModernBertConfig | ModernBertDecoderConfig:
-    """The stock configuration of the same function.
+    """Return the stock config of the same function.
 
     Raises:
-        UserError: a setting that stock can't express; the message names it.
+        UserError: Stock cannot express a setting; the message names it.
     """
     config = model.config
     if config.position_embedding_type != "rotary":
         raise UserError(
-            f"position_embedding_type is {config.position_embedding_type!r}; stock ModernBERT has rotary positions only"
+            f"position_embedding_type is {config.position_embedding_type!r}; stock ModernBERT supports only 'rotary'"
         )
     rope = dict(config.rope_parameters)
     fields = {
-        **{name: getattr(config, name) for name in _same_fields(config)},
+        **{name: getattr(config, name) for name in _SAME_FIELDS},
         "hidden_activation": config.hidden_act,
         "classifier_activation": config.hidden_act,
         "layer_types": ["full_attention"] * config.num_hidden_layers,
@@ -130,23 +125,13 @@ def stock_config(model: PreTrainedModel) -> ModernBertConfig | ModernBertDecoder
         **(_decoder_fields(model) if isinstance(config, TinyTransformerDecoderConfig) else _encoder_fields(model)),
     }
     stock = STOCK_CLASSES[type(model)].config_class(**fields)
-    # what transformers 4, and programs that read config.json by themselves, know of this
+    # for transformers 4, and for programs that read config.json themselves
     stock.global_attn_every_n_layers = 1
     stock.global_rope_theta = stock.local_rope_theta = rope["rope_theta"]
     return stock
 
 
-def _same_fields(config: TinyTransformerTrunkConfig) -> list[str]:
-    """What is called the same and means the same."""
-    return [
-        *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"),
-        *("max_position_embeddings", "initializer_range", "norm_eps", "tie_word_embeddings", "pad_token_id"),
-        *("embedding_dropout", "attention_dropout", "mlp_dropout", "classifier_dropout"),
-        *("id2label", "label2id", "problem_type"),
-    ]
-
-
-def _encoder_fields(model: PreTrainedModel) -> dict:
+def _encoder_fields(model: PreTrainedModel) -> dict[str, Any]:
     config: TinyTransformerEncoderConfig = model.config
     fields = {
         "classifier_pooling": config.classifier_pooling,
@@ -155,17 +140,17 @@ def _encoder_fields(model: PreTrainedModel) -> dict:
         "bos_token_id": config.cls_token_id,
         "eos_token_id": config.sep_token_id,
     }
-    if isinstance(model, TinyTransformerEncoderForQuestionAnswering):  # start and end: stock's layer is sized by labels
+    if isinstance(model, TinyTransformerEncoderForQuestionAnswering):  # stock sizes this layer by labels: start, end
         fields |= {"id2label": {0: "LABEL_0", 1: "LABEL_1"}, "label2id": {"LABEL_0": 0, "LABEL_1": 1}}
     return fields
 
 
-def _decoder_fields(model: PreTrainedModel) -> dict:
-    """Stock's decoder wants numbers for all its special tokens, though no forward reads any but the padding's."""
+def _decoder_fields(model: PreTrainedModel) -> dict[str, Any]:
+    """Return ids for all special tokens; stock requires them, though its forward reads only `pad_token_id`."""
     config: TinyTransformerDecoderConfig = model.config
     is_classifier = isinstance(model, TinyTransformerDecoderForSequenceClassification)
     if config.pad_token_id is None and is_classifier:
-        raise UserError("pad_token_id is null; stock finds a text's last token by it: set it to the tokenizer's")
+        raise UserError("pad_token_id is null, but stock finds a text's last token by it; set it to the tokenizer's")
     pad = 0 if config.pad_token_id is None else config.pad_token_id
     start = pad if config.bos_token_id is None else config.bos_token_id
     return {
@@ -181,7 +166,7 @@ def _decoder_fields(model: PreTrainedModel) -> dict:
 
 def _renames(model: PreTrainedModel) -> list[tuple[list[str], str]]:
     is_encoder = isinstance(model.config, TinyTransformerEncoderConfig)
-    # stock's causal language model calls this part lm_head, and the output matrix `decoder`
+    # in stock's causal language model this part is `lm_head`, and the output matrix is `decoder`
     head = "lm_head" if isinstance(model, TinyTransformerDecoderForCausalLM) else "head"
     transform = [([f"transform.{part}"], f"{head}.{part}") for part in ("dense", "norm")]
     return [*_COMMON, *transform, *(_FUSED_QKV if is_encoder else _SEPARATE_QKV)]

@@ -1,9 +1,10 @@
-"""Stock `bert` checkpoints <-> the Bert family: one to one, the weights' bytes untouched."""
+"""Convert stock `bert` checkpoints to the Bert family and back; the bytes of the weights are unchanged."""
+
+from __future__ import annotations
 
 import logging
 import re
 from dataclasses import fields
-from os import PathLike
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,26 +15,18 @@ from transformers import BertConfig
 from transformers.activations import ACT2FN
 from transformers.configuration_utils import PreTrainedConfig
 
-from .checkpoint_files import copy_tokenizer_files, read_config_json, read_safetensors
-from .configuration_bert import TinyTransformerBertConfig
-from .modeling_bert import (
-    TinyTransformerBertForMaskedLM,
-    TinyTransformerBertForMultipleChoice,
-    TinyTransformerBertForNextSentencePrediction,
-    TinyTransformerBertForPreTraining,
-    TinyTransformerBertForQuestionAnswering,
-    TinyTransformerBertForSequenceClassification,
-    TinyTransformerBertForTokenClassification,
-    TinyTransformerBertModel,
-    TinyTransformerBertPreTrainedModel,
-)
-from .runs import UserError, atomic_directory, require_free_output
+from ..common.checkpoints import copy_tokenizer_files, read_config, read_tensors
+from ..common.errors import UserError, one_line
+from ..common.files import atomic_directory, require_free_output
+from ..configuration_bert import TinyTransformerBertConfig
+from ..families import FAMILIES
+from ..modeling_bert import TinyTransformerBertPreTrainedModel
 
 logger = logging.getLogger(__name__)
 
 BertModelT = TypeVar("BertModelT", bound=TinyTransformerBertPreTrainedModel)
 
-# (ours, stock). A name without .weight or .bias stands for both; {n} is the layer's number.
+# (ours, stock). A name without .weight or .bias means both; {n} is the layer's number.
 RENAMES = [
     ("model.embed_tokens", "bert.embeddings.word_embeddings"),
     ("model.embed_positions", "bert.embeddings.position_embeddings"),
@@ -57,28 +50,19 @@ RENAMES = [
     ("qa_outputs", "qa_outputs"),
 ]
 
-# BertForPreTraining -> TinyTransformerBertForPreTraining, and so on: what `architectures` in a config.json names
+# `architectures` of a stock config.json -> our class
 STOCK_ARCHITECTURES: dict[str, type[TinyTransformerBertPreTrainedModel]] = {
     model_class.__name__.removeprefix("TinyTransformer"): model_class
-    for model_class in (
-        TinyTransformerBertModel,
-        TinyTransformerBertForPreTraining,
-        TinyTransformerBertForMaskedLM,
-        TinyTransformerBertForNextSentencePrediction,
-        TinyTransformerBertForSequenceClassification,
-        TinyTransformerBertForTokenClassification,
-        TinyTransformerBertForQuestionAnswering,
-        TinyTransformerBertForMultipleChoice,
-    )
+    for model_class in FAMILIES[TinyTransformerBertConfig].values()
 }
 
 _TRUNK_PREFIXES = ("embeddings.", "encoder.", "pooler.")
-# stock's second name of cls.predictions.bias; its forward reads this one
+# stock's second name of cls.predictions.bias, and the one that its forward uses
 _DECODER_BIAS = "cls.predictions.decoder.bias"
 _BASE_FIELDS = {field.name for field in fields(PreTrainedConfig)}
 _SHARED_FIELDS = [field.name for field in fields(TinyTransformerBertConfig) if field.name not in _BASE_FIELDS]
 _TASK_FIELDS = ("id2label", "label2id", "problem_type")
-# stock field -> the only values with which stock computes what our family computes
+# stock field -> the only values with which stock computes the same function as our family
 _ONLY_VALUES = {
     "is_decoder": (False, None),
     "add_cross_attention": (False, None),
@@ -88,29 +72,28 @@ _ONLY_VALUES = {
 }
 
 
-def load_stock_bert(directory: str | PathLike, model_class: type[BertModelT]) -> BertModelT:
-    """Opens a stock `bert` checkpoint as `model_class` of the Bert family, in evaluation mode and in the file's dtype.
+def load_stock_bert(directory: str | Path, model_class: type[BertModelT]) -> BertModelT:
+    """Load a stock `bert` checkpoint as a class of the Bert family, in evaluation mode and in the dtype of the file.
 
-    Embeddings and layers must all be there. A head (or the pooler) that the checkpoint lacks is newly initialised and a
-    warning names it; a head that `model_class` lacks is left out. The buffer `embeddings.position_ids`, the prefix-free
-    names of a bare `BertModel` and the older `LayerNorm.gamma` / `beta` are understood.
+    A head or pooler that the checkpoint lacks is newly initialised and named in the log; a head that `model_class`
+    lacks is dropped. Older files are understood: the buffer `embeddings.position_ids`, the names of a bare `BertModel`,
+    and `LayerNorm.gamma` / `beta`.
 
     Args:
-        directory: holds config.json and model.safetensors (or its shards with their index).
+        directory: It holds config.json and model.safetensors, or shards with their index.
+        model_class: A class of the Bert family.
 
     Raises:
-        UserError: no such checkpoint, no safetensors, a config our family cannot express, a weight that is missing,
-            unknown or of the wrong shape.
+        UserError: There is no such checkpoint, our family cannot express its config, or a weight of embeddings or
+            layers is missing, unknown or of the wrong shape.
     """
     directory = Path(directory)
     config = config_from_stock(read_stock_config(directory), source=directory / "config.json")
-    given = _to_our_names(read_safetensors(directory), config, directory)
+    given = _to_our_names(read_tensors(directory), config, directory)
     model = model_class(config)
-    is_trunk = not hasattr(model, model_class.base_model_prefix)
-    if is_trunk:
+    if model.base_model is model:
         given = {name.removeprefix("model."): tensor for name, tensor in given.items() if name.startswith("model.")}
     _check_weights(model, given, directory)
-
     model.to(next(iter(given.values())).dtype)
     model.load_state_dict(given, strict=False)
     model.tie_weights()
@@ -118,22 +101,21 @@ def load_stock_bert(directory: str | PathLike, model_class: type[BertModelT]) ->
 
 
 def save_stock_bert(
-    model: TinyTransformerBertPreTrainedModel, directory: str | PathLike, tokenizer_from: str | PathLike | None = None
+    model: TinyTransformerBertPreTrainedModel, directory: str | Path, tokenizer_from: str | Path | None = None
 ) -> None:
-    """Writes `model` as a stock `bert` checkpoint, which transformers opens without this package.
-
-    The weights' bytes are not touched. The directory appears complete or not at all.
+    """Write a model of the Bert family as a stock `bert` checkpoint, which transformers opens without this package.
 
     Args:
-        directory: must not exist yet, or be empty.
-        tokenizer_from: a directory whose tokenizer files are copied along.
+        model: The model.
+        directory: A new or empty directory; it appears complete or not at all.
+        tokenizer_from: A directory whose tokenizer files are copied.
 
     Raises:
-        UserError: `directory` holds something; `model` is of a class that has no stock partner.
+        UserError: `directory` is not empty, or stock has no such class.
     """
     stock_class = type(model).__name__.removeprefix("TinyTransformer")
     if stock_class not in STOCK_ARCHITECTURES:
-        raise UserError(f"{type(model).__name__} has no stock partner; these have: {', '.join(STOCK_ARCHITECTURES)}")
+        raise UserError(f"{type(model).__name__} has no stock class; these have: {', '.join(STOCK_ARCHITECTURES)}")
     config = config_to_stock(model.config)
     config.architectures = [stock_class]
     config.dtype = model.dtype
@@ -144,65 +126,59 @@ def save_stock_bert(
             copy_tokenizer_files(tokenizer_from, staging)
 
 
-def config_from_stock(stock: BertConfig, source: str | PathLike = "config.json") -> TinyTransformerBertConfig:
-    """The Bert family's configuration of the same function.
-
-    Fields that stock `bert` does not read in an encoder either (`use_cache`, `bos_token_id`, ...) are dropped.
-
-    Args:
-        source: the file that error messages name.
+def read_stock_config(directory: str | Path) -> BertConfig:
+    """Return the config of a stock `bert` checkpoint.
 
     Raises:
-        UserError: a field's value cannot be expressed (a decoder, relative positions, an unknown activation, ...).
+        UserError: There is no such checkpoint, or a field is invalid.
     """
-    for field, allowed in _ONLY_VALUES.items():
-        value = getattr(stock, field, None)
+    config = read_config(directory, flag="--from")
+    if not isinstance(config, BertConfig):
+        file = Path(directory) / "config.json"
+        raise UserError(f"{file}: model_type is {config.model_type!r}; expected a stock checkpoint of type 'bert'")
+    return config
+
+
+def stock_class_of(directory: str | Path) -> type[TinyTransformerBertPreTrainedModel]:
+    """Return our class for the one in `architectures` of a stock checkpoint.
+
+    Raises:
+        UserError: It is not a stock `bert` checkpoint, or we have no such class.
+    """
+    names = read_stock_config(directory).architectures or []
+    if len(names) != 1 or names[0] not in STOCK_ARCHITECTURES:
+        file = Path(directory) / "config.json"
+        raise UserError(f"{file}: architectures is {names}; expected one of {', '.join(STOCK_ARCHITECTURES)}")
+    return STOCK_ARCHITECTURES[names[0]]
+
+
+def config_from_stock(stock: BertConfig, source: str | Path = "config.json") -> TinyTransformerBertConfig:
+    """Return the Bert family's config of the same function.
+
+    Fields that a stock encoder does not read either (`use_cache`, `bos_token_id`, ...) are dropped.
+
+    Args:
+        stock: The stock config.
+        source: Its file, for error messages.
+
+    Raises:
+        UserError: A field cannot be expressed (a decoder, relative positions, an unknown activation, ...).
+    """
+    for name, allowed in _ONLY_VALUES.items():
+        value = getattr(stock, name, None)
         if value not in allowed:
-            raise UserError(f"{source}: {field} is {value!r}; the Bert family has only {allowed[0]!r}")
+            raise UserError(f"{source}: {name} is {value!r}; the Bert family supports only {allowed[0]!r}")
     if stock.hidden_act not in ACT2FN:
-        raise UserError(f"{source}: hidden_act {stock.hidden_act!r} is unknown; known are {', '.join(sorted(ACT2FN))}")
+        raise UserError(f"{source}: hidden_act {stock.hidden_act!r} is unknown; expected {', '.join(sorted(ACT2FN))}")
     try:
         return TinyTransformerBertConfig(**_common_fields(stock))
     except (StrictDataclassError, ValueError, TypeError) as error:
-        raise UserError(f"{source}: {error}") from error
+        raise UserError(f"{source}: {one_line(error.__cause__ or error)}") from None
 
 
 def config_to_stock(config: TinyTransformerBertConfig) -> BertConfig:
-    """The stock configuration of the same function; nothing of ours is lost."""
+    """Return the stock config of the same function; it keeps every field of ours."""
     return BertConfig(**_common_fields(config))
-
-
-def stock_class_of(directory: str | PathLike) -> type[TinyTransformerBertPreTrainedModel]:
-    """Our class for the one that a stock checkpoint's config.json names in `architectures`.
-
-    Raises:
-        UserError: not a stock bert checkpoint, or its class has no partner here.
-    """
-    directory = Path(directory)
-    architectures = read_stock_config(directory).architectures or []
-    if len(architectures) != 1 or architectures[0] not in STOCK_ARCHITECTURES:
-        raise UserError(
-            f"{directory / 'config.json'}: architectures is {architectures}; "
-            f"it must name one of {', '.join(STOCK_ARCHITECTURES)}"
-        )
-    return STOCK_ARCHITECTURES[architectures[0]]
-
-
-def read_stock_config(directory: str | PathLike) -> BertConfig:
-    """The configuration of a stock `bert` checkpoint.
-
-    Raises:
-        UserError: no such checkpoint, or a field of the wrong kind.
-    """
-    directory = Path(directory)
-    content = read_config_json(directory)
-    file = directory / "config.json"
-    if content.get("model_type") != "bert":
-        raise UserError(f"{file}: model_type is {content.get('model_type')!r}; a stock bert checkpoint says 'bert'")
-    try:
-        return BertConfig.from_dict(content)
-    except (StrictDataclassError, ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"{file}: {error}") from error
 
 
 def _common_fields(config: PreTrainedConfig) -> dict[str, Any]:
@@ -210,7 +186,7 @@ def _common_fields(config: PreTrainedConfig) -> dict[str, Any]:
 
 
 def _partner_names(num_hidden_layers: int) -> dict[str, str]:
-    """`RENAMES` written out: our full parameter name -> stock's."""
+    """Return our full parameter name -> stock's, for all layers."""
     partners = {}
     for ours, stock in RENAMES:
         numbers = range(num_hidden_layers) if "{n}" in ours else [0]
@@ -224,52 +200,52 @@ def _partner_names(num_hidden_layers: int) -> dict[str, str]:
 def _to_our_names(
     stock: dict[str, torch.Tensor], config: TinyTransformerBertConfig, directory: Path
 ) -> dict[str, torch.Tensor]:
-    """Renames a stock checkpoint's tensors, the trunk's names starting with `model.`."""
+    """Rename a stock checkpoint's tensors; names of the trunk start with `model.`."""
     stock = {_modern_stock_name(name): tensor for name, tensor in stock.items()}
-    stock.pop("bert.embeddings.position_ids", None)  # a buffer that older versions saved: 0, 1, 2, ...
+    stock.pop("bert.embeddings.position_ids", None)  # a buffer of older versions: 0, 1, 2, ...
     if _DECODER_BIAS in stock:
         stock["cls.predictions.bias"] = stock.pop(_DECODER_BIAS)
     partners = {stock_name: ours for ours, stock_name in _partner_names(config.num_hidden_layers).items()}
     if unknown := sorted(stock.keys() - partners.keys()):
-        raise UserError(f"{directory}: weight {unknown[0]} ({len(unknown)} such) has no place in the Bert family")
+        raise UserError(f"{directory}: {len(unknown)} weights have no place in the Bert family (first: {unknown[0]})")
     if config.tie_word_embeddings and "cls.predictions.decoder.weight" in stock:
         decoder = stock.pop("cls.predictions.decoder.weight")
         embeddings = stock.get("bert.embeddings.word_embeddings.weight")
         if embeddings is not None and not torch.equal(decoder, embeddings):
             raise UserError(
-                f"{directory}: tie_word_embeddings is true in config.json, but cls.predictions.decoder.weight is not "
-                "the word embeddings; say false there to keep both"
+                f"{directory}: tie_word_embeddings is true in config.json, but cls.predictions.decoder.weight differs "
+                "from the word embeddings; set it to false to keep both"
             )
     return {partners[name]: tensor for name, tensor in stock.items()}
 
 
 def _modern_stock_name(name: str) -> str:
-    """The name as today's BertForPreTraining would have it."""
+    """Return the name that today's BertForPreTraining has for it."""
     name = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", name)
     name = re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name)
     return f"bert.{name}" if name.startswith(_TRUNK_PREFIXES) else name
 
 
 def _check_weights(model: TinyTransformerBertPreTrainedModel, given: dict[str, torch.Tensor], directory: Path) -> None:
-    """Raises `UserError` where `given` does not fit `model`; warns where it lacks a head."""
+    """Check that the tensors fit the model; log the weights of a head that are missing."""
     own = model.state_dict()
     for name, tensor in given.items():
         if name in own and own[name].shape != tensor.shape:
-            has, asked = list(tensor.shape), list(own[name].shape)
-            raise UserError(f"{directory}: weight {name} has shape {has}, config.json asks for {asked}")
+            shapes = f"{list(tensor.shape)}; config.json requires {list(own[name].shape)}"
+            raise UserError(f"{directory}: weight {name} has shape {shapes}")
     if len(dtypes := {str(tensor.dtype) for tensor in given.values()}) > 1:
-        raise UserError(f"{directory}: weights of several dtypes ({', '.join(sorted(dtypes))}); convert them to one")
+        raise UserError(f"{directory}: weights have several dtypes ({', '.join(sorted(dtypes))}); convert them to one")
     tied = {"lm_head.weight"} if model.config.tie_word_embeddings else set()
     missing = sorted(own.keys() - given.keys() - tied)
     if in_trunk := [name for name in missing if re.match(r"(model\.)?(embed_|layers\.)", name)]:
-        raise UserError(f"{directory}: weight {in_trunk[0]} ({len(in_trunk)} such) is missing")
+        raise UserError(f"{directory}: {len(in_trunk)} weights are missing (first: {in_trunk[0]})")
     if missing:
-        logger.warning("%s lacks these weights, newly initialised: %s", directory, ", ".join(missing))
+        logger.warning("%s lacks these weights, which are newly initialised: %s", directory, ", ".join(missing))
 
 
 def _to_stock_tensors(model: TinyTransformerBertPreTrainedModel) -> dict[str, torch.Tensor]:
-    """The tensors that stock itself would save: aliases once where embeddings are tied, each where they are not."""
-    is_trunk = not hasattr(model, model.base_model_prefix)
+    """Return the tensors that stock itself would save: tied embeddings once, untied ones twice."""
+    is_trunk = model.base_model is model
     partners = _partner_names(model.config.num_hidden_layers)
     tensors = {}
     for name, tensor in model.state_dict().items():

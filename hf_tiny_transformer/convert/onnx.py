@@ -1,7 +1,9 @@
-"""`export --format onnx`: a checkpoint as an ONNX graph in transformers.js' layout, kept if it does what torch does.
+"""Export a checkpoint as an ONNX graph in the layout of transformers.js, after comparing its outputs with torch.
 
-Needs the extra `export` (onnx, onnxscript, onnxruntime).
+This needs the extra `export` (onnx, onnxscript, onnxruntime).
 """
+
+from __future__ import annotations
 
 import logging
 import warnings
@@ -11,26 +13,36 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnx  # noqa: F401  (a missing package must show before the work, not after it)
+import onnxscript  # noqa: F401
 import torch
+from onnxruntime import InferenceSession
+from onnxruntime.quantization import QuantType, quantize_dynamic
 from torch import nn
 from transformers import DynamicCache, PreTrainedModel
 from transformers.utils import ModelOutput
 
-from .checkpoint_files import copy_tokenizer_files, open_ours
-from .modeling_bert import TinyTransformerBertPreTrainedModel
-from .modeling_seq2seq import TinyTransformerSeq2SeqPreTrainedModel
-from .runs import UserError, atomic_directory, require_free_output
-from .stock import config_for_others
+from ..common.checkpoints import copy_tokenizer_files
+from ..common.errors import UserError, first_line
+from ..common.files import atomic_directory, require_free_output
+from ..modeling_bert import TinyTransformerBertPreTrainedModel
+from ..modeling_seq2seq import TinyTransformerSeq2SeqPreTrainedModel
+from .stock import open_ours, portable_config
 
 MODEL_FILE, INT8_FILE = "onnx/model.onnx", "onnx/model_quantized.onnx"  # where transformers.js looks
 TOLERANCE = 1e-4  # largest difference of any output, fp32
-LONGEST_CHECK = 512
+LONGEST_CHECK = 512  # tokens
 
 
 @dataclass(frozen=True)
 class OnnxReport:
-    """`difference` is the largest between onnxruntime and torch, over all outputs and batches; `int8_error` is the
-    quantised file's, root mean square in standard deviations of the output, or None without one."""
+    """What was exported.
+
+    Args:
+        model: Our model.
+        difference: The largest difference between onnxruntime and torch, over all outputs and batches.
+        int8_error: Root mean square error of the 8-bit file, in standard deviations of the output; None without one.
+    """
 
     model: PreTrainedModel
     difference: float
@@ -38,13 +50,16 @@ class OnnxReport:
 
 
 class Graph(nn.Module):
-    """`model` with its inputs by position and its outputs as a tuple, as an exporter wants them.
+    """A model with its inputs by position and its outputs as a tuple, as the exporter requires.
 
-    One that generates takes the keys and values of the tokens before, none at first, and gives them with those of the
-    new ones: `past_key_values.0.key` and `present.0.key`, (B, H, P, D), as transformers.js names them.
+    A model that generates also takes the keys and values of the previous tokens (none at first) and returns them with
+    those of the new ones, named as transformers.js does: `past_key_values.0.key` and `present.0.key`, (B, H, P, D).
+
+    Args:
+        model: Our model.
     """
 
-    def __init__(self, model: PreTrainedModel):
+    def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model
         config = model.config
@@ -59,7 +74,7 @@ class Graph(nn.Module):
         self.output_names += [f"present.{name}" for name in caches]
 
     def run(self, inputs: dict[str, torch.Tensor]) -> ModelOutput:
-        """The model's own outputs; its cache among them, where it generates."""
+        """Return the model's outputs, with the cache if it generates."""
         if not self.layers:
             settings = {"use_cache": False} if hasattr(self.model.config, "use_cache") else {}
             return self.model(**inputs, **settings)
@@ -68,20 +83,20 @@ class Graph(nn.Module):
         return self.model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True)
 
     def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Inputs in the order of `input_names`, outputs in that of `output_names`."""
+        """Return outputs in the order of `output_names` for inputs in the order of `input_names`."""
         outputs = self.run(dict(zip(self.input_names, inputs, strict=True)))
         present = [tensor for layer in range(self.layers) for tensor in _keys_and_values(outputs, layer)]
         return (*(outputs[name] for name in self.output_names if not name.startswith("present.")), *present)
 
     @property
     def axes(self) -> list[dict[int, torch.export.Dim]]:
-        """Of each input, those that may be of any size. transformers.js makes the first cache: `batch_size`, else 0."""
+        """Return the dynamic axes of each input; transformers.js makes its first cache of `batch_size`."""
         names = ("batch_size", "choices", "length") if self._several_choices else ("batch_size", "length")
         batch, *others = (torch.export.Dim(name) for name in names)
         tokens = dict(enumerate((batch, *others)))
         if not self.layers:
             return [tokens] * len(self.input_names)
-        mask = {0: batch, 1: torch.export.Dim.DYNAMIC}  # as long as past and new tokens together
+        mask = {0: batch, 1: torch.export.Dim.DYNAMIC}  # past and new tokens
         return [tokens, mask, *[{0: batch, 2: torch.export.Dim("past")}] * (2 * self.layers)]
 
     @property
@@ -89,7 +104,7 @@ class Graph(nn.Module):
         return type(self.model).__name__.endswith("MultipleChoice")
 
     def example(self, batch_size: int, length: int, past: int = 0) -> dict[str, torch.Tensor]:
-        """Random texts; the last one is padded, if there are several: at the end, or before the `past` tokens."""
+        """Return random texts; if there are several, the last one is padded, in its `past` tokens if it has any."""
         config = self.model.config
         shape = (batch_size, 3, length) if self._several_choices else (batch_size, length)
         generator = torch.Generator().manual_seed(batch_size * 1000 + length)
@@ -116,48 +131,57 @@ def _keys_and_values(outputs: ModelOutput, layer: int) -> tuple[torch.Tensor, to
 
 
 def export_onnx(source: Path, output: Path, *, int8: bool = False) -> OnnxReport:
-    """Writes our checkpoint `source` as ONNX (fp32, any batch size and length) with its tokenizer, config.json and,
-    where asked for, a copy with 8-bit weights (onnxruntime's dynamic quantisation).
+    """Write a checkpoint of ours as ONNX (fp32, any batch size and length), with its tokenizer and config.json.
 
-    config.json is that of the stock architecture with the same function, where there is one: transformers.js knows it.
+    config.json is that of the stock architecture with the same function, if there is one, because transformers.js
+    knows it.
+
+    Args:
+        source: Our model directory.
+        output: A new or empty directory.
+        int8: Also write a file with 8-bit weights (onnxruntime's dynamic quantization).
 
     Raises:
-        UserError: the extra is not installed; no whole checkpoint of ours; a family or setting that can't be exported;
-            outputs that differ from torch's by more than `TOLERANCE`; `output` already holds something.
+        UserError: `source` is not a complete checkpoint of ours, its family or a setting cannot be exported, outputs
+            differ from torch's by more than `TOLERANCE`, or `output` is not empty.
     """
-    _require_extra()
     require_free_output(output)
     model = open_ours(source).float()
-    if isinstance(model, TinyTransformerSeq2SeqPreTrainedModel):
-        raise UserError(f"{source}: --format onnx takes Bert, Encoder and Decoder; Seq2Seq generates with two caches")
+    if isinstance(model, TinyTransformerSeq2SeqPreTrainedModel) or model.main_input_name != "input_ids":
+        raise UserError(f"{source}: --format onnx supports the families Bert, Encoder and Decoder, without images")
     graph = Graph(model).eval()
     with atomic_directory(output) as staging:
         file = staging / MODEL_FILE
         file.parent.mkdir()
         _write_graph(graph, file, source)
         difference, _ = compare(graph, file)
-        if not difference <= TOLERANCE:  # nor NaN
+        if not difference <= TOLERANCE:  # also if it is NaN
             raise UserError(
                 f"{source}: onnxruntime's outputs differ from torch's by {difference:.1e}, more than {TOLERANCE:.0e}; "
-                "nothing is written"
+                "nothing was written"
             )
-        report = OnnxReport(model, difference)
+        error = None
         if int8:
-            _quantise(file, staging / INT8_FILE)
+            with _quiet():
+                quantize_dynamic(str(file), str(staging / INT8_FILE), weight_type=QuantType.QInt8, per_channel=True)
             _, error = compare(graph, staging / INT8_FILE)
-            report = OnnxReport(model, difference, error)
-        config_for_others(model).to_json_file(staging / "config.json")
+        portable_config(model).to_json_file(staging / "config.json")
         if model.can_generate():
             model.generation_config.save_pretrained(staging)
         copy_tokenizer_files(source, staging)
-    return report
+    return OnnxReport(model, difference, error)
 
 
 def compare(graph: Graph, file: Path) -> tuple[float, float]:
-    """onnxruntime beside torch over batches of several shapes, random texts: the largest difference, and the largest
-    root mean square of an output's differences, in standard deviations of that output."""
-    from onnxruntime import InferenceSession
+    """Compare onnxruntime with torch on random texts of several shapes.
 
+    Args:
+        graph: The model in torch.
+        file: Its ONNX file.
+
+    Returns:
+        The largest difference, and the largest root mean square difference of an output in its standard deviations.
+    """
     session = InferenceSession(str(file), providers=["CPUExecutionProvider"])
     longest = min(graph.model.config.max_position_embeddings, LONGEST_CHECK)
     largest, errors = [], []
@@ -171,7 +195,7 @@ def compare(graph: Graph, file: Path) -> tuple[float, float]:
             difference = mine.numpy() - theirs
             largest.append(np.abs(difference).max())
             errors.append(np.sqrt(np.square(difference).mean()) / max(mine.std(correction=0).item(), 1e-12))
-    return float(np.max(largest)), float(np.max(errors))  # a NaN stays one
+    return float(np.max(largest)), float(np.max(errors))  # np.max keeps a NaN
 
 
 def _write_graph(graph: Graph, file: Path, source: Path) -> None:
@@ -188,32 +212,14 @@ def _write_graph(graph: Graph, file: Path, source: Path) -> None:
                 verbose=False,
             )
             program.save(str(file), external_data=False)
-        except Exception as error:  # what can't be traced, torch reports in a dozen ways
-            reason = str(error.__cause__ or error).strip().split("\n")[0]
-            raise UserError(f"{source}: torch can't export this model ({reason})") from error
-
-
-def _quantise(file: Path, target: Path) -> None:
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    with _quiet():
-        quantize_dynamic(str(file), str(target), weight_type=QuantType.QInt8, per_channel=True)
-
-
-def _require_extra() -> None:
-    try:
-        import onnx  # noqa: F401
-        import onnxruntime  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise UserError(
-            f"--format onnx needs {error.name}: pip install 'hf-tiny-transformer[export]', or pip install {error.name}"
-        ) from None
+        except Exception as error:  # torch raises many types for what it cannot trace
+            reason = first_line(error.__cause__ or error)
+            raise UserError(f"{source}: torch cannot export this model ({reason})") from error
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporters' notices about packages and operators that play no part here."""
+    """Silence the exporters' notices about packages and operators that are not used here."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "root")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

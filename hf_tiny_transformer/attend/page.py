@@ -1,0 +1,167 @@
+"""The command `attend`: a model's attention in a text or image, as an HTML page and as a picture."""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..common.arguments import CommandParser, build
+from ..common.errors import UserError
+from ..common.files import atomic_file, atomic_write_text
+from ..common.pages import render_page, require_file_name
+from .read import AttentionMap, load, read_attention, read_image_attention
+
+TEMPLATE = Path(__file__).parent / "attention.html"
+MAX_WEIGHTS = 12_000_000  # a page of 32 MB; larger ones are slow in browsers
+
+
+@dataclass(frozen=True)
+class AttendSettings:
+    """Settings of `attend`.
+
+    Args:
+        model: Model directory or Hub model, ours or stock.
+        text: Text that the model reads.
+        image: Image file, for an image model.
+        pair: Second segment; for an encoder-decoder, the target text (default: what the model generates).
+        layer: Layer that is shown first, from 0; negative counts from the end.
+        head: Head that is shown first, from 0 (default: the mean of the heads).
+        word: Token whose attention is shown first.
+        output: HTML page to write; an existing file is replaced.
+        png: Picture to write; an existing file is replaced.
+    """
+
+    model: str
+    text: str | None = None
+    image: Path | None = None
+    pair: str | None = None
+    layer: int = -1
+    head: int | None = None
+    word: str | None = None
+    output: Path | None = None
+    png: Path | None = None
+
+    def check(self) -> None:
+        """Check the combination of settings.
+
+        Raises:
+            UserError: Input or output is missing, or a setting does not apply.
+        """
+        if (self.text is None) == (self.image is None):
+            raise UserError("exactly one of --text and --image is required")
+        if self.output is None and self.png is None:
+            raise UserError("nothing to write; give --output PAGE.html, --png FILE.png, or both")
+        if self.output is not None:
+            require_file_name("--output", self.output, ".html")
+        if self.png is not None:
+            require_file_name("--png", self.png, ".png")
+        if self.image is not None and self.pair is not None:
+            raise UserError("--pair requires --text")
+
+
+def main(argv: list[str]) -> None:
+    """Run the command.
+
+    Raises:
+        UserError: Bad arguments, an unreadable model or image, or a text that is too long.
+    """
+    parser = CommandParser("hf-tiny-transformer attend", "Show a model's attention as an HTML page or a picture.")
+    parser.add_settings(AttendSettings)
+    settings = build(AttendSettings, parser.parse(argv))
+    settings.check()
+    image = None if settings.image is None else _open_image(settings.image)
+    model, reader = load(settings.model, image=image is not None)
+    if image is not None:
+        maps = [read_image_attention(model, reader, image)]
+    else:
+        maps = read_attention(model, reader, settings.text, settings.pair)
+    try:
+        maps[0].head(settings.layer, settings.head)
+        word = maps[0].query(settings.word)
+    except ValueError as error:
+        raise UserError(f"--{error}") from None
+    if settings.output is not None:
+        name = Path(settings.model).resolve().name
+        page = attention_page(maps, name, settings.layer, settings.head, word, image)
+        atomic_write_text(settings.output, page)
+        print(f"{settings.output}: {len(page) / 1e6:.1f} MB, {' and '.join(map(_describe, maps))}")
+    if settings.png is not None:
+        from .figure import draw_attention, draw_over_image  # needs matplotlib
+
+        if image is None:
+            figure = draw_attention(maps[0], settings.layer, settings.head, word)
+        else:
+            figure = draw_over_image(maps[0], image, settings.layer, settings.head, word)
+        with atomic_file(settings.png) as stream:
+            figure.savefig(stream, format="png", dpi=120)
+        print(f"{settings.png}: {maps[0].kind}")
+
+
+def attention_page(
+    maps: list[AttentionMap], name: str, layer: int = -1, head: int | None = None, word: int = 0, image: Any = None
+) -> str:
+    """Return the page as text.
+
+    Args:
+        maps: Of one text, with the same number of layers and heads.
+        name: The model's name.
+        layer: Shown first, as in `AttentionMap.head`.
+        head: Shown first, as in `AttentionMap.head`.
+        word: Number of the query that is shown first.
+        image: The PIL image whose patches the maps are of.
+
+    Raises:
+        UserError: There are more weights than a page should have.
+    """
+    count = sum(one.weights.numel() for one in maps)
+    if count > MAX_WEIGHTS:
+        raise UserError(f"--text: {count:,} weights are too many for a page (at most {MAX_WEIGHTS:,}); shorten it")
+    layers, heads = maps[0].weights.shape[:2]
+    data = {
+        "name": name,
+        "layer": layer % layers,
+        "head": heads if head is None else head % heads,  # one past the last is the mean
+        "word": word,
+        "image": None if image is None else _data_uri(image),
+        "maps": [
+            {
+                "kind": one.kind,
+                "queries": one.queries,
+                "keys": one.keys if one.keys != one.queries else None,
+                "shape": list(one.weights.shape),
+                "grid": one.grid,
+                "weights": _packed(one),
+            }
+            for one in maps
+        ],
+    }
+    return render_page(TEMPLATE, f"Attention: {name}", data)
+
+
+def _packed(one: AttentionMap) -> str:
+    """Return the weights as Base64 of little-endian 16-bit numbers, 65535 for a weight of one."""
+    return base64.b64encode((one.weights * 65535).round().numpy().astype("<u2").tobytes()).decode("ascii")
+
+
+def _open_image(path: Path) -> Any:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            return image.copy()
+    except (OSError, UnidentifiedImageError) as error:
+        raise UserError(f"--image {path}: cannot be read as an image ({error})") from None
+
+
+def _data_uri(image: Any) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _describe(one: AttentionMap) -> str:
+    layers, heads, queries, keys = one.weights.shape
+    return f"{one.kind} ({layers} layers, {heads} heads, {queries} x {keys} tokens)"

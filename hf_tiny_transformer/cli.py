@@ -1,0 +1,92 @@
+"""The command `hf-tiny-transformer`, also `python -m hf_tiny_transformer`: one table of commands."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from . import __version__
+from .common.errors import UserError, first_line, run_command, suggestion
+
+PROG = "hf-tiny-transformer"
+PACKAGES = ("hf_tiny_transformer", "pretrain", "finetune")
+# command -> (function of its arguments, its line of --help, the extra that it needs)
+COMMANDS = {
+    "pretrain": ("pretrain.cli:main", "train a model on your text", "train"),
+    "finetune": ("finetune.cli:main", "fine-tune a model on a task, and report its scores", "train"),
+    "predict": ("finetune.predict:main", "apply a fine-tuned model to the rows of a file", "train"),
+    "blimp": ("finetune.blimp:main", "measure how often a model prefers the grammatical sentence", "train"),
+    "report": ("pretrain.report:main", "compare pretraining runs on one HTML page", "train"),
+    "attend": ("hf_tiny_transformer.attend.page:main", "show a model's attention as a page or a picture", "train"),
+    "export": (
+        "hf_tiny_transformer.convert.commands:export",
+        "convert a model to a stock architecture or ONNX",
+        "export",
+    ),
+    "import": (
+        "hf_tiny_transformer.convert.commands:import_",
+        "convert a stock bert checkpoint to the Bert family",
+        "train",
+    ),
+    "verify": ("hf_tiny_transformer.publish.verify:main", "check a model directory before it is published", "train"),
+    "push": ("hf_tiny_transformer.publish.push:main", "verify a model directory, then upload it to the Hub", "train"),
+}
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run the command that the first argument names with the others.
+
+    Raises:
+        RunError: There is no such command, a package is missing, or the command fails.
+    """
+    name, *arguments = argv or ["--help"]
+    if name in ("-h", "--help"):
+        width = max(map(len, COMMANDS))
+        print(f"usage: {PROG} COMMAND [ARGUMENTS]\n\ncommands:")
+        print("\n".join(f"  {command:{width}}  {text}" for command, (_, text, _) in COMMANDS.items()))
+        print(f"\n{PROG} COMMAND --help describes the arguments of a command; --version prints the version.")
+        return
+    if name == "--version":
+        print(__version__)
+        return
+    if name not in COMMANDS:
+        raise UserError(f"unknown command {name}{suggestion(name, list(COMMANDS))}; see {PROG} --help")
+    run(name, arguments)
+
+
+def run(name: str, argv: Sequence[str]) -> None:
+    """Run a command of the table.
+
+    Args:
+        name: Its name.
+        argv: Its arguments.
+
+    Raises:
+        RunError: A package is missing, or the command fails.
+    """
+    from .common.environment import quieten_libraries
+
+    target, _, extra = COMMANDS[name]
+    module, _, function = target.partition(":")
+    install = f"run: pip install '{PROG}[{extra}]'"
+    quieten_libraries()
+    try:
+        getattr(importlib.import_module(module), function)(list(argv))
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in ("", *PACKAGES):
+            raise
+        raise UserError(f"{name} requires {package}, which is not installed; {install}") from None
+    except ImportError as error:
+        if error.name is not None:
+            raise
+        raise UserError(f"{name}: {first_line(error)}; {install}") from None  # transformers' own check of its backends
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        raise UserError(f"{where}{error.strerror or error}") from error
+
+
+def main_cli() -> None:
+    """Run the command line, and exit with the status of its command."""
+    sys.exit(run_command(lambda: main(sys.argv[1:])))

@@ -1,0 +1,36 @@
+"""Self-contained HTML pages: one style (`page.css`), data as JSON, nothing from a network."""
+
+from __future__ import annotations
+
+import html
+import json
+from pathlib import Path
+from typing import Any
+
+from .errors import UserError
+
+STYLE = Path(__file__).parent / "page.css"
+
+
+def render_page(template: Path, title: str, data: Any) -> str:
+    """Fill in {{title}}, {{style}} and {{data}} of a template.
+
+    Args:
+        template: An HTML file.
+        title: The page's title.
+        data: A value for a JSON script element; "<" is escaped in it, so that no text can end the element.
+    """
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    page = template.read_text(encoding="utf-8")
+    page = page.replace("{{title}}", html.escape(title)).replace("{{style}}", STYLE.read_text(encoding="utf-8"))
+    return page.replace("{{data}}", text)  # last, because the data may contain {{title}}
+
+
+def require_file_name(flag: str, path: Path, suffix: str) -> None:
+    """Check the name of a file to write.
+
+    Raises:
+        UserError: The name has another suffix, or is a directory.
+    """
+    if path.suffix.lower() != suffix or path.is_dir():
+        raise UserError(f"{flag} {path}: expected the name of a {suffix} file")

@@ -1,0 +1,1 @@
+"""Conversion of checkpoints: stock transformers architectures to and from ours, and ONNX."""

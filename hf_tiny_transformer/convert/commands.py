@@ -1,0 +1,71 @@
+"""The commands `export` and `import`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from transformers import PreTrainedModel
+
+from ..common.arguments import CommandParser, build
+from ..common.errors import UserError
+from .stock import export_stock, import_stock
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """Settings of `export`.
+
+    Args:
+        model: Directory of our model.
+        format: Format to write. "stock" is transformers' bert, modernbert or modernbert-decoder; "onnx" has the layout
+            of transformers.js.
+        output: New directory.
+        int8: Also write an ONNX file with 8-bit weights.
+    """
+
+    model: Path
+    format: Literal["stock", "onnx"]
+    output: Path
+    int8: bool = False
+
+
+def export(argv: list[str]) -> None:
+    """Run the command `export`.
+
+    Raises:
+        UserError: Bad arguments, or a model that cannot be exported.
+    """
+    parser = CommandParser("hf-tiny-transformer export", "Convert our model to one that needs none of our code.")
+    parser.add_settings(ExportSettings)
+    settings = build(ExportSettings, parser.parse(argv))
+    if settings.format == "stock":
+        if settings.int8:
+            raise UserError("--int8 requires --format onnx")
+        _report(export_stock(settings.model, settings.output), settings.output)
+        return
+    from .onnx import export_onnx  # needs the extra `export`
+
+    report = export_onnx(settings.model, settings.output, int8=settings.int8)
+    _report(report.model, settings.output)
+    print(f"largest difference between onnxruntime and torch: {report.difference:.1e}")
+    if report.int8_error is not None:
+        print(f"error with 8-bit weights: {report.int8_error:.2f} standard deviations of the output (root mean square)")
+
+
+def import_(argv: list[str]) -> None:
+    """Run the command `import`.
+
+    Raises:
+        UserError: Bad arguments, or a checkpoint that cannot be imported.
+    """
+    parser = CommandParser("hf-tiny-transformer import", "Convert a stock bert checkpoint to the Bert family.")
+    parser.add_argument("--from", type=Path, required=True, help="Directory of the stock checkpoint.")
+    parser.add_argument("--output", type=Path, required=True, help="New directory.")
+    values = parser.parse(argv)
+    _report(import_stock(values["from"], values.output), values.output)
+
+
+def _report(model: PreTrainedModel, output: Path) -> None:
+    print(f"{output}: {type(model).__name__}, {model.num_parameters():,} parameters, written")

@@ -1,0 +1,103 @@
+"""Convert directories between our checkpoints and stock ones, for `import` and `export --format stock`."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from ..common.checkpoints import copy_tokenizer_files, load_model, read_config, saved_class
+from ..common.errors import UserError
+from ..common.files import atomic_directory, require_free_output
+from ..families import FAMILIES
+from ..modeling_bert import TinyTransformerBertPreTrainedModel
+from ..modeling_seq2seq import TinyTransformerSeq2SeqPreTrainedModel
+from .bert import config_to_stock, load_stock_bert, save_stock_bert, stock_class_of
+from .modernbert import STOCK_CLASSES, stock_config, to_stock
+
+NO_STOCK_SEQ2SEQ = (
+    "no stock encoder-decoder computes the same function as Seq2Seq: T5 and T5Gemma have RMSNorm, Bart and mBart have "
+    "learned positions and ungated networks; publish the directory as it is, with its code (trust_remote_code=True)"
+)
+
+
+def open_ours(source: Path) -> PreTrainedModel:
+    """Load a checkpoint of one of our families as the class it was saved from, in the dtype of its files.
+
+    Raises:
+        UserError: It is not a checkpoint of ours, or its weights are not exactly those of the class.
+    """
+    if not source.is_dir():
+        raise UserError(f"--model {source}: no such directory; name one that holds config.json")
+    config = read_config(source)
+    if type(config) not in FAMILIES:
+        ours = ", ".join(config_class.model_type for config_class in FAMILIES)
+        raise UserError(f"{source / 'config.json'}: model_type is {config.model_type!r}; expected one of {ours}")
+    return load_model(source, saved_class(source, config), config, exact=True, dtype="auto")
+
+
+def import_stock(source: Path, output: Path) -> PreTrainedModel:
+    """Write a stock `bert` checkpoint as a checkpoint of the Bert family, with its tokenizer.
+
+    Args:
+        source: The stock directory.
+        output: A new or empty directory.
+
+    Returns:
+        The model.
+
+    Raises:
+        UserError: `source` cannot be converted, or `output` is not empty.
+    """
+    require_free_output(output)
+    model = load_stock_bert(source, stock_class_of(source))
+    with atomic_directory(output) as staging:
+        model.save_pretrained(staging)
+        copy_tokenizer_files(source, staging)
+    return model
+
+
+def export_stock(source: Path, output: Path) -> PreTrainedModel:
+    """Write a checkpoint of ours as a stock one, with its tokenizer: `bert`, `modernbert` or `modernbert-decoder`.
+
+    Args:
+        source: Our model directory.
+        output: A new or empty directory.
+
+    Returns:
+        Our model.
+
+    Raises:
+        UserError: `source` is not a complete checkpoint of ours, stock cannot express it, or `output` is not empty.
+    """
+    require_free_output(output)
+    model = open_ours(source)
+    if isinstance(model, TinyTransformerBertPreTrainedModel):
+        save_stock_bert(model, output, tokenizer_from=source)
+        return model
+    if isinstance(model, TinyTransformerSeq2SeqPreTrainedModel):
+        raise UserError(f"{source}: {NO_STOCK_SEQ2SEQ}")
+    try:
+        stock = to_stock(model)
+    except UserError as error:
+        raise UserError(f"{source / 'config.json'}: {error}") from None
+    with atomic_directory(output) as staging:
+        stock.save_pretrained(staging)
+        copy_tokenizer_files(source, staging)
+    return model
+
+
+def portable_config(model: PreTrainedModel) -> PreTrainedConfig:
+    """Return the config for a program that computes the model in its own way: the stock one if possible, else ours."""
+    try:
+        if isinstance(model, TinyTransformerBertPreTrainedModel):
+            config, name = config_to_stock(model.config), type(model).__name__.removeprefix("TinyTransformer")
+        else:
+            config, name = stock_config(model), STOCK_CLASSES[type(model)].__name__
+    except UserError:
+        config = copy.deepcopy(model.config)
+        vars(config).pop("auto_map", None)  # its code is not stored there
+        return config
+    config.architectures = [name]
+    return config

@@ -1,0 +1,145 @@
+"""The command `push`: upload model, tokenizer, card and training log to the Hub."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import CommitOperationAdd, HfApi, constants, get_token
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
+from huggingface_hub.utils import disable_progress_bars, validate_repo_id
+
+from ..common.arguments import CommandParser, build
+from ..common.checkpoints import TOKENIZER_FILES
+from ..common.errors import RunError, UserError, one_line
+from .card import CARD_FILE, THIS_DIRECTORY, read_facts
+from .verify import require_verified
+
+# Nothing else is uploaded: other files may hold texts of others.
+MODEL_FILES = ("config.json", "generation_config.json", "*.safetensors", "model.safetensors.index.json", "*.py")
+TOKENIZER = (*TOKENIZER_FILES, "vocab.json", "merges.txt", "chat_template.jinja", "preprocessor_config.json")
+RECORDS = (CARD_FILE, *(f"training/*.{kind}" for kind in ("json", "jsonl", "yaml", "png")))
+COMMIT_MESSAGE = "Model, tokenizer, card and training log"
+
+
+@dataclass(frozen=True)
+class PushSettings:
+    """Settings of `push`.
+
+    Args:
+        model: Model directory.
+        repo: Repository on the Hub, NAME or OWNER/NAME. It is created if it does not exist.
+        private: Whether a new repository is private.
+        yes: Whether to upload. Without it, the files are only listed.
+    """
+
+    model: Path
+    repo: str
+    private: bool = False
+    yes: bool = False
+
+
+def main(argv: list[str]) -> None:
+    """Run the command: verify, list the files, and with --yes upload them as one commit.
+
+    Raises:
+        UserError: Bad arguments, not a model directory, no token, or no connection to the Hub.
+        RunError: The directory is not ready to be published, or the Hub rejects it.
+    """
+    parser = CommandParser("hf-tiny-transformer push", "Verify a model directory, then upload it to the Hub.")
+    parser.add_settings(PushSettings)
+    settings = build(PushSettings, parser.parse(argv))
+    try:
+        validate_repo_id(settings.repo)
+    except HFValidationError as error:
+        raise UserError(f"--repo {settings.repo}: {error}") from None
+    if settings.yes:
+        _require_connection()  # before the checks, which take a while
+    require_verified(settings.model)
+    files = files_to_push(settings.model)
+    for name, file in files.items():
+        print(f"{_size(file.stat().st_size):>12}  {name}")
+    total = f"{len(files)} files, {_size(sum(file.stat().st_size for file in files.values()))}"
+    where = f"{constants.ENDPOINT}/{settings.repo}" + (" (private)" if settings.private else "")
+    if not settings.yes:
+        print(f"{total}, to {where}; nothing is uploaded without --yes")
+        return
+    print(f"uploaded: {total}, {upload(files, settings.repo, private=settings.private)}")
+
+
+def files_to_push(directory: Path) -> dict[str, Path]:
+    """Return the files to upload by their names in the repository, sorted."""
+    _, figures = read_facts(directory)
+    patterns = (*MODEL_FILES, *TOKENIZER, *RECORDS, *{figure.file for figure in figures})
+    found = {path for pattern in patterns for path in directory.glob(pattern) if path.is_file()}
+    return {path.relative_to(directory).as_posix(): path for path in sorted(found)}
+
+
+def upload(files: dict[str, Path], repo: str, *, private: bool) -> str:
+    """Create the repository if necessary, and commit the files to it.
+
+    Args:
+        files: Files by their names in the repository.
+        repo: The repository.
+        private: Whether it must be private.
+
+    Returns:
+        The URL of the commit.
+
+    Raises:
+        UserError: The Hub cannot be reached, or rejects the token.
+        RunError: The Hub rejects the files, or the repository exists and is public although `private` is set.
+    """
+    disable_progress_bars()
+    api = HfApi()
+    with _hub_errors(repo):
+        full_name = api.create_repo(repo, private=private or None, exist_ok=True).repo_id
+        if private and not api.model_info(full_name).private:
+            raise RunError(f"--private: {full_name} exists and is public; make it private on the Hub, or name another")
+        operations = [CommitOperationAdd(name, _content(name, file, full_name)) for name, file in files.items()]
+        return api.create_commit(full_name, operations, commit_message=COMMIT_MESSAGE).commit_url
+
+
+def _content(name: str, file: Path, repo: str) -> Path | bytes:
+    """Return the file, or the card with the model's name on the Hub instead of its directory."""
+    if name != CARD_FILE:
+        return file
+    return file.read_text(encoding="utf-8").replace(THIS_DIRECTORY, f'model_id = "{repo}"').encode()
+
+
+def _require_connection() -> None:
+    if constants.HF_HUB_OFFLINE:
+        raise UserError("HF_HUB_OFFLINE is set, so nothing can be uploaded; unset it")
+    if get_token() is None:
+        raise UserError("no token for the Hub; log in with `hf auth login`, or set HF_TOKEN")
+    with _hub_errors():
+        HfApi().whoami()
+
+
+@contextmanager
+def _hub_errors(repo: str = "") -> Iterator[None]:
+    """Turn the exceptions of huggingface_hub into one-line errors."""
+    name = f"--repo {repo}: " if repo else ""
+    try:
+        yield
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        if status == 401:
+            raise UserError(
+                "the Hub does not know this token; log in again with `hf auth login`, or correct HF_TOKEN"
+            ) from None
+        if status == 403:
+            raise UserError(f"{name}this token has no write access; use another token or another name") from None
+        raise RunError(f"{name}the Hub answered {status} ({error.server_message or error}); try again later") from None
+    except ValueError as error:  # the Hub rejects the metadata of the card
+        raise RunError(f"{name}the Hub rejects the model ({one_line(error)}); correct {CARD_FILE}") from None
+    except (HTTPError, OSError) as error:
+        raise UserError(f"{constants.ENDPOINT}: cannot be reached ({error}); check the network") from None
+    except RuntimeError as error:  # huggingface_hub's, around the reason why a large file was not sent
+        raise RunError(f"{error} ({error.__cause__ or 'no reason given'}); run the command again") from None
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB" if count >= 1e6 else f"{count / 1e3:,.1f} kB"

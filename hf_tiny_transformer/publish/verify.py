@@ -1,0 +1,254 @@
+"""The command `verify`: check that a model directory is ready to be published."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCard
+from safetensors import SafetensorError, safe_open
+
+from ..common import foreign_code
+from ..common.arguments import CommandParser, build
+from ..common.checkpoints import read_config_json
+from ..common.errors import RunError, UserError, one_line
+from ..common.files import read_json
+from . import open_everywhere
+from .card import CARD_FILE, FACTS_FILE, SECTIONS, THIS_DIRECTORY, Figure, read_facts, table_line
+from .card_code import refused_code
+
+PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib"}
+TEXTS = {".json", ".jsonl", ".md", ".yaml"}
+VOCABULARIES = {"tokenizer.json", "vocab.json"}  # their entries may look like paths
+# an absolute path in a folder where people and machines keep files; not part of a URL
+_LOCAL_PATH = re.compile(
+    r"(?<![\w./:~-])(?:/(?:home|root|tmp|Users|mnt|media|opt|srv|var|data|work|scratch|workspace|private|Volumes)/[\w.-]+"
+    r"|[A-Za-z]:(?:\\\\?|/)(?!/)[\w.-]+|~/[\w.-]+|file://\S+)"
+)
+_PYTHON_BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+@dataclass(frozen=True)
+class VerifySettings:
+    """Settings of `verify`.
+
+    Args:
+        model: Model directory.
+    """
+
+    model: Path
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The result of one check.
+
+    Args:
+        check: Its name.
+        problem: What is wrong and what to do; None if nothing is.
+    """
+
+    check: str
+    problem: str | None
+
+
+def main(argv: list[str]) -> None:
+    """Run the command.
+
+    Raises:
+        UserError: Bad arguments, or not a model directory.
+        RunError: A check failed.
+    """
+    parser = CommandParser(
+        "hf-tiny-transformer verify", "Check a model directory before it is published. No foreign code is run."
+    )
+    parser.add_settings(VerifySettings, positional=["model"])
+    require_verified(build(VerifySettings, parser.parse(argv)).model)
+
+
+def require_verified(directory: Path) -> None:
+    """Run all checks and print one line for each.
+
+    Raises:
+        UserError: It is not a model directory.
+        RunError: A check failed.
+    """
+    failed = 0
+    for finding in verify(directory):
+        print(f"{finding.check}: " + ("ok" if finding.problem is None else f"FAILED: {finding.problem}"), flush=True)
+        failed += finding.problem is not None
+    if failed:
+        raise RunError(
+            f"{directory}: {failed} check{'s' * (failed > 1)} failed; the model is not ready to be published"
+        )
+
+
+def verify(directory: Path) -> Iterator[Finding]:
+    """Check a model directory; its code runs, in processes of its own, only if it is this package's.
+
+    Yields:
+        One finding per check.
+
+    Raises:
+        UserError: It is not a model directory.
+    """
+    read_config_json(directory)
+    yield _finding("no pickle", _pickles, directory)
+    yield _finding("weights in safetensors", _weights, directory)
+    yield (code := _finding("no foreign code", foreign_code.find, directory))
+    with tempfile.TemporaryDirectory() as scratch:
+        if code.problem is None:
+            yield from _open_everywhere(directory, scratch)
+        card, problem = _read_card(directory)
+        yield Finding("card: metadata", problem)
+        if card is not None:
+            yield _finding("card: sections", _sections, card)
+            yield _finding("card: figures", _figures, card, directory)
+            if code.problem is None:
+                yield _finding("card: code runs", _code, card, directory, scratch)
+    yield _finding("no local path", _local_paths, directory)
+
+
+def run_apart(arguments: list[str], directory: Path, scratch: str) -> tuple[bool, str]:
+    """Run Python in a model directory as a user of the model would: without this package and without a network.
+
+    Args:
+        arguments: Of the interpreter.
+        directory: The working directory.
+        scratch: Where transformers copies the model's code.
+
+    Returns:
+        Whether it succeeded, and its output or the last line of its error.
+    """
+    done = subprocess.run(
+        [sys.executable, "-P", *arguments],  # -P: do not import attention.py and others from the model directory
+        cwd=directory,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(Path(scratch).resolve())},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode == 0:
+        return True, done.stdout
+    return False, (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+
+
+def _finding(check: str, run: Callable[..., str | None], *arguments: Any) -> Finding:
+    try:
+        return Finding(check, run(*arguments))
+    except (UserError, OSError, UnicodeDecodeError) as error:
+        return Finding(check, one_line(error))
+
+
+def _published_files(directory: Path) -> list[Path]:
+    files = (path for path in directory.rglob("*") if path.is_file())
+    return sorted(path for path in files if path.relative_to(directory).parts[0] != foreign_code.KEPT_LOCALLY)
+
+
+def _pickles(directory: Path) -> str | None:
+    found = [path.relative_to(directory) for path in _published_files(directory) if path.suffix.lower() in PICKLES]
+    return f"{len(found)} files (first: {found[0]}); remove them, or save them as safetensors" if found else None
+
+
+def _weights(directory: Path) -> str | None:
+    files = sorted(directory.glob("*.safetensors"))
+    if not files:
+        return "no *.safetensors file; save the model with save_pretrained"
+    for file in files:
+        try:
+            with safe_open(file, framework="pt") as weights:
+                weights.keys()
+        except SafetensorError as error:
+            return f"{file.name}: truncated or corrupt ({error}); save the model again"
+    return None
+
+
+def _open_everywhere(directory: Path, scratch: str) -> Iterator[Finding]:
+    succeeded, printed = run_apart([open_everywhere.__file__, "."], directory, scratch)
+    if not succeeded:
+        yield Finding("opens", f"{printed}; correct config.json, or save the model again")
+        return
+    for line in printed.splitlines():
+        result = json.loads(line)
+        problem = result["problem"] and f"{' '.join(result['problem'].split())}; save model and tokenizer there again"
+        yield Finding(f"opens with {result['name']}", problem)
+
+
+def _read_card(directory: Path) -> tuple[ModelCard | None, str | None]:
+    """Return the card, and what is wrong with its metadata as huggingface_hub parses it."""
+    file = directory / CARD_FILE
+    if not file.is_file():
+        return None, f"no {CARD_FILE}; the commands that train a model write one"
+    try:
+        card = ModelCard(file.read_text(encoding="utf-8"))
+    except Exception as error:  # yaml and huggingface_hub have their own types
+        return None, f"{CARD_FILE} cannot be parsed ({one_line(error)}); correct it"
+    missing = [name for name in ("library_name", "tags") if not card.data.get(name)]
+    if not card.data.eval_results:
+        missing.append("model-index")
+    return card, f"{CARD_FILE} has no {', '.join(missing)}; add it between the --- lines" if missing else None
+
+
+def _sections(card: ModelCard) -> str | None:
+    headings = {line.removeprefix("## ").strip() for line in card.text.splitlines() if line.startswith("## ")}
+    missing = [section for section in SECTIONS if section not in headings]
+    return f"{CARD_FILE} has no section {', '.join(missing)}; write it" if missing else None
+
+
+def _figures(card: ModelCard, directory: Path) -> str | None:
+    """Compare the card with its facts, and the facts with the files that they come from."""
+    rows, figures = read_facts(directory)
+    lines = {line.strip() for line in card.text.splitlines()}
+    for line in map(table_line, rows):
+        if line not in lines:
+            return f"{CARD_FILE} lacks this row of {FACTS_FILE}: {line}"
+    stated = [(one.dataset_split, one.metric_type, one.metric_value) for one in card.data.eval_results or []]
+    expected = [(figure.split, figure.metric, round(figure.value, 6)) for figure in figures]
+    if sorted(map(str, stated)) != sorted(map(str, expected)):
+        return f"the model-index of {CARD_FILE} does not have the figures of {FACTS_FILE}; write the card again"
+    for figure in figures:
+        number = _number_at(directory, figure)
+        if number is None or round(number, 6) != round(figure.value, 6):
+            place = f"{figure.file} has {number} at {figure.pointer}"
+            return f"{FACTS_FILE} states {figure.value} as {figure.split} {figure.metric}, but {place}"
+    return None
+
+
+def _number_at(directory: Path, figure: Figure) -> float | None:
+    value: Any = read_json(directory / figure.file, "write the card again")
+    for part in figure.pointer.split("/")[1:]:
+        key = part.replace("~1", "/").replace("~0", "~")
+        try:
+            value = value[int(key)] if isinstance(value, list) else value[key]
+        except (LookupError, TypeError, ValueError):
+            return None
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _code(card: ModelCard, directory: Path, scratch: str) -> str | None:
+    match = _PYTHON_BLOCK.search(card.text)
+    if match is None or THIS_DIRECTORY not in match[1]:
+        return f"{CARD_FILE}: its first ```python block must load the model and contain the line {THIS_DIRECTORY}"
+    if problem := refused_code(match[1]):
+        return f"not run: the first ```python block of {CARD_FILE}, {problem}; write it as our commands do"
+    succeeded, printed = run_apart(["-c", match[1]], directory, scratch)
+    return None if succeeded else f"{printed}; correct the first ```python block of {CARD_FILE}"
+
+
+def _local_paths(directory: Path) -> str | None:
+    for file in _published_files(directory):
+        if file.suffix.lower() not in TEXTS or file.name in VOCABULARIES:
+            continue
+        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+            if found := _LOCAL_PATH.search(line):
+                return f"{file.relative_to(directory)}, line {number}: {found[0]}; replace it by a name"
+    return None
