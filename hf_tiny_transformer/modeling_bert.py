@@ -173,6 +173,7 @@ class TinyTransformerBertForPreTraining(TinyTransformerBertPreTrainedModel):
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.LongTensor | None = None,
         next_sentence_label: torch.LongTensor | None = None,
+        num_sequences_in_batch: torch.Tensor | int | None = None,
         target_positions: torch.LongTensor | None = None,
         skip_logits: bool = False,
         **kwargs: Unpack[TransformersKwargs],
@@ -183,6 +184,8 @@ class TinyTransformerBertForPreTraining(TinyTransformerBertPreTrainedModel):
             without it `loss` is that of the masked tokens alone.
         num_items_in_batch: (in kwargs) targets of a whole accumulated batch, of which this one is a part. Both losses
             then count by this part's share of them, so that the parts' losses add up to the whole's.
+        num_sequences_in_batch: rows of the whole accumulated batch; the next-sentence loss then counts by this part's
+            share of the rows, which is exact where rows differ in their number of targets.
         """
         outputs = self.model(
             input_ids=input_ids,
@@ -196,10 +199,15 @@ class TinyTransformerBertForPreTraining(TinyTransformerBertPreTrainedModel):
         loss, prediction_logits = predict_tokens(self, features, labels, skip_logits=skip_logits, **kwargs)
         seq_relationship_logits = self.seq_relationship(outputs.pooler_output)
         if labels is not None and next_sentence_label is not None:
-            next_sentence_loss = cross_entropy(seq_relationship_logits.float(), next_sentence_label.view(-1))
-            if (num_items := kwargs.get("num_items_in_batch")) is not None:
-                next_sentence_loss = next_sentence_loss * (labels != -100).sum() / num_items
-            loss = loss + next_sentence_loss
+            divisor = num_sequences_in_batch
+            if divisor is None:
+                divisor = next_sentence_label.numel()
+                if (num_items := kwargs.get("num_items_in_batch")) is not None:
+                    divisor = divisor * num_items / (labels != -100).sum()
+            next_sentence_loss = cross_entropy(
+                seq_relationship_logits.float(), next_sentence_label.view(-1), reduction="sum"
+            )
+            loss = loss + next_sentence_loss / divisor
         return TinyTransformerBertForPreTrainingOutput(
             loss=loss,
             prediction_logits=prediction_logits,

@@ -90,8 +90,7 @@ def phases(recipe: Recipe, max_steps: int) -> dict[int, list[str]]:
 
 
 def smooth(values: np.ndarray) -> np.ndarray:
-    """Mean of each value's neighbourhood, as far to its right as to its left, so that no fall shows too late; where the
-    run ends there is but the left. Values that are no numbers are left out."""
+    """Return the centred running mean, which does not lag; near both ends its window shrinks. NaNs are left out."""
     half = round(SMOOTHING_SHARE * len(values) / 2)
     smoothed = []
     for place in range(len(values)):

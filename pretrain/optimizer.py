@@ -58,7 +58,9 @@ def set_learning_rate(
         The rate of AdamW, which is logged.
     """
     for optimizer in optimizers:
-        is_muon = isinstance(getattr(optimizer, "optimizer", optimizer), torch.optim.Muon)  # inside Accelerate's wrapper
+        is_muon = isinstance(
+            getattr(optimizer, "optimizer", optimizer), torch.optim.Muon
+        )  # inside Accelerate's wrapper
         for group in optimizer.param_groups:
             peak = matrix_learning_rate if is_muon and matrix_learning_rate is not None else group["peak_lr"]
             group["lr"] = peak * factor

@@ -14,8 +14,7 @@ from hf_tiny_transformer import (
     TinyTransformerEncoderConfig,
     TinyTransformerSeq2SeqConfig,
 )
-from hf_tiny_transformer.common.arguments import suggestion
-from hf_tiny_transformer.common.errors import UserError
+from hf_tiny_transformer.common.errors import UserError, suggestion
 
 RECIPES = Path(__file__).parent / "recipes"
 DEFAULT_RECIPE = "sample"
@@ -125,16 +124,24 @@ class Recipe:
         _require(self.warmup + self.decay <= 1, "warmup", "and decay must not add up to more than 1")
         _require(0 < self.validation_share < 0.5, "validation_share", "must be between 0 and 0.5")
         allowed = OBJECTIVES[self.family]
-        _require(self.objective in allowed, "objective", f"of family {self.family} must be one of: {', '.join(allowed)}")
+        _require(
+            self.objective in allowed, "objective", f"of family {self.family} must be one of: {', '.join(allowed)}"
+        )
         masks = self.objective.startswith("mlm")
-        _require(masks or self.masking == "token", "masking", f"must be token with {self.objective}: only mlm masks words or spans")
+        _require(
+            masks or self.masking == "token",
+            "masking",
+            f"must be token with {self.objective}: only mlm masks words or spans",
+        )
         _require(len(self.stages) > 0, "stages", "must have at least one stage")
         for i, stage in enumerate(self.stages):
             self._validate_stage(f"stages[{i}]", stage)
         _require(abs(sum(s.share for s in self.stages) - 1) < 1e-6, "stages", "must have shares that add up to 1")
         for text in self.examples:
             if self.family == "decoder":
-                _require("[MASK]" not in text, "examples", f"has {text!r}: a decoder continues a text and fills no [MASK]")
+                _require(
+                    "[MASK]" not in text, "examples", f"has {text!r}: a decoder continues a text and fills no [MASK]"
+                )
             else:
                 _require("[MASK]" in text, "examples", f"has {text!r}, which has no [MASK]")
         self._validate_model()

@@ -1,4 +1,4 @@
-"""When a checkpoint is written, and which ones stay."""
+"""When a checkpoint is written, and which ones are kept."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SAVES_PER_RUN = 4
 
 
 class Saver:
-    """Every process asks it after each step; the main one writes."""
+    """Saves checkpoints; every process calls it after each step, and the main process writes."""
 
     def __init__(self, output: Path, loop: TrainingLoop, tokenizer: PreTrainedTokenizerFast, settings: RunSettings):
         self.output, self.loop, self.tokenizer, self.settings = output, loop, tokenizer, settings
@@ -25,7 +25,7 @@ class Saver:
         self.saved_at = time.monotonic()
 
     def after_step(self, progress: Progress, figures: dict[str, float]) -> None:
-        """Notes a new best validation loss, and saves where that or the time asks for it."""
+        """Record a new best validation loss, and save a checkpoint if one is due."""
         loss, best = figures.get("validation_loss"), progress.best_validation_loss
         is_best = loss is not None and (best is None or loss < best)
         if is_best:
@@ -34,14 +34,14 @@ class Saver:
             self.save(progress)
 
     def save(self, progress: Progress) -> None:
-        """Writes the checkpoint of this step, then forgets what need not stay."""
+        """Write the checkpoint of this step, then delete those that are not kept."""
         self.saved_at = time.monotonic()
         accelerator = self.loop.accelerator
         if progress.step in checkpoint_steps(self.output):
             return
         save_checkpoint(self.output, progress, accelerator, self.loop.model, self.loop.optimizers, self.tokenizer)
         if accelerator.is_main_process:
-            self._forget(progress)
+            self._delete_old(progress)
         accelerator.wait_for_everyone()
 
     def _due(self, progress: Progress) -> bool:
@@ -51,10 +51,12 @@ class Saver:
         if self.loop.accelerator.num_processes == 1:
             return due
         mine = torch.tensor([float(due)], device=self.loop.accelerator.device)
-        return bool(self.loop.accelerator.reduce(mine, reduction="sum").item())  # clocks differ; all save or none
+        return bool(
+            self.loop.accelerator.reduce(mine, reduction="sum").item()
+        )  # clocks differ
 
-    def _forget(self, progress: Progress) -> None:
-        """Removes all but the last `keep_last`, step 0 and the best."""
+    def _delete_old(self, progress: Progress) -> None:
+        """Delete all but the last `keep_last` checkpoints, step 0 and the best one."""
         if self.settings.keep_last is None:
             return
         steps = checkpoint_steps(self.output)

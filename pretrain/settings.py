@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Literal
 
@@ -19,7 +19,7 @@ class RunSettings:
     Args:
         output: Directory of the run; must be new or empty, except with --resume.
         corpus: Text to train on: sample, files, folders, globs, hub:NAME[:CONFIG] or hub-stream:NAME[:CONFIG] (without
-            a download). Default: sample.
+            a download).
         init: Directory of a model, ours or a stock bert, whose weights, config and tokenizer the run starts from.
         text_field: Column or field with the text, in .csv, .tsv, .jsonl, .parquet and Hub data.
         seed: Seed of the initial weights, the order of the blocks and the masks.
@@ -39,7 +39,7 @@ class RunSettings:
     """
 
     output: str
-    corpus: list[str]
+    corpus: list[str] = field(default_factory=lambda: ["sample"])
     init: str | None = None
     text_field: str = "text"
     seed: int = 1

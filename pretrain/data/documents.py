@@ -205,8 +205,7 @@ def _mark_duplicates(hashes: np.ndarray, fates: np.ndarray) -> None:
     parts = np.uint64(len(hashes) // PART + 1)
     for remainder in range(int(parts)):
         found = [
-            np.flatnonzero(hashes[part]["key"] % parts == remainder) + part.start
-            for part in _slices(len(hashes), PART)
+            np.flatnonzero(hashes[part]["key"] % parts == remainder) + part.start for part in _slices(len(hashes), PART)
         ]
         places = np.concatenate(found)
         _, first = np.unique(hashes["key"][places], return_index=True)

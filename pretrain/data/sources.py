@@ -1,4 +1,4 @@
-"""`--corpus` to sources: the sample, files, folders, globs and data sets of the Hub. A source reads its texts in order."""
+"""`--corpus` to sources: the sample, files, folders, globs and data sets of the Hub."""
 
 from __future__ import annotations
 
