@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -48,14 +47,7 @@ class Objective(Protocol):
 
 
 def make_objective(name: str, data: PackedTokens, facts: VocabularyFacts, *, masking: str) -> Objective:
-    """Return an objective of the recipe.
-
-    Args:
-        name: The recipe's `objective`.
-        data: The packed split.
-        facts: About its vocabulary.
-        masking: The recipe's `masking`, for objectives that mask single tokens.
-    """
+    """Return the objective of a recipe, by its fields `objective` and `masking`."""
     if name == "mlm":
         return MaskedTokens(data, facts, masking)
     if name == "mlm_nsp":
@@ -115,32 +107,23 @@ class BatchSource:
         return np.random.default_rng((self.seed, ORDER, stage, epoch)).permutation(size)
 
 
-def training_source(recipe: Recipe, data: PreparedData, seed: int, attention: str = "sdpa") -> BatchSource:
-    """Return the batches of the training split.
-
-    Raises:
-        UserError: The split has less than one block.
-    """
-    return _source(recipe, data, data.train_tokens, "training", recipe.masking, seed, attention)
-
-
 def validation_batches(recipe: Recipe, data: PreparedData, attention: str = "sdpa") -> list[Batch]:
-    """Return the held-out batches, which are the same each time, with the same masks for every recipe.
-
-    Raises:
-        UserError: The split has less than one block.
-    """
-    source = _source(recipe, data, data.validation_tokens, "validation", "token", VALIDATION_SEED, attention)
+    """Return the held-out batches, which are the same each time, with the same masks for every recipe."""
+    source = batch_source(recipe, data, "validation", VALIDATION_SEED, attention)
     block_size, size = recipe.stages[-1].block_size, recipe.micro_batch_size
     mask_rate = None if recipe.objective == "next_token" else VALIDATION_MASK_RATE
     return list(source.validation_batches(block_size, mask_rate=mask_rate, blocks=recipe.validation_blocks, size=size))
 
 
-def _source(
-    recipe: Recipe, data: PreparedData, file: Path, what: str, masking: str, seed: int, attention: str
-) -> BatchSource:
+def batch_source(recipe: Recipe, data: PreparedData, split: str, seed: int, attention: str = "sdpa") -> BatchSource:
+    """Return the batches of `train` or `validation`.
+
+    Raises:
+        UserError: The split has less than one block.
+    """
     facts = vocabulary_facts(data.tokenizer)
     block_size = max(stage.block_size for stage in recipe.stages)
-    packed = open_packed(file, len(data.tokenizer), facts.cls_id, block_size=block_size, what=what)
+    packed = open_packed(data.tokens(split), len(data.tokenizer), facts.cls_id, block_size=block_size, what=split)
+    masking = recipe.masking if split == "train" else "token"
     objective = make_objective(recipe.objective, packed, facts, masking=masking)
     return BatchSource(objective, seed=seed, single_row=attention.startswith("flash"))

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -23,6 +26,9 @@ from transformers import PreTrainedTokenizerFast
 from hf_tiny_transformer.common.errors import UserError, one_line
 from hf_tiny_transformer.common.files import atomic_directory, atomic_write_json
 
+from .settings import RunSettings
+
+SAVES_PER_RUN = 4
 STATE_FILE, OPTIMIZER_FILE = "training_state.json", "training_state.pt"
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 _NAME = re.compile(r"step-(\d+)")
@@ -30,16 +36,7 @@ _NAME = re.compile(r"step-(\d+)")
 
 @dataclass
 class Progress:
-    """How far a run is.
-
-    Args:
-        step: Finished steps.
-        tokens: Tokens read.
-        seconds: Training time, over all parts of the run.
-        skipped: Finished steps that were skipped as bad.
-        best_step: The step of the best validation loss.
-        best_validation_loss: This loss.
-    """
+    """How far a run is: finished steps (`skipped` of them as bad), tokens read, and seconds over all its parts."""
 
     step: int = 0
     tokens: int = 0
@@ -51,11 +48,11 @@ class Progress:
 
 def save_checkpoint(
     run: Path,
-    progress: Progress,
     accelerator: Accelerator,
     model: nn.Module,
     optimizers: list[torch.optim.Optimizer],
     tokenizer: PreTrainedTokenizerFast,
+    progress: Progress,
 ) -> None:
     """Write checkpoints/step-N, complete or not at all.
 
@@ -134,3 +131,56 @@ def _optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict
 def _unwrapped(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     """Remove Accelerate's wrapper."""
     return getattr(optimizer, "optimizer", optimizer)
+
+
+class Saver:
+    """Decides when a checkpoint is written and which ones are kept; every process calls it after each step.
+
+    Args:
+        output: The run's directory.
+        settings: When to save, and what to keep.
+        max_steps: The length of the run.
+        accelerator: Of the run.
+        save: Writes the checkpoint of a progress.
+    """
+
+    def __init__(
+        self,
+        output: Path,
+        settings: RunSettings,
+        max_steps: int,
+        accelerator: Accelerator,
+        save: Callable[[Progress], None],
+    ):
+        self.output, self.settings, self.max_steps, self.accelerator = output, settings, max_steps, accelerator
+        self._save = save
+        self.every_steps = settings.save_steps or max(1, max_steps // SAVES_PER_RUN)
+        self.saved_at = time.monotonic()
+
+    def after_step(self, progress: Progress, figures: dict[str, float]) -> None:
+        """Record a new best validation loss, and save a checkpoint if one is due."""
+        loss, best = figures.get("validation_loss"), progress.best_validation_loss
+        is_best = loss is not None and (best is None or loss < best)
+        if is_best:
+            progress.best_validation_loss, progress.best_step = loss, progress.step
+        if self._due(progress) or progress.step == self.max_steps or (is_best and self.settings.save_best):
+            self.save(progress)
+
+    def save(self, progress: Progress) -> None:
+        """Write the checkpoint of this step, and delete all but the last `keep_last`, step 0 and the best one."""
+        self.saved_at = time.monotonic()
+        if progress.step in checkpoint_steps(self.output):
+            return
+        self._save(progress)
+        if self.accelerator.is_main_process and self.settings.keep_last is not None:
+            for step in checkpoint_steps(self.output)[: -self.settings.keep_last]:
+                if step not in (0, progress.best_step):
+                    shutil.rmtree(checkpoint_path(self.output, step))
+        self.accelerator.wait_for_everyone()
+
+    def _due(self, progress: Progress) -> bool:
+        if self.settings.save_minutes is None:
+            return progress.step % self.every_steps == 0
+        due = time.monotonic() - self.saved_at >= 60 * self.settings.save_minutes
+        mine = torch.tensor([float(due)], device=self.accelerator.device)
+        return bool(self.accelerator.reduce(mine, reduction="sum").item())  # clocks differ

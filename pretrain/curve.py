@@ -20,14 +20,7 @@ BLUE, ORANGE, GREY, RULE = "#1f6fb2", "#c4570c", "#5c6576", "#dcdfe5"  # the pag
 
 
 def draw_curve(metrics: list[dict], path: Path, recipe: Recipe, max_steps: int) -> None:
-    """Draw training loss (raw and smoothed), validation loss and learning rate over tokens, with the phases marked.
-
-    Args:
-        metrics: The lines of metrics.jsonl; without any, nothing is written.
-        path: The PNG file.
-        recipe: Of the run; its stages, warm-up and decay are the phases.
-        max_steps: The length of the run.
-    """
+    """Draw training loss (raw and smoothed), validation loss and learning rate over tokens, with the phases marked."""
     if not metrics:
         return
     tokens = np.array([line["tokens"] for line in metrics]) / 1e6

@@ -22,15 +22,7 @@ _TOKENIZER_FIELDS = ("vocab_size", "decoder_start_token_id")
 
 @dataclass(frozen=True)
 class InitialModel:
-    """A model directory to start from.
-
-    Args:
-        directory: The directory.
-        family: Its model family.
-        config: A config of ours, also of a stock model.
-        is_stock: Whether it is a stock bert checkpoint.
-        trust_remote_code: Whether the user allowed the model's own code.
-    """
+    """A model directory to start from; `config` is one of ours, also for a stock checkpoint."""
 
     directory: Path
     family: str
@@ -48,11 +40,7 @@ class InitialModel:
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def load(self, model_class: type[PreTrainedModel], seed: int) -> PreTrainedModel:
-        """Return its weights in fp32, ready for training.
-
-        Args:
-            model_class: The class to load; a head that the checkpoint lacks is newly initialised and named in the log.
-            seed: Seed of a new head.
+        """Return its weights in fp32, ready for training; a missing head is initialised from `seed` and logged.
 
         Raises:
             UserError: Weights are unreadable, or some of the trunk are missing.
@@ -64,10 +52,6 @@ class InitialModel:
 
 def open_initial(directory: str | Path, *, trust_remote_code: bool = False) -> InitialModel:
     """Read the config and the tokenizer of a model directory; the weights are loaded later.
-
-    Args:
-        directory: The directory.
-        trust_remote_code: Whether the user allowed the model's own code.
 
     Raises:
         UserError: There is no such directory, it is neither a model of ours nor a stock bert, or it has no usable

@@ -66,14 +66,7 @@ class TrainingLoop:
     stop_requested: Callable[[], bool] = lambda: False
 
     def run(self, progress: Progress, after_step: Callable[[Progress, dict[str, float]], None]) -> bool:
-        """Train from `progress.step` to `max_steps`.
-
-        Args:
-            progress: Is updated.
-            after_step: Called with the progress and the figures of each step.
-
-        Returns:
-            Whether the end was reached; False after a request to stop.
+        """Train from `progress.step` to `max_steps`; return False if a request to stop came first.
 
         Raises:
             DivergedError: There were more bad steps than `skip_bad_steps`; the weights are those before the last one.
@@ -143,11 +136,6 @@ class TrainingLoop:
         """Return the seconds per step of the slowest process, averaged over the stages by their shares.
 
         The model is trained by this: use a loop that is discarded afterwards.
-
-        Args:
-            warm_up: Steps before the measurement of each stage.
-            timed: Steps that are measured in each stage.
-            clock: Returns seconds.
         """
         seconds = 0.0
         for plan in plan_stages(self.recipe, max_steps=10**6):
@@ -192,12 +180,8 @@ def count_targets(batch: Batch) -> torch.Tensor:
 def forward(model: nn.Module, batch: Batch, totals: torch.Tensor) -> ModelOutput:
     """Return the outputs for a micro-batch; `loss` is its share of the step's loss, so that the shares add up.
 
-    Neither the number of micro-batches and processes nor their different sizes change the sum.
-
-    Args:
-        model: A model with a head.
-        batch: Inputs, target positions and labels.
-        totals: `count_targets` summed over the whole step, all processes included.
+    Neither the number of micro-batches and processes nor their different sizes change the sum. `totals` is the sum of
+    `count_targets` over the whole step, all processes included.
     """
     rows = {"num_sequences_in_batch": totals[1]} if "next_sentence_label" in batch else {}
     return model(**batch, **rows, num_items_in_batch=totals[0], skip_logits=True)

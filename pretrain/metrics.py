@@ -27,10 +27,10 @@ class Reporter:
     lines) and the rate since the line before.
 
     Args:
-        path: metrics.jsonl.
+        path: metrics.jsonl; lines after `progress` are dropped.
         max_steps: The length of the run.
         max_tokens: The tokens of the whole run, which the remaining time is computed from.
-        progress: Where the run starts; later lines are dropped.
+        progress: Where the run starts.
         speaks: Whether this is the main process.
         peak_share: Converts tokens per second to a share of the machine's matrix rate.
         track: Also receives each line and its step, for a tracker such as TensorBoard.
@@ -64,12 +64,7 @@ class Reporter:
         self.validation = ""
 
     def after_step(self, progress: Progress, figures: dict[str, float]) -> None:
-        """Report a step, if a line is due.
-
-        Args:
-            progress: After the step.
-            figures: loss, learning_rate, grad_norm, and validation figures after a validation.
-        """
+        """Report a step, if a line is due."""
         self.bar.update(progress.tokens - self.bar.n)
         validated = "validation_loss" in figures
         if not self.speaks or not (validated or self._due(progress.step, METRICS_PER_RUN)):

@@ -30,14 +30,7 @@ AUTO_CLASSES = {
 def build_model(
     recipe: Recipe, data: PreparedData, *, seed: int, initial: InitialModel | None = None, attention: str = "sdpa"
 ) -> PreTrainedModel:
-    """Return the initial model, or a new one of the recipe's family; all processes call this.
-
-    Args:
-        recipe: Family, shape and initial embeddings.
-        data: Its tokenizer gives the size of the vocabulary, its tokens the embeddings.
-        seed: Of the new weights; it is assumed to be set.
-        initial: The model of `--init`.
-        attention: The attention implementation.
+    """Return the initial model, or a new one of the recipe's family; all processes call this, after seeding.
 
     Raises:
         UserError: The attention implementation is not installed, or does not work with this model.

@@ -47,16 +47,7 @@ def build_optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optim
 def set_learning_rate(
     optimizers: list[torch.optim.Optimizer], factor: float, matrix_learning_rate: float | None = None
 ) -> float:
-    """Set the learning rates of a step.
-
-    Args:
-        optimizers: From `build_optimizers`.
-        factor: The share of the peak, from the schedule.
-        matrix_learning_rate: The peak of Muon, where the stage has its own.
-
-    Returns:
-        The rate of AdamW, which is logged.
-    """
+    """Set all rates to `factor` of their peak, which a stage may change for Muon; return AdamW's, which is logged."""
     for optimizer in optimizers:
         is_muon = isinstance(
             getattr(optimizer, "optimizer", optimizer), torch.optim.Muon

@@ -109,15 +109,6 @@ def publish(
 ) -> None:
     """Copy a checkpoint's model to the top of the run's directory, use it from there, and write card and summary.
 
-    Args:
-        output: The run's directory.
-        checkpoint: The checkpoint to publish.
-        data: What the model was trained on.
-        recipe: How it was trained.
-        record: What the run was started with.
-        timings: Seconds of the parts of the run.
-        processes: The number of processes.
-
     Raises:
         RunError: The code in the card fails; everything but card and summary is written.
     """

@@ -20,18 +20,7 @@ RUN_FILE = Path("training") / "run.json"
 
 @dataclass
 class RunRecord:
-    """What decides a run besides its recipe, and where it came from. It is published, so paths are shortened to names.
-
-    Args:
-        text_field: The column with the text.
-        seed: Of the run.
-        minutes: What the length was computed from, or None.
-        max_steps: The length of the run.
-        corpus: The sources.
-        corpus_fingerprint: Identifies their text.
-        init: The model that the run started from, or None.
-        license: Of the model, or None.
-    """
+    """What decides a run besides its recipe, and its origin. It is published, so paths are shortened to names."""
 
     text_field: str
     seed: int
@@ -79,9 +68,7 @@ def read_record(output: Path) -> RunRecord | None:
         raise UserError(f"{path}: {one_line(error)}; start a new run") from None
 
 
-def require_same(
-    record: RunRecord, output: Path, settings: RunSettings, fingerprint: str, recipe: Recipe
-) -> None:
+def require_same(record: RunRecord, output: Path, settings: RunSettings, fingerprint: str, recipe: Recipe) -> None:
     """Check that a run is resumed with the text, the recipe, the seed and the length that it was started with.
 
     Raises:

@@ -20,8 +20,16 @@ from hf_tiny_transformer.common.errors import EXIT_BAD_INPUT, TerminatedError, U
 from hf_tiny_transformer.common.files import require_free_output
 from hf_tiny_transformer.common.processes import is_main
 
-from .batches import Batch, training_source, validation_batches
-from .checkpoint import Progress, checkpoint_path, checkpoint_steps, latest_checkpoint, load_checkpoint
+from .batches import Batch, batch_source, validation_batches
+from .checkpoint import (
+    Progress,
+    Saver,
+    checkpoint_path,
+    checkpoint_steps,
+    latest_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
 from .data.prepare import PreparedData, prepare_data
 from .initial import InitialModel, adapt_recipe, open_initial
 from .loop import TrainingLoop
@@ -31,7 +39,6 @@ from .optimizer import build_optimizers
 from .publish import publish
 from .recipe import Recipe
 from .record import RunRecord, read_record, require_same
-from .saving import Saver
 from .schedule import plan_stages
 from .settings import DEFAULT_MINUTES, RunSettings
 from .speed import matrix_rate, step_flops
@@ -109,9 +116,8 @@ def build_loop(
     set_seed(seed)
     model = build_model(recipe, data, seed=seed, initial=initial, attention=attention)
     model, *optimizers = accelerator.prepare(model, *build_optimizers(model, recipe))
-    return TrainingLoop(
-        accelerator, model, optimizers, training_source(recipe, data, seed, attention), recipe, max_steps
-    )
+    batches = batch_source(recipe, data, "train", seed, attention)
+    return TrainingLoop(accelerator, model, optimizers, batches, recipe, max_steps)
 
 
 def _accelerator(settings: RunSettings, output: Path) -> Accelerator:
@@ -154,7 +160,8 @@ def _train(
     """Run the loop from the last checkpoint to its end, with validations, checkpoints and reports."""
     accelerator, last = loop.accelerator, loop.max_steps
     progress = Progress()
-    saver = Saver(output, loop, data.tokenizer, settings)
+    save = partial(save_checkpoint, output, accelerator, loop.model, loop.optimizers, data.tokenizer)
+    saver = Saver(output, settings, last, accelerator, save)
     checkpoint = latest_checkpoint(output)
     if checkpoint is None:
         saver.save(progress)

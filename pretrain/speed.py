@@ -14,15 +14,9 @@ MEASURING_SECONDS = 0.3
 
 
 def step_flops(model: PreTrainedModel, *, rows: int, length: int, predicted: int) -> float:
-    """Return the floating-point operations of the matrix products of one training step, without recomputation.
+    """Return the FLOPs of the matrix products of one training step; `predicted` tokens go through the head.
 
     A Seq2Seq model counts as if its decoder also read `length` tokens; its targets are shorter.
-
-    Args:
-        model: A model with a head.
-        rows: Rows of the batch.
-        length: Tokens per row.
-        predicted: Tokens that go through the head.
     """
     config = model.config
     layers = getattr(config, "num_decoder_layers", 0) + config.num_hidden_layers

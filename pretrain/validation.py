@@ -15,11 +15,6 @@ def validate(model: nn.Module, batches: list[Batch], accelerator: Accelerator) -
     """Return `validation_loss`, in nats per target token, and with mlm_nsp `validation_next_sentence_accuracy`.
 
     With mlm_nsp the loss includes the next-sentence loss. The processes share the batches and return the same figures.
-
-    Args:
-        model: Put into evaluation mode, then back into training mode.
-        batches: From `validation_batches`.
-        accelerator: Reduces over processes.
     """
     model.eval()
     totals = sum(map(count_targets, batches)).to(accelerator.device)

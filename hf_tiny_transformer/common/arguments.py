@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import types
 from collections.abc import Mapping, Sequence
@@ -85,6 +86,9 @@ class CommandParser(ArgumentParser):
             self.add_argument(f"--{name}", action=ActionYesNo, nargs="?", **options)
         elif (item := _item_type(hint)) is not None and not is_dataclass(item) and not as_in_file:
             self.add_argument(f"--{name}", type=item, nargs="+", **options)
+        elif item is not None and is_dataclass(item):
+            shown = json.dumps(default).replace("%", "%%")
+            self.add_argument(f"--{name}", type=hint, **options | {"help": f"{help_text} (default: {shown})"})
         else:
             self.add_argument(f"--{name}", type=hint, **options)
 
@@ -117,6 +121,12 @@ class _HelpFormatter(DefaultHelpFormatter):
 
     def _get_type_str(self, action: Any) -> None:
         return None
+
+    def _get_help_string(self, action: Any) -> str | None:
+        text = super()._get_help_string(action)
+        if action.default is None or "(default: " in (action.help or ""):
+            text = text and text.replace(" (default: %(default)s)", "")
+        return text
 
 
 def build(settings: type[S], values: Namespace, **more: Any) -> S:

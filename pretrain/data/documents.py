@@ -31,19 +31,12 @@ TRAIN, VALIDATION, DUPLICATE = 0, 1, 2  # the fate of a document
 HASH = np.dtype([("key", "<u8"), ("length", "<u4")])  # of a document: hash of its text, and its characters
 CHUNK = 2**16  # documents whose hashes are read at once
 PART = 2**20  # documents whose hashes are compared at once
-FACTS_FILE, FATES_FILE = "facts.json", "fates.bin"
+FACTS_FILE, FATES_FILE, HASHES_FILE = "facts.json", "fates.bin", "hashes.bin"
 
 
 @dataclass(frozen=True)
 class CorpusFacts:
-    """Counts of a corpus.
-
-    Args:
-        documents: Documents without duplicates.
-        characters: Characters of these.
-        duplicates: Exact duplicates that were dropped.
-        fingerprint: Identifies the text, its order and its split; not how it is cut into files.
-    """
+    """Counts without duplicates; `fingerprint` identifies text, order and split, not how the text is cut into files."""
 
     documents: int
     characters: int
@@ -59,7 +52,7 @@ class Corpus:
         portions: The sources, in units that one process prepares at a time.
         facts: Counts and fingerprint.
         counts: Documents of each portion, duplicates included.
-        tally: Facts about the sources for the log.
+        tally: Facts about the sources, for the log.
         fates_file: TRAIN, VALIDATION or DUPLICATE of each document, one byte each.
     """
 
@@ -93,12 +86,7 @@ class Corpus:
 
 
 def documents_of(sources: list[Source], tally: Tally | None = None) -> Iterator[str]:
-    """Iterate over all documents in order, stripped, without empty ones.
-
-    Args:
-        sources: What to read.
-        tally: Facts about the sources are added here.
-    """
+    """Iterate over all documents in order, stripped, without empty ones; facts are added to `tally`."""
     for source in sources:
         for text in source.read(Counter() if tally is None else tally):
             if text := text.strip():
@@ -109,13 +97,6 @@ def open_corpus(
     names: list[str], *, text_field: str, validation_share: float, exclude: Path | None = None, team: Team = ALONE
 ) -> Corpus:
     """Read everything once, unless these sources were read before, and decide the fate of each document.
-
-    Args:
-        names: The values of `--corpus`.
-        text_field: The column with the text, in formats with columns.
-        validation_share: Share of the documents to hold out.
-        exclude: A folder whose files are not read.
-        team: The processes that share the work.
 
     Raises:
         UserError: A source does not exist or cannot be read, or there are too few documents.
@@ -147,7 +128,7 @@ def _hash_documents(portion: Portion, directory: Path, *, show_progress: bool) -
     """Write the HASH of each document, and a tally of the sources."""
     tally: Tally = Counter()
     with atomic_directory(directory) as staging:
-        with (staging / "hashes.bin").open("wb") as stream:
+        with (staging / HASHES_FILE).open("wb") as stream:
             for text in tqdm(documents_of(portion, tally), unit=" documents", disable=not show_progress, leave=False):
                 key = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
                 stream.write(struct.pack("<QI", key, len(text)))  # a HASH
@@ -155,59 +136,48 @@ def _hash_documents(portion: Portion, directory: Path, *, show_progress: bool) -
 
 
 def _split(hashed: list[Path], validation_share: float, directory: Path) -> None:
-    """Decide the fate of every document and write `directory`."""
-    tally: Tally = Counter()
-    for entry in hashed:
-        tally.update(json.loads((entry / FACTS_FILE).read_text(encoding="utf-8")))
-    counts = [(entry / "hashes.bin").stat().st_size // HASH.itemsize for entry in hashed]
-    if sum(counts) == 0:
-        raise UserError("--corpus: has no text; name other sources")
+    """Decide the fate of every document, and write `directory`."""
+    tally, counts, digest = Counter(), [], hashlib.sha256(repr(validation_share).encode())
+    limit = np.uint64(min(int(validation_share * 2**64), 2**64 - 1))
+    found, characters = np.zeros(3, dtype=np.int64), 0
     with atomic_directory(directory) as staging:
-        fingerprint = _join(hashed, staging / "hashes.bin", validation_share)
-        hashes = np.memmap(staging / "hashes.bin", dtype=HASH, mode="r")
+        with (staging / HASHES_FILE).open("wb") as joined:
+            for entry in hashed:
+                tally.update(json.loads((entry / FACTS_FILE).read_text(encoding="utf-8")))
+                counts.append((entry / HASHES_FILE).stat().st_size // HASH.itemsize)
+                with (entry / HASHES_FILE).open("rb") as stream:
+                    while len(part := np.fromfile(stream, dtype=HASH, count=CHUNK)):
+                        digest.update(part["key"].tobytes())
+                        part.tofile(joined)
+        if sum(counts) == 0:
+            raise UserError("--corpus: has no text; name other sources")
+        hashes = np.memmap(staging / HASHES_FILE, dtype=HASH, mode="r")
         fates = np.memmap(staging / FATES_FILE, dtype=np.uint8, mode="w+", shape=hashes.shape)
         _mark_duplicates(hashes, fates)
-        limit = np.uint64(min(int(validation_share * 2**64), 2**64 - 1))
-        found, characters = np.zeros(3, dtype=np.int64), 0
         for part in _slices(len(hashes), CHUNK):
             split = np.where(hashes[part]["key"] < limit, VALIDATION, TRAIN)
             fates[part] = np.where(fates[part] == DUPLICATE, DUPLICATE, split)
             found += np.bincount(fates[part], minlength=3)
             characters += int(hashes[part]["length"][fates[part] != DUPLICATE].sum(dtype=np.int64))
         fates.flush()
-        (staging / "hashes.bin").unlink()
-        documents = int(found[TRAIN] + found[VALIDATION])
-        if 0 in (found[TRAIN], found[VALIDATION]):
+        (staging / HASHES_FILE).unlink()
+        train, held_out, duplicates = map(int, found)
+        if 0 in (train, held_out):
             raise UserError(
-                f"--corpus: {documents} documents are too few to hold some out for validation; give more text or a "
-                "larger --validation_share. In .txt files a document is a line, or ends at a blank line where these "
-                "are frequent"
+                f"--corpus: {train + held_out} documents are too few to hold some out for validation; give more text "
+                "or a larger --validation_share. In .txt files a document is a line, or ends at a blank line where "
+                "these are frequent"
             )
-        facts = CorpusFacts(documents, characters, int(found[DUPLICATE]), fingerprint)
-        content = {"facts": asdict(facts), "counts": counts, "tally": tally}
-        atomic_write_json(staging / FACTS_FILE, content)
-
-
-def _join(hashed: list[Path], path: Path, validation_share: float) -> str:
-    """Write the hashes of all documents into one file and return the fingerprint."""
-    digest = hashlib.sha256(repr(validation_share).encode())
-    with path.open("wb") as joined:
-        for entry in hashed:
-            with (entry / "hashes.bin").open("rb") as stream:
-                while len(part := np.fromfile(stream, dtype=HASH, count=CHUNK)):
-                    digest.update(part["key"].tobytes())
-                    part.tofile(joined)
-    return digest.hexdigest()
+        facts = CorpusFacts(train + held_out, characters, duplicates, digest.hexdigest())
+        atomic_write_json(staging / FACTS_FILE, {"facts": asdict(facts), "counts": counts, "tally": tally})
 
 
 def _mark_duplicates(hashes: np.ndarray, fates: np.ndarray) -> None:
     """Mark all but the first of equal keys, comparing about PART of them at a time: those with the same remainder."""
     parts = np.uint64(len(hashes) // PART + 1)
     for remainder in range(int(parts)):
-        found = [
-            np.flatnonzero(hashes[part]["key"] % parts == remainder) + part.start for part in _slices(len(hashes), PART)
-        ]
-        places = np.concatenate(found)
+        same = [np.flatnonzero(hashes[p]["key"] % parts == remainder) + p.start for p in _slices(len(hashes), PART)]
+        places = np.concatenate(same)
         _, first = np.unique(hashes["key"][places], return_index=True)
         repeated = np.ones(len(places), dtype=bool)
         repeated[first] = False

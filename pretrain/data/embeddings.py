@@ -41,12 +41,7 @@ logger = logging.getLogger(__name__)
 
 
 def initial_embeddings(data: PreparedData, dimensions: int) -> np.ndarray:
-    """Return `cooccurrence_embeddings` of a prepared corpus, cached beside it; all processes call this.
-
-    Args:
-        data: The prepared corpus.
-        dimensions: The width of the vectors.
-    """
+    """Return `cooccurrence_embeddings` of a prepared corpus, cached beside it; all processes call this."""
     path = data.directory / f"embeddings-{VERSION}-{dimensions}.npy"
     Team.of_run().main_only(lambda: path.is_file() or _write(path, data, dimensions))
     return np.load(path)
@@ -55,20 +50,14 @@ def initial_embeddings(data: PreparedData, dimensions: int) -> np.ndarray:
 def _write(path: Path, data: PreparedData, dimensions: int) -> None:
     logger.info("corpus: factorising co-occurrence counts")
     facts = vocabulary_facts(data.tokenizer)
-    tokens = open_packed(data.train_tokens, len(data.tokenizer), facts.cls_id, block_size=1, what="training")
+    tokens = open_packed(data.tokens("train"), len(data.tokenizer), facts.cls_id, block_size=1, what="training")
     staging = path.with_name(f".{os.getpid()}-{path.name}")
     np.save(staging, cooccurrence_embeddings(tokens, facts, dimensions))
     os.replace(staging, path)
 
 
 def cooccurrence_embeddings(data: PackedTokens, facts: VocabularyFacts, dimensions: int) -> np.ndarray:
-    """Return vectors (V, D) float32 of norm 0.1 * sqrt(D); those of special and of absent tokens are zero.
-
-    Args:
-        data: The training split.
-        facts: Of its vocabulary.
-        dimensions: The width of the vectors (D).
-    """
+    """Return vectors (V, dimensions) float32 of norm 0.1 * sqrt(dimensions), zero for special and for absent tokens."""
     counts = _count(np.asarray(data.tokens[:MOST_TOKENS]), data.cls_id, facts)
     associations = _positive_pmi(counts)
     dimensions_found = min(dimensions, min(associations.shape) - 1)

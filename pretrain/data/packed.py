@@ -28,12 +28,7 @@ SPLITS = {TRAIN: "train", VALIDATION: "validation"}
 
 @dataclass(frozen=True)
 class PackedTokens:
-    """Packed documents.
-
-    Args:
-        tokens: Token ids (N,), usually memory-mapped.
-        cls_id: The token that begins a document.
-    """
+    """Token ids (N,), usually memory-mapped; `cls_id` begins a document."""
 
     tokens: np.ndarray
     cls_id: int
@@ -72,7 +67,7 @@ def write_shards(
         documents: All documents of a portion, in order.
         fates: TRAIN, VALIDATION or DUPLICATE of each document.
         tokenizer: Its truncation and padding are switched off.
-        directory: Gets train-N.bin and validation-N.bin for every SHARD documents.
+        directory: Receives train-N.bin and validation-N.bin for every SHARD documents.
     """
     texts = iter(documents)
     starts = list(range(0, len(fates), SHARD))
@@ -88,16 +83,7 @@ def write_shards(
 
 
 def join_shards(directories: Iterable[Path], directory: Path, vocab_size: int) -> dict[str, int]:
-    """Concatenate the shards of all portions.
-
-    Args:
-        directories: Where `write_shards` wrote each portion, in order.
-        directory: Gets train.bin and validation.bin.
-        vocab_size: The number of tokens of the tokenizer.
-
-    Returns:
-        The number of tokens in each split.
-    """
+    """Join the shards of all portions to train.bin and validation.bin, and return their numbers of tokens."""
     directories, counts = list(directories), {}
     for split in SPLITS.values():
         path = directory / f"{split}.bin"
@@ -110,14 +96,7 @@ def join_shards(directories: Iterable[Path], directory: Path, vocab_size: int) -
 
 
 def open_packed(path: Path, vocab_size: int, cls_id: int, *, block_size: int, what: str) -> PackedTokens:
-    """Map a file of packed tokens.
-
-    Args:
-        path: A file that `join_shards` wrote.
-        vocab_size: The number of tokens of the tokenizer.
-        cls_id: The token that begins a document.
-        block_size: The longest block that will be read.
-        what: Which split it is, for the error message.
+    """Map a file of packed tokens; `what` names its split in errors.
 
     Raises:
         UserError: The file has less than one block.

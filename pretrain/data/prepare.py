@@ -39,53 +39,32 @@ logger = logging.getLogger(__name__)
 class PreparedData:
     """A prepared corpus.
 
-    Args:
-        directory: Has train.bin, validation.bin, facts.json and, unless the initial model has one, the tokenizer.
-        tokenizer: The tokenizer of the tokens.
-        facts: Counts of documents and tokens, and the fingerprint of the text.
+    `directory` has train.bin, validation.bin, facts.json (`facts`) and, unless --init brings one, the tokenizer.
     """
 
     directory: Path
     tokenizer: PreTrainedTokenizerFast
     facts: dict[str, Any]
 
-    @property
-    def train_tokens(self) -> Path:
-        """The packed training split."""
-        return self.directory / "train.bin"
-
-    @property
-    def validation_tokens(self) -> Path:
-        """The packed held-out documents."""
-        return self.directory / "validation.bin"
+    def tokens(self, split: str) -> Path:
+        """Return the packed tokens of `train` or `validation`."""
+        return self.directory / f"{split}.bin"
 
 
 def prepare_data(
-    names: list[str],
-    text_field: str,
-    recipe: Recipe,
-    initial: InitialModel | None = None,
-    *,
-    exclude: Path | None = None,
+    names: list[str], text_field: str, recipe: Recipe, initial: InitialModel | None = None, exclude: Path | None = None
 ) -> PreparedData:
     """Read the corpus, train the tokenizer and pack, unless the same text was prepared with the same settings before.
 
-    All processes call this and share the work. The bytes do not depend on their number.
-
-    Args:
-        names: The values of `--corpus`.
-        text_field: The column with the text, in formats with columns.
-        recipe: Its tokenizer settings and share of validation documents.
-        initial: A model whose tokenizer is used instead of a new one.
-        exclude: A folder whose files are not read.
+    All processes call this and share the work; the bytes do not depend on their number. The tokenizer of `initial` is
+    used instead of a new one, and files in the folder `exclude` are not read.
 
     Raises:
         UserError: See `open_corpus` and `train_tokenizer`.
     """
     start, team = time.perf_counter(), Team.of_run()
-    corpus = open_corpus(
-        names, text_field=text_field, validation_share=recipe.validation_share, exclude=exclude, team=team
-    )
+    share = recipe.validation_share
+    corpus = open_corpus(names, text_field=text_field, validation_share=share, exclude=exclude, team=team)
     _describe_corpus(corpus)
     settings: dict[str, Any] = {"format": FORMAT, "corpus": corpus.facts.fingerprint}
     if initial is not None:

@@ -34,8 +34,8 @@ class Source:
     """Texts that can be read as often as needed, each time in the same order.
 
     Args:
-        identity: A text that changes whenever the content may have changed.
-        read: Start reading; facts about the texts are added to its argument.
+        identity: Changes whenever the content may have changed.
+        read: Starts reading; facts about the texts are added to its argument.
         size: Bytes on disk, where they are known.
     """
 
@@ -62,10 +62,8 @@ def open_sources(names: list[str], *, text_field: str, exclude: Path | None = No
     for name in names:
         if name == SAMPLE:
             sources.append(Source(f"sample {_sample_version()}", _read_sample))
-        elif name.startswith(HUB_PREFIX):
+        elif name.startswith((HUB_PREFIX, STREAM_PREFIX)):
             sources += _hub_sources(name, text_field)
-        elif name.startswith(STREAM_PREFIX):
-            sources += _stream_sources(name, text_field)
         else:
             sources += [_file_source(path, text_field) for path in _find_files(name, exclude)]
     return sources
@@ -219,49 +217,38 @@ def _read_sample(tally: Tally) -> Iterator[str]:
 
 
 def _hub_sources(name: str, text_field: str) -> list[Source]:
-    """Download the train split of a Hub data set; every HUB_ROWS rows are a source."""
+    """Open the train split of a Hub data set.
+
+    Downloaded, every HUB_ROWS rows are a source; streamed, every file is one, and nothing is downloaded as a whole.
+    """
     import datasets
 
-    repository, _, config = name.removeprefix(HUB_PREFIX).partition(":")
+    is_streamed = name.startswith(STREAM_PREFIX)
+    repository, _, config = name.partition(":")[2].partition(":")
     try:
-        dataset = datasets.load_dataset(repository, config or None, split="train")
+        if is_streamed:
+            builder = datasets.load_dataset_builder(repository, config or None)
+            dataset = builder.as_streaming_dataset(split="train")
+            columns = dataset.column_names or list(next(iter(dataset), {text_field: ""}))
+        else:
+            dataset = datasets.load_dataset(repository, config or None, split="train")
+            columns = dataset.column_names
     except Exception as error:  # the Hub client's errors have no common base class
-        raise UserError(f"--corpus {name}: cannot be loaded ({first_line(error)}); check name and network") from None
-    _require_column(name, text_field, dataset.column_names)
-    texts = dataset.select_columns(text_field)
-    ranges = [range(start, min(start + HUB_ROWS, len(texts))) for start in range(0, len(texts), HUB_ROWS)]
-    return [
-        Source(
-            f"{name} {dataset._fingerprint} {rows.start}-{rows.stop} {text_field}",
-            partial(_read_dataset, name, texts.select(rows), text_field),
-        )
-        for rows in ranges
-    ]
-
-
-def _stream_sources(name: str, text_field: str) -> list[Source]:
-    """Open the train split of a Hub data set without downloading it; each of its files is a source."""
-    import datasets
-
-    repository, _, config = name.removeprefix(STREAM_PREFIX).partition(":")
-    try:
-        builder = datasets.load_dataset_builder(repository, config or None)
-        dataset = builder.as_streaming_dataset(split="train")
-        columns = dataset.column_names or list(next(iter(dataset), {text_field: ""}))
-    except Exception as error:  # as above
-        raise UserError(f"--corpus {name}: cannot be streamed ({first_line(error)}); check name and network") from None
+        raise UserError(f"--corpus {name}: cannot be opened ({first_line(error)}); check name and network") from None
     _require_column(name, text_field, columns)
-    files = (builder.config.data_files or {}).get("train")
-    # commits on the Hub, modification times in a folder
-    content = repr([builder.hash, builder.config_id, getattr(files, "origin_metadata", None)])
-    fingerprint = hashlib.sha256(content.encode()).hexdigest()
-    texts, count = dataset.select_columns(text_field), dataset.num_shards
+    texts = dataset.select_columns(text_field)
+    if is_streamed:
+        files = (builder.config.data_files or {}).get("train")
+        # commits on the Hub, modification times in a folder
+        content = repr([builder.hash, builder.config_id, getattr(files, "origin_metadata", None)])
+        fingerprint, count = hashlib.sha256(content.encode()).hexdigest(), dataset.num_shards
+        parts = {f"{i}/{count}": texts.shard(num_shards=count, index=i) for i in range(count)}
+    else:
+        fingerprint, starts = dataset._fingerprint, range(0, len(texts), HUB_ROWS)
+        parts = {f"{i}": texts.select(range(i, min(i + HUB_ROWS, len(texts)))) for i in starts}
     return [
-        Source(
-            f"{name} {fingerprint} {number}/{count} {text_field}",
-            partial(_read_dataset, name, texts.shard(num_shards=count, index=number), text_field),
-        )
-        for number in range(count)
+        Source(f"{name} {fingerprint} {part} {text_field}", partial(_read_dataset, name, rows, text_field))
+        for part, rows in parts.items()
     ]
 
 

@@ -17,15 +17,10 @@ T = TypeVar("T")
 
 
 class Team:
-    """Processes that see the same files. They wait over gloo, which notices at once when one of them has ended.
-
-    Args:
-        rank: The number of this process.
-        world: The number of processes. With more than one, all of them must construct the object.
-    """
+    """Processes that see the same files. All construct the object, and wait for each other over gloo."""
 
     def __init__(self, rank: int = 0, world: int = 1):
-        self.rank, self.world = rank, world
+        self.rank, self.world, self.is_main = rank, world, rank == 0
         self._group = torch.distributed.new_group(backend="gloo", timeout=PATIENCE) if world > 1 else None
 
     @classmethod
@@ -33,50 +28,36 @@ class Team:
         """Return the team of all processes."""
         return cls(rank(), world_size())
 
-    @property
-    def is_main(self) -> bool:
-        """Whether this process does what only one may do."""
-        return self.rank == 0
-
     def share(self, items: Sequence[T]) -> Sequence[T]:
         """Return the items of this process: every `world`-th."""
         return items[self.rank :: self.world]
 
     def main_only(self, work: Callable[[], T]) -> T:
-        """Let the main process work and return its result, which must be small, in all processes.
+        """Let the main process work; return its result, which must be small, in all of them. Raises as `together`."""
+        return self.together(work if self.is_main else lambda: None, of_main=True)
 
-        Raises:
-            UserError: As `together`.
-        """
-        return self._do(work if self.is_main else lambda: None)[1]
-
-    def together(self, work: Callable[[], T]) -> T:
-        """Let each process work and return its own result when all have finished.
+    def together(self, work: Callable[[], T], *, of_main: bool = False) -> T:
+        """Let each process work, and return its own result (or the main process's) when all have finished.
 
         Raises:
             UserError: The work of this process failed. If only others failed, this process exits silently.
         """
-        return self._do(work)[0]
-
-    def _do(self, work: Callable[[], T]) -> tuple[T, T]:
-        """Return the result of this process and that of the main process."""
         if self._group is None:
-            result = work()
-            return result, result
+            return work()
         result = error = None
         try:
             result = work()
         except UserError as raised:
             error = raised
         reports: list = [None] * self.world
-        mine = (error is not None, result if self.is_main else None)
+        mine = (error is not None, result if self.is_main and of_main else None)
         torch.distributed.all_gather_object(reports, mine, group=self._group)
         failed = [rank for rank, (has_failed, _) in enumerate(reports) if has_failed]
         if error is not None and failed[0] == self.rank:
             raise error
         if failed:
             raise SystemExit(EXIT_BAD_INPUT)
-        return result, reports[0][1]
+        return reports[0][1] if of_main else result
 
 
 ALONE = Team()

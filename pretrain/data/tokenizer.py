@@ -45,7 +45,7 @@ def train_tokenizer(
         vocab_size: The number of pieces, special tokens included.
         lowercase: Whether to lowercase and strip accents.
         max_length: The tokens that the model takes, stored for truncation.
-        family: The model family; it decides how a text begins and ends, and whether there are tokens for spans.
+        family: Decides how a text begins and ends, and whether there are tokens for spans.
         progress: Whether to show a bar.
 
     Raises:

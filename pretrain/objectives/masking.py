@@ -18,10 +18,7 @@ SPAN_PROBABILITIES = 0.8**SPAN_LENGTHS / (0.8**SPAN_LENGTHS).sum()
 class MaskedTokens:
     """Blocks of the packed array, with positions that restart at every document.
 
-    Args:
-        data: The packed split.
-        facts: About its vocabulary.
-        masking: `token`, `whole_word` or `span`.
+    `masking` is `token`, `whole_word` or `span`.
     """
 
     def __init__(self, data: PackedTokens, facts: VocabularyFacts, masking: str):
@@ -44,13 +41,6 @@ def mask_rows(
     ids: np.ndarray, mask_rate: float, scheme: str, facts: VocabularyFacts, generators: list[np.random.Generator]
 ) -> dict[str, torch.Tensor]:
     """Mask the same number of tokens in every row, so that shapes are static.
-
-    Args:
-        ids: Token ids (B, T).
-        mask_rate: The share of masked tokens.
-        scheme: `token`, `whole_word` or `span`.
-        facts: About the vocabulary.
-        generators: One per row.
 
     Returns:
         input_ids (B, T) with masks; target_positions (N,) into the flattened rows; labels (N,) with the original ids,
@@ -81,16 +71,7 @@ def _mask_row(
 
 
 def group_tokens(starts_word: np.ndarray, scheme: str, generator: np.random.Generator) -> np.ndarray:
-    """Number the units that are masked together.
-
-    Args:
-        starts_word: (T,) bool, False for the later pieces of a word.
-        scheme: `token`, `whole_word` or `span`.
-        generator: For the lengths of spans.
-
-    Returns:
-        The unit of each token (T,), rising from left to right.
-    """
+    """Number the units that are masked together, (T,) rising; `starts_word` (T,) is False for later pieces of words."""
     if scheme == "token":
         return np.arange(len(starts_word))
     words = np.cumsum(starts_word) - starts_word[0]
@@ -105,12 +86,6 @@ def choose_targets(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Take whole groups in random order until `count` tokens are masked; the last group is cut to fit.
 
-    Args:
-        groups: (T,) from `group_tokens`.
-        maskable: (T,) bool, False for special tokens.
-        count: The number of tokens.
-        generator: For the order.
-
     Returns:
         Positions (count,) in rising order, and (count,) bool, False where the row had too few maskable tokens.
     """
@@ -121,14 +96,7 @@ def choose_targets(
 
 
 def hide(ids: np.ndarray, mask_id: int, ordinary_ids: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Replace 80 % of the chosen tokens by [MASK] and 10 % by a random ordinary token; 10 % stay.
-
-    Args:
-        ids: The original tokens (N,).
-        mask_id: The id of [MASK].
-        ordinary_ids: The ids of random replacements.
-        generator: For the choices.
-    """
+    """Replace 80 % of the chosen tokens (N,) by [MASK] and 10 % by a random one of `ordinary_ids`; 10 % stay."""
     draw = generator.random(len(ids))
     random_ids = ordinary_ids[generator.integers(len(ordinary_ids), size=len(ids))]
     hidden = np.where(draw < REPLACED_BY_MASK, mask_id, ids)

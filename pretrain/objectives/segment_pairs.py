@@ -16,11 +16,6 @@ class SegmentPairs:
     """Rows [CLS] A [SEP] B [SEP]: half of the time B follows A in its document, otherwise it is from another one.
 
     Documents are cut into segments of equal length, half a row each; the last segment of a document is never A.
-
-    Args:
-        data: The packed split.
-        facts: About its vocabulary.
-        masking: `token`, `whole_word` or `span`.
     """
 
     def __init__(self, data: PackedTokens, facts: VocabularyFacts, masking: str):
