@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -105,7 +106,7 @@ def _read_recipe(path: Path) -> dict[str, Any]:
         parser = ArgumentParser(exit_on_error=False)
         parser.add_argument(f"--{name}", type=hints[name])
         try:
-            parser.parse_object({name: value})
+            parser.parse_object({name: deepcopy(value)})
         except ArgumentError as error:
             raise UserError(f"--recipe {path}, field {name}: {one_line(error, 300)}") from None
     if missing := [name for name in ("family", "model", "stages", "vocab_size") if name not in content]:

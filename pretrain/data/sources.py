@@ -23,7 +23,8 @@ HUB_ROWS = 100_000  # rows of a downloaded data set in one source
 PORTION = 4 * 2**20  # bytes on disk: consecutive smaller sources are prepared together
 LAYOUT_LINES = 100_000  # lines that decide how a text file separates its documents
 BLANK_SHARE = 0.02  # separating blank lines per line of text from which on they separate documents
-WRAPPED_SHARE, WRAPPED_WIDTH, WRAPPED_LINES = 0.6, 200, 20  # of a text that is probably hard-wrapped
+WRAPPED_SHARE, WRAPPED_WIDTH, WRAPPED_LINES = 0.5, 200, 20  # of a text that is probably hard-wrapped
+SENTENCE_ENDS = ".!?:;…\"'”’)。！？"
 
 Tally = Counter[str]  # facts about the texts that were read, for the log
 BY_LINE, BY_BLANK_LINE, WRAPPED, EMPTY = "files by line", "files by blank line", "hard-wrapped files", "empty rows"
@@ -175,8 +176,11 @@ def _layout(path: Path, identity: str) -> tuple[bool, bool]:
         return False, False
     texts = texts[:1000]
     width = max(map(len, texts), default=0)
-    # a line is wrapped if the first word of the next one would not have fitted
-    full = sum(" " in after and len(line) + 1 + after.index(" ") > width for line, after in pairwise(texts))
+    # a line is wrapped inside a sentence if the first word of the next one would not have fitted
+    full = sum(
+        line[-1] not in SENTENCE_ENDS and " " in after and len(line) + 1 + after.index(" ") > width
+        for line, after in pairwise(texts)
+    )
     is_wrapped = width <= WRAPPED_WIDTH and len(texts) >= WRAPPED_LINES and full >= WRAPPED_SHARE * len(texts)
     return True, is_wrapped
 
