@@ -15,12 +15,12 @@ from transformers import DataCollatorWithPadding
 
 import hf_tiny_transformer  # noqa: F401  (registers our model families)
 from finetune.checkpoint import Checkpoint, open_checkpoint
-from finetune.environment import quieten
 from finetune.kinds.sequence import SingleLabel
 from finetune.settings import FinetuneSettings
 from finetune.tasks import open_task
 from finetune.train import EncodedSplits, encode_splits, train_seed
-from hf_tiny_transformer.runs import run_cli
+from hf_tiny_transformer.common.environment import quieten_libraries
+from hf_tiny_transformer.common.errors import run_command
 
 
 class FixedLength(SingleLabel):
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--max-rows", type=int, default=2000, help="of the training split")
     arguments = parser.parse_args()
-    quieten()
+    quieten_libraries()
     settings = FinetuneSettings(arguments.model, arguments.task, "unused", data=arguments.data, epochs=1)
     task, splits = open_task(settings)
     splits = dataclasses.replace(splits, train=splits.train[: arguments.max_rows], reported={})
@@ -68,4 +68,4 @@ def _seconds(
 
 
 if __name__ == "__main__":
-    sys.exit(run_cli(main))
+    sys.exit(run_command(main))

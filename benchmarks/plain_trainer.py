@@ -20,12 +20,12 @@ from transformers import AutoModelForSequenceClassification, DataCollatorWithPad
 
 import hf_tiny_transformer  # noqa: F401  (registers our model families)
 from finetune.checkpoint import Checkpoint, open_checkpoint
-from finetune.environment import quieten
 from finetune.kinds.sequence import SingleLabel
 from finetune.settings import FinetuneSettings
 from finetune.tasks import open_task
 from finetune.train import EncodedSplits, encode_splits, train_seed
-from hf_tiny_transformer.runs import run_cli
+from hf_tiny_transformer.common.environment import quieten_libraries
+from hf_tiny_transformer.common.errors import run_command
 
 
 def main() -> None:
@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--learning-rate", type=float, default=5e-5)
     arguments = parser.parse_args()
-    quieten()
+    quieten_libraries()
     settings = FinetuneSettings(
         arguments.model,
         arguments.task,
@@ -98,4 +98,4 @@ def _plain(
 
 
 if __name__ == "__main__":
-    sys.exit(run_cli(main))
+    sys.exit(run_command(main))

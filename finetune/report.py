@@ -125,7 +125,7 @@ def _pretraining_parts(summary: dict) -> list[str]:
     if isinstance(summary.get("timings"), dict):
         parts.append(_table("step", "seconds", summary["timings"]))
     if isinstance(summary.get("examples"), list):
-        parts.append("\n".join(f"- {escape(example)}" for example in summary["examples"]))
+        parts.append("\n".join(f"- `{escape(example, 'code')}`" for example in summary["examples"]))
     return parts
 
 

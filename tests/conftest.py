@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import warnings
 
 import pytest
@@ -67,3 +68,54 @@ def corpus_file(documents, tmp_path_factory):
     path = tmp_path_factory.mktemp("corpus") / "reviews.txt"
     path.write_text("\n\n".join(documents) + "\n", encoding="utf-8")
     return path
+
+
+BROWSERS = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"]
+LOOKS = [(1280, "light"), (390, "dark")]
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """The system's Chromium; HF_TINY_TRANSFORMER_BROWSER names another."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
+    path = os.environ.get("HF_TINY_TRANSFORMER_BROWSER") or next(filter(None, map(shutil.which, BROWSERS)), None)
+    if path is None:
+        pytest.skip("no Chromium on this machine (Debian: apt-get install chromium)")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(params=LOOKS, ids=["desktop-light", "phone-dark"])
+def look(request, browser):
+    """A desktop and a phone; an error of the page, or a request to a network, fails the test."""
+    width, scheme = request.param
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    page, problems = context.new_page(), []
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("request", lambda sent: None if sent.url.startswith(("file:", "data:")) else problems.append(sent.url))
+    yield page
+    context.close()
+    assert problems == []
+
+
+@pytest.fixture
+def marker(tmp_path, monkeypatch):
+    """The file that exists once foreign code ran."""
+    import transformers
+
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    monkeypatch.setattr("builtins.input", lambda *_: "y")  # an answer to a question is not the flag
+    monkeypatch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    return tmp_path / "it-ran"
+
+
+@pytest.fixture
+def attack(marker, tmp_path):
+    """Makes model directories whose every file names a payload: `attack(kind, form, model_type, fields)`."""
+    from attack import make_attack
+
+    return lambda *arguments, **options: make_attack(tmp_path, marker, *arguments, **options)

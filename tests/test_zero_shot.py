@@ -329,7 +329,8 @@ def test_refused_in_one_line_and_nothing_written(case, work, tmp_path, capsys):
     before = sorted(tmp_path.rglob("*"))
     assert run(tmp_path, tmp_path / "out") == 2
     captured = capsys.readouterr()
-    lines = [line for line in captured.err.splitlines() if not line.endswith("figures of the whole")]
+    notes = ("figures of the whole", "names code of others; removed")
+    lines = [line for line in captured.err.splitlines() if not line.endswith(notes)]
     assert len(lines) == 1 and lines[0].startswith("error: ") and message in lines[0], captured.err
     assert captured.out == "" and sorted(tmp_path.rglob("*")) == before
 

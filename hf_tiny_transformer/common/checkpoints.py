@@ -83,8 +83,7 @@ def read_config(
                 "code, and add --trust-remote-code to run it"
             ) from None
         if path.is_dir():
-            cause = error.__cause__ or error  # strict dataclasses wrap each validator's error in a type of their own
-            raise UserError(f"{path / 'config.json'}: {one_line(cause, 200)}; correct the field") from None
+            raise UserError(f"{path / 'config.json'}: {config_problem(error)}; correct the field") from None
         raise UserError(
             f"{flag} {source}: neither a directory nor a readable Hub model ({first_line(error)}); "
             "check the name and the network"
@@ -94,6 +93,12 @@ def read_config(
     if not trust_remote_code:
         foreign_code.strip_loaded(source, config=config)
     return config
+
+
+def config_problem(error: Exception) -> str:
+    """Return why a config is invalid, with the field; strict dataclasses wrap the exception of each validator."""
+    field = re.search(r"field '(\w+)'", str(error))
+    return (f"{field[1]}: " if field else "") + one_line(error.__cause__ or error, 200)
 
 
 def read_tokenizer(

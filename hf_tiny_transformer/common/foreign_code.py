@@ -70,10 +70,13 @@ def strip_loaded(source: str | Path, *, config: Any = None, tokenizer: Any = Non
         model: A model, with its config and generation config.
     """
     config = model.config if model is not None else config
+    for loaded in (config, model):
+        if type(loaded).__module__.startswith("transformers_modules."):
+            type(loaded)._auto_class = None  # with it, saving would copy the file of the class
     if config is not None:
         _report(source, "config.json", strip(vars(config), own_auto_map(config.model_type)))
     if tokenizer is not None:
-        tokenizer._auto_class = tokenizer._auto_map = None  # with it, saving would copy the file of the class
+        tokenizer._auto_class = tokenizer._auto_map = None
         fields = vars(tokenizer) if getattr(tokenizer, "init_kwargs", None) is None else tokenizer.init_kwargs
         _report(source, "tokenizer_config.json", strip(fields))
     if getattr(model, "generation_config", None) is not None:

@@ -15,8 +15,8 @@ from transformers import BertConfig
 from transformers.activations import ACT2FN
 from transformers.configuration_utils import PreTrainedConfig
 
-from ..common.checkpoints import copy_tokenizer_files, read_config, read_tensors
-from ..common.errors import UserError, one_line
+from ..common.checkpoints import config_problem, copy_tokenizer_files, read_config, read_tensors
+from ..common.errors import UserError
 from ..common.files import atomic_directory, require_free_output
 from ..configuration_bert import TinyTransformerBertConfig
 from ..families import FAMILIES
@@ -173,7 +173,7 @@ def config_from_stock(stock: BertConfig, source: str | Path = "config.json") -> 
     try:
         return TinyTransformerBertConfig(**_common_fields(stock))
     except (StrictDataclassError, ValueError, TypeError) as error:
-        raise UserError(f"{source}: {one_line(error.__cause__ or error)}") from None
+        raise UserError(f"{source}: {config_problem(error)}") from None
 
 
 def config_to_stock(config: TinyTransformerBertConfig) -> BertConfig:

@@ -1,48 +1,13 @@
-"""Protects the HTML pages in a real browser: what one selects is what is drawn, and no page asks a network."""
+"""Protects the page of attention in a real browser: what is selected is drawn, and nothing is fetched."""
 
-import os
-import shutil
-from collections.abc import Iterator
-from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from test_report import leave_run
+from browser import fits, opened
 
-from hf_tiny_transformer.attend import AttentionMap
-from hf_tiny_transformer.attend_command import attention_page
-from pretrain.report import report
-
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser: pip install playwright")
-BROWSERS = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"]
-LOOKS = [(1280, "light"), (390, "dark")]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator["playwright.Browser"]:
-    """The system's Chromium; HF_TINY_TRANSFORMER_BROWSER names another."""
-    path = os.environ.get("HF_TINY_TRANSFORMER_BROWSER") or next(filter(None, map(shutil.which, BROWSERS)), None)
-    if path is None:
-        pytest.skip("no Chromium on this machine (Debian: apt-get install chromium)")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(params=LOOKS, ids=["desktop-light", "phone-dark"])
-def look(request, browser) -> Iterator["playwright.Page"]:
-    """A desktop by day and a phone by night; whatever a page complains of, or asks a network for, fails the test."""
-    width, scheme = request.param
-    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
-    page, complaints = context.new_page(), []
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on(
-        "request", lambda asked: complaints.append(asked.url) if not asked.url.startswith(("file:", "data:")) else None
-    )
-    yield page
-    context.close()
-    assert [what for what in complaints if not what.startswith(("file:", "data:"))] == []
+from hf_tiny_transformer.attend.page import attention_page
+from hf_tiny_transformer.attend.read import AttentionMap
 
 
 def random_map(queries: int, keys: int, kind: str = "self-attention", **settings) -> AttentionMap:
@@ -51,22 +16,10 @@ def random_map(queries: int, keys: int, kind: str = "self-attention", **settings
     return AttentionMap(kind, rows, columns, weights, **settings)
 
 
-def opened(page: "playwright.Page", text: str, folder: Path) -> "playwright.Page":
-    path = folder / "page.html"
-    path.write_text(text, encoding="utf-8")
-    page.goto(path.as_uri())
-    return page
-
-
-def drawing(page: "playwright.Page") -> tuple[str, list[str]]:
+def drawing(page: Any) -> tuple[str, list[str]]:
     """The heat map's pixels, and the lines' widths."""
     widths = page.eval_on_selector_all(".words path", "paths => paths.map(p => p.getAttribute('stroke-width'))")
     return page.evaluate("document.querySelector('#map').toDataURL()"), widths
-
-
-def fits(page: "playwright.Page") -> bool:
-    """Nothing stands out of the window sideways (a wide map scrolls in its own frame)."""
-    return page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
 
 def test_selecting_a_head_or_a_layer_changes_the_picture(look, tmp_path):
@@ -141,22 +94,3 @@ def test_an_encoder_decoders_three_kinds(look, tmp_path):
     assert drawing(page)[0] != before[0] and page.locator("#queries li").count() == 6
     page.select_option("#kind", label="few")
     assert page.inner_text("#asking") == "“b” attends to" and page.locator("#layer option").count() == 1
-
-
-def test_runs_are_drawn_compared_and_hidden(look, tmp_path):
-    """A curve for each run over tokens and over minutes; its name takes it away; the pointer reads it."""
-    names = [leave_run(tmp_path / "first", learning_rate=0.01), leave_run(tmp_path / "second", level=3.0)]
-    page = opened(look, report(names), tmp_path)
-    assert page.locator("#tokens .smoothed").count() == page.locator("#seconds .smoothed").count() == 2
-    before = page.locator("#tokens .smoothed").last.get_attribute("d")
-    assert "NaN" not in page.inner_html(".charts")
-    page.hover("#tokens", position={"x": 150, "y": 150})
-    told = page.inner_text("#tip").splitlines()
-    assert "M tokens" in told[0] and [line.split(": ")[0] for line in told[1:]] == [str(name) for name in names]
-    page.click(".legend button >> nth=0")
-    assert page.locator("#tokens .smoothed").count() == 1
-    assert page.locator("#tokens .smoothed").last.get_attribute("d") != before  # it has the room to itself
-    assert page.inner_text("#differing tbody").split() == ["learning_rate", "0.01", "0.002"]
-    page.click(".legend button >> nth=1")
-    assert page.locator("#tokens path").count() == 0
-    assert fits(page)
