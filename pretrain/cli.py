@@ -79,10 +79,10 @@ def _recipe_path(argv: list[str]) -> Path:
 def _value(argv: list[str], flag: str) -> str | None:
     """Return the last value of a flag."""
     value = None
-    for argument, following in zip(argv, [*argv[1:], None], strict=True):
+    for place, argument in enumerate(argv):
         name, equals, attached = argument.partition("=")
         if name == flag:
-            value = attached if equals else following
+            value = attached if equals else (argv[place + 1 :] or [None])[0]
     return value
 
 

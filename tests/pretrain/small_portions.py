@@ -1,4 +1,4 @@
-"""`python -m pretrain` with portions of 4 kB and shards of 10 documents, which names each shard that it writes on stderr.
+"""`python -m pretrain` with portions of 4 kB and shards of 10 documents, each named on stderr when it is written.
 
 With $KILLED_AT it dies, as by kill -9, in the middle of that shard.
 """
