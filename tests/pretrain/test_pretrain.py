@@ -58,14 +58,6 @@ def test_every_checkpoint_opens_as_it_lies(trained, place):
 
 def test_training_learns_and_its_figures_agree_with_the_model(trained, corpus_file, tmp_path):
     """The validation loss in the card is what the saved model has."""
-    from accelerate import Accelerator
-    from pretrain.prepare import prepare_data
-
-    from pretrain.batches import validation_batches
-from pretrain.cli import parse
-from pretrain.data.prepare import prepare_data
-    from pretrain.validation import validate
-
     long = pretrain(corpus_file, tmp_path / "long", "--max-steps=240")
     curve = [m["validation_loss"] for m in read_metrics(long / "training/metrics.jsonl") if "validation_loss" in m]
     assert curve[-1] < curve[0] - 0.5
