@@ -13,6 +13,7 @@ import argparse
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch

@@ -24,7 +24,7 @@ PORTION = 4 * 2**20  # bytes on disk: consecutive smaller sources are prepared t
 LAYOUT_LINES = 100_000  # lines that decide how a text file separates its documents
 BLANK_SHARE = 0.02  # separating blank lines per line of text from which on they separate documents
 WRAPPED_SHARE, WRAPPED_WIDTH, WRAPPED_LINES = 0.5, 200, 20  # of a text that is probably hard-wrapped
-SENTENCE_ENDS = ".!?:;…\"'”’)。！？"
+SENTENCE_ENDS = '.!?:…。"'
 
 Tally = Counter[str]  # facts about the texts that were read, for the log
 BY_LINE, BY_BLANK_LINE, WRAPPED, EMPTY = "files by line", "files by blank line", "hard-wrapped files", "empty rows"
