@@ -25,11 +25,12 @@ from torch.optim.swa_utils import AveragedModel
 from hf_tiny_transformer.common.environment import keep_freed_memory
 from hf_tiny_transformer.common.errors import run_command
 from hf_tiny_transformer.common.files import atomic_write_json, require_writable_parent
-from pretrain.build import build_loop, validation_batches
+from pretrain.batches import validation_batches
 from pretrain.checkpoint import Progress
 from pretrain.cli import parse
-from pretrain.prepare import prepare_data
+from pretrain.data.prepare import prepare_data
 from pretrain.recipe import Recipe
+from pretrain.run import build_loop
 from pretrain.validation import validate
 
 MEASURED_AT = (0.1, 0.25, 0.5)  # of the tokens, and at the end
@@ -156,7 +157,7 @@ def _run(name: str, flags: list[str], arguments: argparse.Namespace) -> dict:
 def train(recipe: Recipe, *, seed: int, tokens: float) -> dict:
     """Losses at MEASURED_AT, at the end, and with the mean of the last tenth's weights (Izmailov et al. 2018)."""
     accelerator = Accelerator()
-    data = prepare_data(["sample"], "text", recipe, accelerator)
+    data = prepare_data(["sample"], "text", recipe)
     max_steps = round(tokens / sum(stage.share * stage.batch_size * stage.block_size for stage in recipe.stages))
     loop = build_loop(recipe, data, accelerator, seed=seed, max_steps=max_steps)
     validation = validation_batches(recipe, data)

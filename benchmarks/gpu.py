@@ -72,8 +72,6 @@ def _sharded(output: Path) -> list[tuple[str, list[str]]]:
     if not torch.cuda.is_available():
         return []  # Accelerate shards on GPUs only; the tests make it do so on a CPU
     ways = {"FSDP2": "fsdp2", "ZeRO-2 by FSDP2": "zero2"}
-    if find_spec("deepspeed") is not None:
-        ways["ZeRO-2 by DeepSpeed"] = "deepspeed"
     launch = ["accelerate.commands.launch", "--num_processes", "1", "--config_file"]
     train = ["-m", "pretrain", "--corpus", "sample", "--optimizer", "adamw", "--max-steps", "20", "--output"]
     return [(way, [*launch, f"pretrain/launch/{name}.yaml", *train, str(output / name)]) for way, name in ways.items()]

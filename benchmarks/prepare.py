@@ -70,8 +70,8 @@ def measure(side: str, text: Path, tokenizer_path: Path) -> None:
 
 def train(text: Path, tokenizer_path: Path, cache: str) -> None:
     """One tokenizer for both, from the text as it is."""
-    from pretrain.corpus import open_corpus
-    from pretrain.tokenizer import train_tokenizer
+    from pretrain.data.documents import open_corpus
+    from pretrain.data.tokenizer import train_tokenizer
 
     corpus = open_corpus([str(text)], text_field="text", validation_share=0.01)
     settings = {"vocab_size": 8192, "lowercase": True, "max_length": 512, "family": "encoder", "progress": False}
@@ -80,13 +80,13 @@ def train(text: Path, tokenizer_path: Path, cache: str) -> None:
 
 def ours(text: Path, tokenizer_path: Path, cache: str) -> None:
     """Survey, tokenise, pack."""
-    from pretrain.corpus import open_corpus
-    from pretrain.packing import write_packed
+    from pretrain.data.documents import documents_of, open_corpus
+    from pretrain.data.packed import join_shards, write_shards
 
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_path)
     corpus = open_corpus([str(text)], text_field="text", validation_share=0.01)
-    for name, documents in (("train", corpus.train()), ("validation", corpus.validation())):
-        write_packed(documents, tokenizer, Path(cache) / f"{name}.bin", Path(cache) / name)
+    write_shards(documents_of(corpus.portions[0]), corpus.fates(0), tokenizer, Path(cache) / "shards")
+    join_shards([Path(cache) / "shards"], Path(cache), len(tokenizer))
 
 
 def stock(text: Path, tokenizer_path: Path, cache: str) -> None:

@@ -107,13 +107,12 @@ def ours(arguments: argparse.Namespace, device: torch.device) -> tuple[PreTraine
     from accelerate import Accelerator
 
     from hf_tiny_transformer import TinyTransformerBertConfig, TinyTransformerBertForMaskedLM
-    from pretrain.batches import BatchSource
+    from pretrain.batches import BatchSource, make_objective
+    from pretrain.data.packed import PackedTokens
+    from pretrain.data.tokenizer import VocabularyFacts
     from pretrain.loop import TrainingLoop
-    from pretrain.objectives import make_objective
     from pretrain.optimizer import build_optimizers
-    from pretrain.packing import PackedTokens
     from pretrain.recipe import Recipe, Stage
-    from pretrain.tokenizer import VocabularyFacts
 
     torch.manual_seed(0)
     config = TinyTransformerBertConfig(

@@ -32,13 +32,14 @@ from transformers import BertConfig, BertForMaskedLM
 from hf_tiny_transformer.common.environment import keep_freed_memory
 from hf_tiny_transformer.common.errors import UserError, run_command
 from hf_tiny_transformer.common.files import atomic_write_json, require_writable_parent
-from pretrain.build import batch_source, build_loop, validation_batches
+from pretrain.batches import batch_source, validation_batches
 from pretrain.checkpoint import Progress
 from pretrain.cli import parse
-from pretrain.loss import loss_share, predict
-from pretrain.prepare import PreparedData, prepare_data
+from pretrain.data.prepare import PreparedData, prepare_data
+from pretrain.data.tokenizer import vocabulary_facts
+from pretrain.loop import forward
 from pretrain.recipe import Recipe
-from pretrain.tokenizer import vocabulary_facts
+from pretrain.run import build_loop
 
 BATCH, LENGTH, MASK_RATE = 32, 128, 0.15
 WARM_UP = 0.05  # share of the run
@@ -56,7 +57,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     _, recipe = parse(["--output", "-", *recipe_flags])
     recipe.validate()
-    data = prepare_data(arguments.corpus, "text", recipe, Accelerator())
+    data = prepare_data(arguments.corpus, "text", recipe)
     if arguments.what == "ours":
         run_ours(recipe, data, arguments)
         return
@@ -127,7 +128,7 @@ def held_out_loss(model: torch.nn.Module, batches: list[dict[str, torch.Tensor]]
             logits = model(batch["input_ids"], batch["target_positions"])
             loss += float(cross_entropy(logits, batch["labels"], reduction="sum") / totals[0])
         else:
-            loss += float(loss_share(predict(model, batch, totals), batch, totals))
+            loss += float(forward(model, batch, totals).loss)
     model.train(was_training)
     return loss
 
@@ -151,7 +152,7 @@ def run_stock(recipe: Recipe, data: PreparedData, arguments: argparse.Namespace,
     shape = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 512}
     model = BertForMaskedLM(BertConfig(vocab_size=size, **shape)).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.0, fused=True)
-    source = batch_source(recipe, data, data.train_tokens, "training", 0).objective.data
+    source = batch_source(recipe, data, "train", 0).objective.data
     facts, generator = vocabulary_facts(data.tokenizer), np.random.default_rng(0)
     special, ordinary = torch.from_numpy(facts.is_special), torch.from_numpy(facts.ordinary_ids)
     clock = Clock(arguments.minutes)

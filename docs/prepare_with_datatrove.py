@@ -36,8 +36,8 @@ from datatrove.utils.hashing import HashConfig
 
 from hf_tiny_transformer.common.errors import UserError, run_command
 from hf_tiny_transformer.common.files import atomic_write_json
-from pretrain.readers import open_sources
-from pretrain.survey import documents_of
+from pretrain.data.documents import documents_of
+from pretrain.data.sources import open_sources
 
 
 class Documents(PipelineStep):

@@ -216,6 +216,7 @@ class TinyTransformerBertForPreTraining(TinyTransformerBertPreTrainedModel):
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.LongTensor | None = None,
         next_sentence_label: torch.LongTensor | None = None,
+        num_sequences_in_batch: torch.Tensor | int | None = None,
         target_positions: torch.LongTensor | None = None,
         skip_logits: bool = False,
         **kwargs: Unpack[TransformersKwargs],
@@ -231,6 +232,8 @@ class TinyTransformerBertForPreTraining(TinyTransformerBertPreTrainedModel):
             labels: (B, T) token ids, -100 = ignored; (N,) with `target_positions`.
             next_sentence_label: (B,), 0 = the second segment follows the first, 1 = it is a random one. Without it the
                 loss is that of the masked tokens.
+            num_sequences_in_batch: The number of rows in a whole accumulated batch; the next-sentence loss is then this
+                part's share of the rows, which is exact even if rows differ in their number of targets.
             target_positions: (N,) indices into the flattened B * T tokens. The token head runs on these only, and
                 `prediction_logits` is (N, vocab_size) instead of (B, T, vocab_size).
             skip_logits: Compute the token loss only: faster, and never holds all logits in memory.
@@ -252,10 +255,15 @@ class TinyTransformerBertForPreTraining(TinyTransformerBertPreTrainedModel):
         loss, prediction_logits = predict_tokens(self, features, labels, skip_logits=skip_logits, **kwargs)
         seq_relationship_logits = self.seq_relationship(outputs.pooler_output)
         if labels is not None and next_sentence_label is not None:
-            next_sentence_loss = cross_entropy(seq_relationship_logits.float(), next_sentence_label.view(-1))
-            if (num_items := kwargs.get("num_items_in_batch")) is not None:
-                next_sentence_loss = next_sentence_loss * (labels != IGNORED).sum() / num_items
-            loss = loss + next_sentence_loss
+            divisor = num_sequences_in_batch
+            if divisor is None:
+                divisor = next_sentence_label.numel()
+                if (num_items := kwargs.get("num_items_in_batch")) is not None:
+                    divisor = divisor * num_items / (labels != IGNORED).sum()
+            next_sentence_loss = cross_entropy(
+                seq_relationship_logits.float(), next_sentence_label.view(-1), reduction="sum"
+            )
+            loss = loss + next_sentence_loss / divisor
         return TinyTransformerBertForPreTrainingOutput(
             loss=loss,
             prediction_logits=prediction_logits,

@@ -2,9 +2,9 @@
 
 import sys
 
-from hf_tiny_transformer.runs import run_cli
+from hf_tiny_transformer.common.errors import run_command
 
 from .cli import main
 
 if __name__ == "__main__":
-    sys.exit(run_cli(main))
+    sys.exit(run_command(lambda: main(sys.argv[1:])))

@@ -1,30 +1,70 @@
-"""A batch is a pure function of (seed, step): no loader state, so a resume replays nothing.
+"""A batch is a pure function of (seed, step): there is no loader state, so that a resume replays nothing.
 
-The order of an epoch is a permutation seeded by (seed, stage, epoch); what happens to a row is drawn from a generator
-seeded by (seed, stage, epoch, row number). Neither the number of processes nor of micro-batches enters.
+The order of an epoch is a permutation seeded by (seed, stage, epoch). The random choices in a row come from a generator
+seeded by (seed, stage, epoch, row number). Neither depends on the number of processes or micro-batches.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
+from typing import Protocol
 
 import numpy as np
 import torch
 
-from .objectives import Objective
+from .data.packed import PackedTokens, open_packed
+from .data.prepare import PreparedData
+from .data.tokenizer import VocabularyFacts, vocabulary_facts
+from .objectives.masking import MaskedTokens
+from .objectives.next_token import NextToken
+from .objectives.segment_pairs import SegmentPairs
+from .objectives.span_corruption import SpanCorruption
+from .recipe import Recipe
 from .schedule import StagePlan
 
-ORDER, ROWS = 0, 1  # what a generator is for: the two never share a seed
+ORDER, ROWS = 0, 1  # purposes of a generator: different ones never share a seed
+VALIDATION_MASK_RATE = 0.15  # BERT's, so that figures compare across recipes
+VALIDATION_SEED = 0
+
+Batch = dict[str, torch.Tensor]
+
+
+class Objective(Protocol):
+    """Turns packed tokens into numbered rows with targets."""
+
+    def count(self, block_size: int) -> int:
+        """Return the number of rows in one epoch."""
+
+    def build(
+        self, indices: np.ndarray, generators: list[np.random.Generator], block_size: int, mask_rate: float | None
+    ) -> Batch:
+        """Return a batch of rows (B,).
+
+        It has the model's inputs, and `target_positions` (N,) into the flattened rows with `labels` (N,). All random
+        choices in row i come from `generators[i]`.
+        """
+
+
+def make_objective(name: str, data: PackedTokens, facts: VocabularyFacts, *, masking: str) -> Objective:
+    """Return the objective of a recipe, by its fields `objective` and `masking`."""
+    if name == "mlm":
+        return MaskedTokens(data, facts, masking)
+    if name == "mlm_nsp":
+        return SegmentPairs(data, facts, masking)
+    if name == "next_token":
+        return NextToken(data)
+    return SpanCorruption(data, facts)
 
 
 class BatchSource:
-    """The batches of one corpus under one objective.
+    """The batches of one split under one objective.
 
     Args:
-        seed: of the run.
-        single_row: join a batch's rows into one, (1, B * T), where positions tell the documents apart: what flash
-            attention reads packed documents from.
+        objective: What to build the rows with.
+        seed: Of the run.
+        single_row: Join the rows of a batch into one, (1, B * T), whose positions separate the documents: the form in
+            which flash attention reads packed documents.
     """
 
     def __init__(self, objective: Objective, *, seed: int, single_row: bool = False):
@@ -32,7 +72,7 @@ class BatchSource:
         self._order = lru_cache(maxsize=2)(self._permutation)
 
     def rows_of_step(self, plan: StagePlan, step: int) -> list[tuple[int, int]]:
-        """(epoch, row number) of every row of a step, over all processes."""
+        """Return (epoch, row number) of every row of a step, over all processes."""
         first = (step - plan.first) * plan.stage.batch_size
         size = self.objective.count(plan.stage.block_size)
         rows = []
@@ -41,26 +81,22 @@ class BatchSource:
             rows.append((epoch, int(self._order(plan.index, epoch, size)[offset])))
         return rows
 
-    def micro_batches(
-        self, plan: StagePlan, step: int, *, rank: int, world: int, size: int
-    ) -> Iterator[dict[str, torch.Tensor]]:
-        """This process's rows of a step (every `world`-th, from `rank`), `size` at a time."""
+    def micro_batches(self, plan: StagePlan, step: int, *, rank: int, world: int, size: int) -> Iterator[Batch]:
+        """Iterate over the rows of a process (every `world`-th, from `rank`), `size` at a time."""
         rows = self.rows_of_step(plan, step)[rank::world]
         for i in range(0, len(rows), size):
             yield self.build(rows[i : i + size], plan.index, plan.stage.block_size, plan.stage.mask_rate)
 
     def validation_batches(
         self, block_size: int, *, mask_rate: float | None, blocks: int, size: int
-    ) -> Iterator[dict[str, torch.Tensor]]:
-        """The first `blocks` rows in order; masks depend on the seed and the row alone."""
+    ) -> Iterator[Batch]:
+        """Iterate over the first `blocks` rows in order; masks depend on the seed and the row alone."""
         rows = [(0, i) for i in range(min(blocks, self.objective.count(block_size)))]
         for i in range(0, len(rows), size):
             yield self.build(rows[i : i + size], 0, block_size, mask_rate)
 
-    def build(
-        self, rows: list[tuple[int, int]], stage: int, block_size: int, mask_rate: float | None
-    ) -> dict[str, torch.Tensor]:
-        """The batch of these (epoch, row number)s; see `Objective.build`."""
+    def build(self, rows: list[tuple[int, int]], stage: int, block_size: int, mask_rate: float | None) -> Batch:
+        """Return the batch of rows given as (epoch, row number); see `Objective.build`."""
         generators = [np.random.default_rng((self.seed, ROWS, stage, epoch, row)) for epoch, row in rows]
         batch = self.objective.build(np.array([row for _, row in rows]), generators, block_size, mask_rate)
         if self.single_row and "position_ids" in batch:  # targets are (N,) already, by place in the flattened rows
@@ -69,3 +105,25 @@ class BatchSource:
 
     def _permutation(self, stage: int, epoch: int, size: int) -> np.ndarray:
         return np.random.default_rng((self.seed, ORDER, stage, epoch)).permutation(size)
+
+
+def validation_batches(recipe: Recipe, data: PreparedData, attention: str = "sdpa") -> list[Batch]:
+    """Return the held-out batches, which are the same each time, with the same masks for every recipe."""
+    source = batch_source(recipe, data, "validation", VALIDATION_SEED, attention)
+    block_size, size = recipe.stages[-1].block_size, recipe.micro_batch_size
+    mask_rate = None if recipe.objective == "next_token" else VALIDATION_MASK_RATE
+    return list(source.validation_batches(block_size, mask_rate=mask_rate, blocks=recipe.validation_blocks, size=size))
+
+
+def batch_source(recipe: Recipe, data: PreparedData, split: str, seed: int, attention: str = "sdpa") -> BatchSource:
+    """Return the batches of `train` or `validation`.
+
+    Raises:
+        UserError: The split has less than one block.
+    """
+    facts = vocabulary_facts(data.tokenizer)
+    block_size = max(stage.block_size for stage in recipe.stages)
+    packed = open_packed(data.tokens(split), len(data.tokenizer), facts.cls_id, block_size=block_size, what=split)
+    masking = recipe.masking if split == "train" else "token"
+    objective = make_objective(recipe.objective, packed, facts, masking=masking)
+    return BatchSource(objective, seed=seed, single_row=attention.startswith("flash"))

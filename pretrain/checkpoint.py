@@ -1,9 +1,12 @@
-"""Checkpoints as transactions: each is a model directory that opens as it lies, plus what a resume needs."""
+"""Checkpoints as transactions: each is a model directory, plus the state that a resume needs."""
 
 from __future__ import annotations
 
 import json
 import re
+import shutil
+import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,10 +23,12 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from transformers import PreTrainedTokenizerFast
 
-from hf_tiny_transformer.runs import UserError, atomic_directory, atomic_write_json
+from hf_tiny_transformer.common.errors import UserError, one_line
+from hf_tiny_transformer.common.files import atomic_directory, atomic_write_json
 
-from . import zero
+from .settings import RunSettings
 
+SAVES_PER_RUN = 4
 STATE_FILE, OPTIMIZER_FILE = "training_state.json", "training_state.pt"
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 _NAME = re.compile(r"step-(\d+)")
@@ -31,8 +36,7 @@ _NAME = re.compile(r"step-(\d+)")
 
 @dataclass
 class Progress:
-    """How far a run is. `step` counts finished steps, `skipped` those of them that were passed over; `seconds` is
-    training time over all parts of the run."""
+    """How far a run is: finished steps (`skipped` of them as bad), tokens read, and seconds over all its parts."""
 
     step: int = 0
     tokens: int = 0
@@ -44,24 +48,24 @@ class Progress:
 
 def save_checkpoint(
     run: Path,
-    progress: Progress,
     accelerator: Accelerator,
     model: nn.Module,
     optimizers: list[torch.optim.Optimizer],
     tokenizer: PreTrainedTokenizerFast,
+    progress: Progress,
 ) -> None:
-    """Writes checkpoints/step-N beside its place and renames it there when it is whole.
+    """Write checkpoints/step-N, complete or not at all.
 
-    Every process calls it, for a sharded model has to be gathered; the main one writes. What is written does not depend
-    on how the run was spread: weights and optimizer state are whole, and go by the parameters' names.
+    Every process calls this, because a sharded model must be gathered; the main process writes. The files do not depend
+    on how the run is distributed: weights and optimizer state are complete and stored by parameter names.
     """
     model = accelerator.unwrap_model(model)
-    weights = zero.whole_weights(model) if zero.is_used(accelerator) else get_model_state_dict(model, options=WHOLE)
-    states = [_optimizer_state(accelerator, model, optimizer) for optimizer in optimizers]
+    weights = get_model_state_dict(model, options=WHOLE)
+    states = [_optimizer_state(model, optimizer) for optimizer in optimizers]
     if not accelerator.is_main_process:
         return
     with atomic_directory(checkpoint_path(run, progress.step)) as staging:
-        tied = model.all_tied_weights_keys  # gathered, they would be copies, and the file would hold the matrix twice
+        tied = model.all_tied_weights_keys  # once gathered they are copies, and the file would have the matrix twice
         weights = {name: tensor for name, tensor in weights.items() if name not in tied}
         model.save_pretrained(staging, state_dict=weights)
         tokenizer.save_pretrained(staging)
@@ -70,18 +74,18 @@ def save_checkpoint(
 
 
 def checkpoint_path(run: Path, step: int) -> Path:
-    """Where the checkpoint of a step lies."""
+    """Return the directory of the checkpoint of a step."""
     return run / "checkpoints" / f"step-{step}"
 
 
 def checkpoint_steps(run: Path) -> list[int]:
-    """The steps that have one, rising. What a crash left half-written never carries its name."""
+    """Return the steps of all complete checkpoints, rising."""
     found = (run / "checkpoints").glob("step-*")
     return sorted(int(m[1]) for p in found if (m := _NAME.fullmatch(p.name)) and (p / STATE_FILE).is_file())
 
 
 def latest_checkpoint(run: Path) -> Path | None:
-    """The checkpoint with the highest step, or None."""
+    """Return the checkpoint with the highest step, or None."""
     steps = checkpoint_steps(run)
     return checkpoint_path(run, steps[-1]) if steps else None
 
@@ -89,59 +93,94 @@ def latest_checkpoint(run: Path) -> Path | None:
 def load_checkpoint(
     directory: Path, accelerator: Accelerator, model: nn.Module, optimizers: list[torch.optim.Optimizer]
 ) -> Progress:
-    """Puts a checkpoint's weights and optimizer state in place, on however many processes.
+    """Load a checkpoint's weights and optimizer state, on any number of processes, and return its progress.
 
     Raises:
-        UserError: a file of it is damaged or does not fit the model.
+        UserError: A file is damaged or does not fit the model.
     """
     model = accelerator.unwrap_model(model)
     try:
         weights = load_file(directory / "model.safetensors")
         for target, source in model.all_tied_weights_keys.items():
             weights.setdefault(target, weights[source])
-        _place_weights(accelerator, model, weights)
+        set_model_state_dict(model, weights, options=WHOLE)
         states = torch.load(directory / OPTIMIZER_FILE, weights_only=True, map_location="cpu")["optimizers"]
         for optimizer, state in zip(optimizers, states, strict=True):
             if state["state"]:
-                _place_optimizer_state(accelerator, model, _unwrapped(optimizer), state)
+                set_optimizer_state_dict(model, _unwrapped(optimizer), optim_state_dict=state, options=WHOLE)
         return read_progress(directory)
-    except Exception as error:  # safetensors, pickle, zip and json each raise their own kind for a damaged file
+    except Exception as error:  # safetensors, pickle, zip and json each have their own types for a damaged file
         raise UserError(
-            f"{directory}: damaged or of another model ({type(error).__name__}: {error}); "
-            "remove this checkpoint to resume from the one before it"
+            f"{directory}: is damaged or of another model ({type(error).__name__}: {one_line(error, 200)}); "
+            "delete this checkpoint to resume from the one before it"
         ) from None
 
 
 def read_progress(directory: Path) -> Progress:
-    """How far a checkpoint's run was."""
+    """Return the progress that is stored in a checkpoint."""
     return Progress(**json.loads((directory / STATE_FILE).read_text(encoding="utf-8")))
 
 
-def _place_weights(accelerator: Accelerator, model: nn.Module, weights: dict[str, torch.Tensor]) -> None:
-    if zero.is_used(accelerator):
-        zero.place_weights(model, weights)
-    else:
-        set_model_state_dict(model, weights, options=WHOLE)
-
-
-def _place_optimizer_state(
-    accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict
-) -> None:
-    if zero.is_used(accelerator):
-        zero.place_optimizer_state(model, optimizer, state)
-    else:
-        set_optimizer_state_dict(model, optimizer, optim_state_dict=state, options=WHOLE)
-
-
-def _optimizer_state(accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict:
-    """By parameter names. Before the first step there is none, and asking torch for it would take a step."""
+def _optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict:
+    """Return the state by parameter names; before the first step it is empty, and torch would take one to get it."""
     if not optimizer.state:
         return {"state": {}}
-    if zero.is_used(accelerator):
-        return zero.whole_optimizer_state(model, _unwrapped(optimizer))
     return get_optimizer_state_dict(model, _unwrapped(optimizer), options=WHOLE)
 
 
 def _unwrapped(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """Accelerate's wrapper off."""
+    """Remove Accelerate's wrapper."""
     return getattr(optimizer, "optimizer", optimizer)
+
+
+class Saver:
+    """Decides when a checkpoint is written and which ones are kept; every process calls it after each step.
+
+    Args:
+        output: The run's directory.
+        settings: When to save, and what to keep.
+        max_steps: The length of the run.
+        accelerator: Of the run.
+        save: Writes the checkpoint of a progress.
+    """
+
+    def __init__(
+        self,
+        output: Path,
+        settings: RunSettings,
+        max_steps: int,
+        accelerator: Accelerator,
+        save: Callable[[Progress], None],
+    ):
+        self.output, self.settings, self.max_steps, self.accelerator = output, settings, max_steps, accelerator
+        self._save = save
+        self.every_steps = settings.save_steps or max(1, max_steps // SAVES_PER_RUN)
+        self.saved_at = time.monotonic()
+
+    def after_step(self, progress: Progress, figures: dict[str, float]) -> None:
+        """Record a new best validation loss, and save a checkpoint if one is due."""
+        loss, best = figures.get("validation_loss"), progress.best_validation_loss
+        is_best = loss is not None and (best is None or loss < best)
+        if is_best:
+            progress.best_validation_loss, progress.best_step = loss, progress.step
+        if self._due(progress) or progress.step == self.max_steps or (is_best and self.settings.save_best):
+            self.save(progress)
+
+    def save(self, progress: Progress) -> None:
+        """Write the checkpoint of this step, and delete all but the last `keep_last`, step 0 and the best one."""
+        self.saved_at = time.monotonic()
+        if progress.step in checkpoint_steps(self.output):
+            return
+        self._save(progress)
+        if self.accelerator.is_main_process and self.settings.keep_last is not None:
+            for step in checkpoint_steps(self.output)[: -self.settings.keep_last]:
+                if step not in (0, progress.best_step):
+                    shutil.rmtree(checkpoint_path(self.output, step))
+        self.accelerator.wait_for_everyone()
+
+    def _due(self, progress: Progress) -> bool:
+        if self.settings.save_minutes is None:
+            return progress.step % self.every_steps == 0
+        due = time.monotonic() - self.saved_at >= 60 * self.settings.save_minutes
+        mine = torch.tensor([float(due)], device=self.accelerator.device)
+        return bool(self.accelerator.reduce(mine, reduction="sum").item())  # clocks differ

@@ -1,123 +1,121 @@
-"""The command line: run settings, and every field of the recipe, from YAML and from flags."""
+"""The command line: the settings of a run and every field of its recipe, from a YAML file and from flags."""
 
 from __future__ import annotations
 
-import argparse
 import logging
-import os
 import sys
+from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import fields
 from pathlib import Path
+from typing import Any, get_type_hints
 
-import jsonargparse
-from transformers.utils import logging as transformers_logging
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser
 
-from hf_tiny_transformer import foreign_code
-from hf_tiny_transformer.runs import UserError
+from hf_tiny_transformer.common.arguments import CommandParser, build, with_underscores
+from hf_tiny_transformer.common.environment import quieten_libraries
+from hf_tiny_transformer.common.errors import UserError, one_line, suggestion
+from hf_tiny_transformer.common.processes import is_main
 
 from . import report
-from .recipe import DEFAULT_RECIPE, DEFAULT_RECIPE_WITH_INIT, Recipe, find_recipe
+from .recipe import DEFAULT_RECIPE, DEFAULT_RECIPE_WITH_INIT, RECIPES, Recipe, find_recipe
 from .record import RECIPE_FILE
 from .run import pretrain
 from .settings import RunSettings
 
-RECIPE_FLAG = "--recipe"
+DESCRIPTION = (
+    "Pretrain a model on your text by a recipe; every field of the recipe is a flag. `python -m pretrain report` "
+    "compares runs on one HTML page."
+)
 FIXED_BY_INIT = ("--family", "--model", "--vocab_size", "--lowercase", "--embedding_init", "--position_init")
 
 
-def main(argv: list[str] | None = None) -> None:
-    """`python -m pretrain ...` and `python -m pretrain report ...`; see --help."""
-    argv = sys.argv[1:] if argv is None else argv
-    if argv[:1] == ["report"]:
+def main(argv: Sequence[str]) -> None:
+    """Run `python -m pretrain ...` or `python -m pretrain report ...`.
+
+    Args:
+        argv: The arguments without the command's name.
+    """
+    if list(argv[:1]) == ["report"]:
         return report.main(argv[1:])
     settings, recipe = parse(argv)
-    level = logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR  # one process tells all
-    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
-    transformers_logging.disable_progress_bar()
-    for noisy in ("httpx", "transformers", "accelerate", "datasets", "filelock"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    logging.basicConfig(level=logging.INFO if is_main() else logging.ERROR, format="%(message)s", stream=sys.stderr)
+    quieten_libraries()
     pretrain(settings, recipe)
 
 
-def parse(argv: list[str]) -> tuple[RunSettings, Recipe]:
-    """Raises:
-    UserError: an unknown flag or recipe field, or a value of the wrong type; --help exits with 0.
+def parse(argv: Sequence[str]) -> tuple[RunSettings, Recipe]:
+    """Return the settings and the recipe of a run; --help exits with 0 and shows the values that will run.
+
+    Raises:
+        UserError: A flag or a field of the recipe is unknown, or a value has the wrong type.
     """
-    recipe_name, rest = _take_recipe([_with_underscores(argument) for argument in argv])
-    parser = jsonargparse.ArgumentParser(
-        prog="python -m pretrain",
-        description="Pretrain by a recipe. Every field of it is a flag. `python -m pretrain report` compares runs.",
-        exit_on_error=False,
-        allow_abbrev=False,
-    )
-    parser.add_argument(
-        RECIPE_FLAG, action="config", help="a published recipe or a YAML file; flags override its fields"
-    )
-    parser.add_argument("--output", type=str, required=True, help="directory of the run")
-    parser.add_argument(
-        "--corpus",
-        type=str,
-        nargs="+",
-        default=["sample"],
-        help="sample, files, folders, globs, hub:NAME, hub-stream:NAME",
-    )
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint of the run in --output")
-    parser.add_argument(
-        "--save_best", action="store_true", help="keep the checkpoint of the lowest validation loss, and publish it"
-    )
-    parser.add_argument("--trust_remote_code", action="store_true", help=foreign_code.FLAG_HELP)
-    skipped = {"output", "corpus", "resume", "save_best", "trust_remote_code"}
-    parser.add_class_arguments(RunSettings, skip=skipped, as_group=False)
-    parser.add_class_arguments(Recipe, as_group=False)
-    try:
-        values = parser.parse_args([RECIPE_FLAG, str(recipe_name), *rest])
-        built = parser.instantiate_classes(values)
-    except jsonargparse.ArgumentError as error:
-        raise UserError(_one_line(error, recipe_name)) from None
-    values = {name: value for name, value in vars(built).items() if name != "recipe"}
-    settings = RunSettings(**{f.name: values.pop(f.name) for f in fields(RunSettings)})
+    argv = [with_underscores(argument) for argument in argv]
+    path = _recipe_path(argv)
+    parser = CommandParser("python -m pretrain", DESCRIPTION)
+    names = ", ".join(sorted(file.stem for file in RECIPES.glob("*.yaml")))
+    own = f"Published recipe ({names}) or YAML file; other flags override its fields."
+    parser.add_argument("--recipe", default=path.stem if path.parent == RECIPES else str(path), help=own)
+    parser.add_settings(RunSettings)
+    parser.add_settings(Recipe, defaults=_read_recipe(path))
+    values = parser.parse(argv)
+    settings = build(RunSettings, values)
     if settings.init is not None:
-        _refuse_flags_beside_init(rest, settings.init)
-    return settings, Recipe(**values)
+        _refuse_flags_beside_init(argv, settings.init)
+    return settings, build(Recipe, parser.instantiate_classes(values))
 
 
-def _take_recipe(argv: list[str]) -> tuple[Path, list[str]]:
-    """The recipe comes first wherever it stood, so that flags before it override it too. A run that is resumed brings
-    its own, unless another is named."""
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    first.add_argument(RECIPE_FLAG)
-    first.add_argument("--output", default="")
-    first.add_argument("--resume", action="store_true")
-    first.add_argument("--init")
+def _recipe_path(argv: list[str]) -> Path:
+    """Return the recipe, which is needed before all flags are known. A run that is resumed brings its own."""
+    output, init = _value(argv, "--output"), _value(argv, "--init")
+    name = _value(argv, "--recipe")
+    own = Path(output or "") / RECIPE_FILE
+    if name is None and "--resume" in [argument.partition("=")[0] for argument in argv] and own.is_file():
+        return own
+    return find_recipe(name or (DEFAULT_RECIPE if init is None else DEFAULT_RECIPE_WITH_INIT))
+
+
+def _value(argv: list[str], flag: str) -> str | None:
+    """Return the last value of a flag."""
+    value = None
+    for place, argument in enumerate(argv):
+        name, equals, attached = argument.partition("=")
+        if name == flag:
+            value = attached if equals else (argv[place + 1 :] or [None])[0]
+    return value
+
+
+def _read_recipe(path: Path) -> dict[str, Any]:
+    """Return the fields of a recipe file.
+
+    Raises:
+        UserError: The file is not YAML, or a field is unknown or has the wrong type.
+    """
     try:
-        known, _ = first.parse_known_args(argv)
-    except argparse.ArgumentError as error:
-        raise UserError(str(error)) from None
-    own = Path(known.output) / RECIPE_FILE
-    rest = [a for i, a in enumerate(argv) if not _is_recipe(a) and not (i and argv[i - 1] == RECIPE_FLAG)]
-    if known.recipe is None and known.resume and own.is_file():
-        return own, rest
-    return find_recipe(known.recipe or (DEFAULT_RECIPE_WITH_INIT if known.init else DEFAULT_RECIPE)), rest
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"--recipe {path}: cannot be read ({one_line(error, 200)}); correct the file") from None
+    known = [field.name for field in fields(Recipe)]
+    if not isinstance(content, dict):
+        raise UserError(f"--recipe {path}: must be a mapping of {', '.join(known)}")
+    hints = get_type_hints(Recipe)
+    for name, value in content.items():
+        if name not in known:
+            raise UserError(f"--recipe {path}: unknown field {name}{suggestion(str(name), known)}")
+        parser = ArgumentParser(exit_on_error=False)
+        parser.add_argument(f"--{name}", type=hints[name])
+        try:
+            parser.parse_object({name: deepcopy(value)})
+        except ArgumentError as error:
+            raise UserError(f"--recipe {path}, field {name}: {one_line(error, 300)}") from None
+    if missing := [name for name in ("family", "model", "stages", "vocab_size") if name not in content]:
+        raise UserError(f"--recipe {path}: lacks the field {missing[0]}")
+    return content
 
 
 def _refuse_flags_beside_init(argv: list[str], init: str) -> None:
     for argument in argv:
-        flag = argument.split("=", 1)[0]
-        if flag.split(".", 1)[0] in FIXED_BY_INIT:
-            raise UserError(f"{flag}: --init {init} brings a model and a tokenizer of its own; leave this flag out")
-
-
-def _is_recipe(argument: str) -> bool:
-    return argument.split("=", 1)[0] == RECIPE_FLAG
-
-
-def _with_underscores(argument: str) -> str:
-    """--max-steps and --max_steps are the same flag."""
-    if not argument.startswith("--"):
-        return argument
-    flag, equals, value = argument.partition("=")
-    return "--" + flag[2:].replace("-", "_") + equals + value
-
-
-def _one_line(error: Exception, recipe: Path) -> str:
-    return f"{' '.join(str(error).split())} (flags, and fields of {recipe}; see --help)"
+        flag = argument.partition("=")[0]
+        if flag.partition(".")[0] in FIXED_BY_INIT:
+            raise UserError(f"{flag}: --init {init} brings its own model and tokenizer; omit this flag")

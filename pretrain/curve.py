@@ -1,4 +1,4 @@
-"""loss.png: what a run's metrics look like."""
+"""loss.png: the metrics of a run as a figure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import matplotlib
 
-matplotlib.use("Agg")  # no display is needed, and none is opened
+matplotlib.use("Agg")  # without a display
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,14 +14,13 @@ from matplotlib.axes import Axes
 from .recipe import Recipe
 from .schedule import plan_stages
 
-SMOOTHING_SHARE = 0.03  # of the run: the length of the running mean
-LABEL_WIDTH = 0.19  # of the axis: as wide as a phase's name may be
+SMOOTHING_SHARE = 0.03  # of the run: the width of the running mean
+LABEL_WIDTH = 0.19  # of the axis: the widest name of a phase
 BLUE, ORANGE, GREY, RULE = "#1f6fb2", "#c4570c", "#5c6576", "#dcdfe5"  # the pages' colours
 
 
 def draw_curve(metrics: list[dict], path: Path, recipe: Recipe, max_steps: int) -> None:
-    """Training loss (raw and smoothed), validation loss and learning rate over tokens, as a PNG; the recipe's stages,
-    warm-up and decay marked."""
+    """Draw training loss (raw and smoothed), validation loss and learning rate over tokens, with the phases marked."""
     if not metrics:
         return
     tokens = np.array([line["tokens"] for line in metrics]) / 1e6
@@ -35,8 +34,8 @@ def draw_curve(metrics: list[dict], path: Path, recipe: Recipe, max_steps: int) 
     validated = [(line["tokens"] / 1e6, line["validation_loss"]) for line in metrics if "validation_loss" in line]
     if validated:
         _draw_validation(top, validated)
-    top.margins(y=0.1)  # leaves room for the last validation's figure
-    top.set_ylabel("loss, nats per token asked for")
+    top.margins(y=0.1)  # room for the label of the last validation loss
+    top.set_ylabel("loss, nats per target token")
     top.legend(frameon=False, loc="upper right")
     rates = [line["learning_rate"] for line in metrics]
     bottom.fill_between(tokens, rates, color=GREY, alpha=0.15, linewidth=0)
@@ -58,7 +57,7 @@ def draw_curve(metrics: list[dict], path: Path, recipe: Recipe, max_steps: int) 
 
 
 def _mark_phases(top: Axes, bottom: Axes, starts: list[tuple[float, list[str]]]) -> None:
-    """A line where each phase starts, its names below; names that would run into those before them stand under them."""
+    """Draw a line where each phase starts, with its names; names that would overlap are moved down."""
     before, line = -np.inf, 0
     for where, names in starts:
         for axes in (top, bottom):
@@ -70,11 +69,11 @@ def _mark_phases(top: Axes, bottom: Axes, starts: list[tuple[float, list[str]]])
 
 
 def phases(recipe: Recipe, max_steps: int) -> dict[int, list[str]]:
-    """Step -> what begins there: the stages but the first, the constant stretch after the warm-up, and the decay."""
+    """Return the names of the phases by their first step: later stages, the end of the warm-up, the decay."""
     begins: dict[int, list[str]] = {}
     for plan in plan_stages(recipe, max_steps)[1:]:
         stage = plan.stage
-        rate = f", {100 * stage.mask_rate:g} % hidden" if stage.mask_rate else ""
+        rate = f", {100 * stage.mask_rate:g} % masked" if stage.mask_rate else ""
         begins.setdefault(plan.first, []).append(f"{stage.batch_size} x {stage.block_size} tokens{rate}")
     if recipe.warmup > 0:
         begins.setdefault(round(recipe.warmup * max_steps), []).append("warm")
@@ -84,8 +83,7 @@ def phases(recipe: Recipe, max_steps: int) -> dict[int, list[str]]:
 
 
 def smooth(values: np.ndarray) -> np.ndarray:
-    """Mean of each value's neighbourhood, as far to its right as to its left, so that no fall shows too late; where the
-    run ends there is but the left. Values that are no numbers are left out."""
+    """Return the centred running mean, which does not lag; near both ends its window shrinks. NaNs are left out."""
     half = round(SMOOTHING_SHARE * len(values) / 2)
     smoothed = []
     for place in range(len(values)):

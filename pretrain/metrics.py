@@ -1,4 +1,4 @@
-"""What a run says of itself: the progress bar, log lines, and metrics.jsonl."""
+"""Reports during a run: the progress bar, log lines, and metrics.jsonl."""
 
 from __future__ import annotations
 
@@ -14,22 +14,26 @@ from tqdm import tqdm
 
 from .checkpoint import Progress
 
-METRICS_PER_RUN = 1000  # lines of metrics.jsonl, at most; plus one for each validation
-LOG_LINES_PER_RUN = 40  # where stderr is no terminal
+METRICS_PER_RUN = 1000  # maximum lines of metrics.jsonl, besides those with a validation
+LOG_LINES_PER_RUN = 40  # where stderr is not a terminal
 
 logger = logging.getLogger(__name__)
 
 
 class Reporter:
-    """Takes every step's figures; the main process's own writes and shows them.
+    """Receives the figures of every step; in the main process it writes and shows them.
 
-    A line of metrics.jsonl holds the figures of its one step (not means over steps, so that a resumed run writes the
-    same lines) and the rate since the line before.
+    A line of metrics.jsonl has the figures of one step (not means over steps, so that a resumed run writes the same
+    lines) and the rate since the line before.
 
     Args:
-        max_tokens: of the whole run: time left is counted in them, for a step's size changes from stage to stage.
-        peak_share: tokens a second -> share of the machine's own matrix rate.
-        track: gets each line and its step too: a tracker such as TensorBoard.
+        path: metrics.jsonl; lines after `progress` are dropped.
+        max_steps: The length of the run.
+        max_tokens: The tokens of the whole run, which the remaining time is computed from.
+        progress: Where the run starts.
+        speaks: Whether this is the main process.
+        peak_share: Converts tokens per second to a share of the machine's matrix rate.
+        track: Also receives each line and its step, for a tracker such as TensorBoard.
     """
 
     def __init__(
@@ -60,7 +64,7 @@ class Reporter:
         self.validation = ""
 
     def after_step(self, progress: Progress, figures: dict[str, float]) -> None:
-        """`figures`: loss, learning_rate, grad_norm, and validation figures where there are some."""
+        """Report a step, if a line is due."""
         self.bar.update(progress.tokens - self.bar.n)
         validated = "validation_loss" in figures
         if not self.speaks or not (validated or self._due(progress.step, METRICS_PER_RUN)):
@@ -86,7 +90,7 @@ class Reporter:
             self._show(line)
 
     def close(self) -> None:
-        """Ends the bar."""
+        """Close the progress bar."""
         self.bar.close()
 
     def _due(self, step: int, lines_per_run: int) -> bool:
@@ -105,14 +109,14 @@ class Reporter:
 
 
 def peak_memory() -> int:
-    """Bytes: of the GPU's memory where there is one, else of this process."""
+    """Return the peak memory in bytes: of the GPU if there is one, else of this process."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def read_metrics(path: Path) -> list[dict]:
-    """The lines of metrics.jsonl; a line that a crash cut short is left out."""
+    """Return the lines of metrics.jsonl, without a line that a crash truncated."""
     if not path.is_file():
         return []
     lines = []
@@ -120,11 +124,11 @@ def read_metrics(path: Path) -> list[dict]:
         try:
             lines.append(json.loads(text))
         except json.JSONDecodeError:
-            logger.warning("%s: skipped a broken line", path)
+            logger.warning("%s: skipped a damaged line", path)
     return lines
 
 
 def _drop_lines_after(path: Path, step: int) -> None:
-    """A resumed run writes again what came after its checkpoint."""
+    """Drop the lines that a resumed run will write again."""
     kept = [line for line in read_metrics(path) if line["step"] <= step]
     path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")

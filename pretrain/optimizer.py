@@ -1,4 +1,4 @@
-"""Which parameter is trained how, decided by the module it belongs to, never by its name."""
+"""The optimizers; a parameter's module decides which one trains it, never its name."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from .recipe import Recipe
 
 
 def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """(matrices of the linear layers, everything else: embeddings, norms, biases, and the output matrix tied to an
-    embedding). Every parameter is in exactly one list."""
+    """Return the matrices of the linear layers, and all other parameters: embeddings, the output matrix, norms, biases.
+
+    Every parameter is in exactly one of the lists.
+    """
     embeddings = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters(recurse=False)}
     output = model.get_output_embeddings()
     not_hidden = embeddings | ({id(output.weight)} if output is not None else set())
@@ -22,9 +24,9 @@ def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Para
 
 
 def build_optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """`adamw`: one AdamW. `muon`: Muon (Jordan et al. 2024) on the matrices, AdamW on the rest.
+    """Return one AdamW, or Muon (Jordan et al. 2024) for the matrices and AdamW for the rest.
 
-    Each group remembers its own full learning rate under `peak_lr`; the schedule scales it.
+    Each group has its peak learning rate under `peak_lr`; the schedule scales it.
     """
     matrices, rest = split_parameters(model)
     adamw_groups = [{"params": rest, "weight_decay": 0.0}]
@@ -45,10 +47,11 @@ def build_optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optim
 def set_learning_rate(
     optimizers: list[torch.optim.Optimizer], factor: float, matrix_learning_rate: float | None = None
 ) -> float:
-    """Sets every group to `factor` of its peak, Muon's to `factor` of `matrix_learning_rate` where a stage names one;
-    returns AdamW's rate, the one that is logged."""
+    """Set all rates to `factor` of their peak, which a stage may change for Muon; return AdamW's, which is logged."""
     for optimizer in optimizers:
-        is_muon = isinstance(getattr(optimizer, "optimizer", optimizer), torch.optim.Muon)  # under Accelerate's wrapper
+        is_muon = isinstance(
+            getattr(optimizer, "optimizer", optimizer), torch.optim.Muon
+        )  # inside Accelerate's wrapper
         for group in optimizer.param_groups:
             peak = matrix_learning_rate if is_muon and matrix_learning_rate is not None else group["peak_lr"]
             group["lr"] = peak * factor

@@ -6,54 +6,58 @@ import math
 import os
 import platform
 import shutil
-import sys
 import tempfile
-from importlib.metadata import version
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from safetensors import safe_open
-from transformers import AutoConfig, PreTrainedTokenizerFast
-
-from hf_tiny_transformer.card_figures import CardFigures, pretraining_figures, table_line
-from hf_tiny_transformer.cards import (
-    CARD_FILE,
-    THIS_DIRECTORY,
-    describe_tokenizer,
-    escape,
-    estimate_energy,
-    run_snippet,
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedTokenizerFast,
+    pipeline,
 )
-from hf_tiny_transformer.foreign_code import PACKAGE, strip_files
-from hf_tiny_transformer.push import MODEL_FILES, TOKENIZER
-from hf_tiny_transformer.runs import atomic_write_json, atomic_write_text
+
+from hf_tiny_transformer.common.checkpoints import TOKENIZER_FILES, WEIGHTS_FILE
+from hf_tiny_transformer.common.environment import versions
+from hf_tiny_transformer.common.files import atomic_write_json
+from hf_tiny_transformer.common.foreign_code import PACKAGE, strip_files
+from hf_tiny_transformer.common.processes import say
+from hf_tiny_transformer.publish.card import CARD_FILE, THIS_DIRECTORY, Card, Figure, Section, escape, write_card
+from hf_tiny_transformer.publish.facts import describe_tokenizer, estimate_energy, percent, time_and_energy
 
 from .checkpoint import OPTIMIZER_FILE, STATE_FILE, read_progress
 from .curve import draw_curve
-from .demonstrate import demonstrate
+from .data.prepare import PreparedData
+from .data.tokenizer import MASK, SPANS
 from .metrics import read_metrics
-from .prepare import PreparedData
-from .recipe import Recipe
-from .tokenizer import MASK, SPANS
+from .recipe import Recipe, Stage
+from .record import RunRecord
 
-# objective -> what kind of model it makes, as its card and the Hub name it
+SUMMARY_FILE = Path("training") / "summary.json"
+# objective -> kind of model, pipeline and tag on the Hub
 KINDS = {
     "mlm": ("masked language model", "fill-mask", "masked-lm"),
     "mlm_nsp": ("masked language model", "fill-mask", "masked-lm"),
     "next_token": ("causal language model", "text-generation", "causal-lm"),
     "span_corruption": ("encoder-decoder", None, "seq2seq-lm"),
 }
-PUBLISHED = [name for name in (*MODEL_FILES, *TOKENIZER) if name != "*.py"]
+MODEL_FILES = ("config.json", "generation_config.json", WEIGHTS_FILE, *TOKENIZER_FILES)
 DATA_FACTS = ("documents", "duplicates", "characters", "train_tokens", "validation_tokens", "fingerprint")
-CARD_TEMPLATE = Path(__file__).resolve().parent.parent / "model_cards" / "template.md"
-PIPELINE_SNIPPET = """\
+TOP_K, NEW_TOKENS = 5, 30  # of the examples
+PIPELINE_CODE = """\
 from transformers import pipeline
 
 {model_id}
 pipe = pipeline("{task}", model=model_id, trust_remote_code=True)
 {use}"""
-SEQ2SEQ_SNIPPET = """\
+SEQ2SEQ_CODE = """\
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 {model_id}
@@ -63,140 +67,243 @@ written = model.generate(**tokenizer({text!r}, return_tensors="pt"), max_new_tok
 print(tokenizer.decode(written[0]))"""
 
 
+@dataclass
+class Summary:
+    """training/summary.json: the figures of a finished run.
+
+    Args:
+        steps: Steps of the published model.
+        tokens: Tokens that it has read.
+        parameters: Its parameters; tied matrices count once.
+        validation_loss: In nats per target token.
+        data: Counts of documents and tokens, and the fingerprint of the text.
+        hardware: Processes, device and threads.
+        energy: An estimate, see `estimate_energy`.
+        timings: Seconds of `prepare`, `train` and `all`.
+        examples: What the model makes of the recipe's examples.
+        snippet_printed: What the code in the card printed.
+        validation_next_sentence_accuracy: With mlm_nsp.
+    """
+
+    steps: int
+    tokens: int
+    parameters: int
+    validation_loss: float
+    data: dict[str, Any]
+    hardware: str
+    energy: dict[str, Any]
+    timings: dict[str, float]
+    examples: list[str] = field(default_factory=list)
+    snippet_printed: str = ""
+    validation_next_sentence_accuracy: float | None = None
+
+
 def publish(
     output: Path,
     checkpoint: Path,
     data: PreparedData,
     recipe: Recipe,
-    recorded: dict,
+    record: RunRecord,
     timings: dict[str, float],
     processes: int,
 ) -> None:
-    """Puts a checkpoint's model at the top of the run's directory, opens it from there, and writes what it shows.
-
-    Args:
-        timings: name of a step -> seconds.
+    """Copy a checkpoint's model to the top of the run's directory, use it from there, and write card and summary.
 
     Raises:
-        RunError: the code that the card would show fails; all but the card and the summary is there.
+        RunError: The code in the card fails; everything but card and summary is written.
     """
-    (output / CARD_FILE).unlink(missing_ok=True)  # of the model that lay there before a resume
+    (output / CARD_FILE).unlink(missing_ok=True)  # of the model before a resume
     _copy_model(checkpoint, output)
     progress = read_progress(checkpoint)
     metrics = read_metrics(output / "training" / "metrics.jsonl")
-    examples = demonstrate(output, recipe.family, recipe.examples)
-    draw_curve(metrics, output / "training" / "loss.png", recipe, recorded["max_steps"])
-    code = _snippet(recipe, data.tokenizer)
-    summary = {
-        "steps": progress.step,
-        "tokens": progress.tokens,
-        "parameters": _count_parameters(output / "model.safetensors"),
-        **_validation_figures(metrics, progress.step),
-        "data": {name: data.facts[name] for name in DATA_FACTS},
-        "hardware": _hardware(processes),
-        "energy": estimate_energy(timings["train"], processes),
-        "timings": timings,
-        "examples": examples,
-        "snippet_printed": run_snippet(code, output),
-    }
-    atomic_write_json(output / "training" / "summary.json", summary)
-    atomic_write_text(output / CARD_FILE, _card(output, data, recipe, recorded, summary, code))
-    for line in examples:
-        print(line)
-    print(f"{output}: validation loss {summary['validation_loss']:.3f} after {progress.tokens:,} tokens")
+    draw_curve(metrics, output / "training" / "loss.png", recipe, record.max_steps)
+    line = next(line for line in reversed(metrics) if line["step"] == progress.step)
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"
+    summary = Summary(
+        steps=progress.step,
+        tokens=progress.tokens,
+        parameters=_count_parameters(output / WEIGHTS_FILE),
+        data={name: data.facts[name] for name in DATA_FACTS},
+        hardware=f"{processes} x {device}, {torch.get_num_threads()} thread(s)",
+        energy=estimate_energy(timings["train"], processes),
+        timings=timings,
+        examples=show_examples(output, recipe.family, recipe.examples),
+        **{name: value for name, value in line.items() if name.startswith("validation_")},
+    )
+    summary.snippet_printed = write_card(output, _card(output, data.tokenizer, recipe, record, summary))
+    atomic_write_json(output / SUMMARY_FILE, asdict(summary))
+    for example in summary.examples:
+        print(example)
+    print(f"{output}: validation loss {summary.validation_loss:.3f} after {progress.tokens:,} tokens")
 
 
-def _validation_figures(metrics: list[dict], step: int) -> dict[str, float]:
-    """Those of the published step."""
-    line = next(line for line in reversed(metrics) if line["step"] == step)
-    return {name: value for name, value in line.items() if name.startswith("validation_")}
+def show_examples(directory: Path, family: str, examples: list[str]) -> list[str]:
+    """Return what the model in a directory makes of each example: fillings, continuations or removed spans."""
+    if not examples:
+        return []
+    tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+    if family == "seq2seq":
+        model = AutoModelForSeq2SeqLM.from_pretrained(directory, trust_remote_code=False).eval()
+        return [_fill_spans(model, tokenizer, text) for text in examples]
+    if family == "decoder":
+        model = AutoModelForCausalLM.from_pretrained(directory, trust_remote_code=False)
+        generate = pipeline("text-generation", model=model, tokenizer=tokenizer, device="cpu")
+        options = {"max_new_tokens": NEW_TOKENS, "do_sample": False, "return_full_text": False}
+        return [f"{text}  ->  {generate(text, **options)[0]['generated_text'].strip()}" for text in examples]
+    model = AutoModelForMaskedLM.from_pretrained(directory, trust_remote_code=False)
+    fill_mask = pipeline("fill-mask", model=model, tokenizer=tokenizer, device="cpu")
+    return [
+        f"{text}  ->  " + ", ".join(f"{g['token_str'].strip()} {g['score']:.2f}" for g in fill_mask(text, top_k=TOP_K))
+        for text in examples
+    ]
+
+
+@torch.no_grad()
+def _fill_spans(model: Any, tokenizer: PreTrainedTokenizerFast, text: str) -> str:
+    """Let a Seq2Seq model write a span of any length for each [MASK]."""
+    parts = text.split(MASK)
+    corrupted = parts[0] + "".join(span + part for span, part in zip(SPANS, parts[1:], strict=False))
+    inputs = tokenizer(corrupted, return_tensors="pt")
+    written = model.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False)[0]
+    kept = [i for i in written.tolist() if i not in (tokenizer.bos_token_id, tokenizer.eos_token_id)]
+    return f"{corrupted}  ->  {tokenizer.decode(kept)}"
 
 
 def _copy_model(checkpoint: Path, output: Path) -> None:
-    """All that we wrote, but for what only a resume needs, and the code as this package has it; what else lies there
-    stays there, with a line. config.json goes last: a directory that has it has everything."""
+    """Copy the files that this package writes, and its code as it is here; report other files and leave them.
+
+    config.json is moved last: a directory that has it is complete.
+    """
     with tempfile.TemporaryDirectory(dir=output, prefix=".model-") as staging:
         for file in sorted(checkpoint.iterdir()):
             is_code = file.suffix == ".py" and (PACKAGE / file.name).is_file()
-            if is_code or (file.is_file() and any(map(file.match, PUBLISHED))):
+            if is_code or (file.is_file() and file.name in MODEL_FILES):
                 shutil.copyfile(PACKAGE / file.name if is_code else file, Path(staging) / file.name)
             elif file.name not in (STATE_FILE, OPTIMIZER_FILE):
-                print(f"{file}: not written by this package, and left out of {output}", file=sys.stderr)
+                say(f"{file}: not written by this package, and not copied to {output}")
         strip_files(Path(staging), checkpoint)
         for file in sorted(Path(staging).iterdir(), key=lambda file: file.name == "config.json"):
             os.replace(file, output / file.name)
 
 
 def _count_parameters(file: Path) -> int:
-    """A tied matrix is in the file once, and counts once."""
-    with safe_open(file, framework="pt") as weights:
+    with safe_open(file, framework="pt") as weights:  # which has a tied matrix once
         return sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
 
 
-def _snippet(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> str:
-    """Python that opens the model and uses it for what it was trained for."""
+def _code(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> str:
+    """Return Python that loads the model and uses it for what it was trained for."""
     text = next((text for text in recipe.examples if text.count(MASK) == 1 or recipe.family == "decoder"), None)
     if recipe.family == "seq2seq":
-        return SEQ2SEQ_SNIPPET.format(model_id=THIS_DIRECTORY, text=(text or f"it {MASK} .").replace(MASK, SPANS[0]))
+        return SEQ2SEQ_CODE.format(model_id=THIS_DIRECTORY, text=(text or f"it {MASK} .").replace(MASK, SPANS[0]))
     _, task, _ = KINDS[recipe.objective]
     if recipe.family == "decoder":
         use = f"print(pipe({text or 'it'!r}, max_new_tokens=20, do_sample=False)[0]['generated_text'])"
     else:
         text = (text or f"it is {MASK} .").replace(MASK, tokenizer.mask_token)
         use = f"for guess in pipe({text!r}, top_k=3):\n    print(guess['token_str'], round(guess['score'], 3))"
-    return PIPELINE_SNIPPET.format(model_id=THIS_DIRECTORY, task=task, use=use)
+    return PIPELINE_CODE.format(model_id=THIS_DIRECTORY, task=task, use=use)
 
 
-def _hardware(processes: int) -> str:
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"
-    return f"{processes} x {device}, {torch.get_num_threads()} thread(s)"
-
-
-def _card(output: Path, data: PreparedData, recipe: Recipe, recorded: dict, summary: dict, code: str) -> str:
+def _card(
+    output: Path, tokenizer: PreTrainedTokenizerFast, recipe: Recipe, record: RunRecord, summary: Summary
+) -> Card:
     config = AutoConfig.from_pretrained(output, trust_remote_code=False)
     kind, pipeline_tag, tag = KINDS[recipe.objective]
-    figures = pretraining_figures(summary)
-    from_hub = [source.split(":")[1] for source in recorded["corpus"] if source.startswith("hub:")]
-    card_data = ModelCardData(
-        library_name="transformers",
-        license=recorded.get("license"),
-        pipeline_tag=pipeline_tag,
-        tags=["hf-tiny-transformer", tag],
-        datasets=from_hub or None,
-        model_name=output.absolute().name,
-        eval_results=_eval_results(figures, pipeline_tag or "text2text-generation", recorded["corpus"]),
-    )
-    card = ModelCard.from_template(
-        card_data,
-        template_path=str(CARD_TEMPLATE),
-        table_line=table_line,
-        escape=escape,
+    origin = f"further pretrained from `{escape(record.init, 'code')}`" if record.init else "pretrained from scratch"
+    counts, corpus, column = summary.data, ", ".join(record.corpus), ("", "")
+    figures = [("loss", "validation_loss", summary.validation_loss)]
+    evaluation = [("validation loss, nats per target token", f"{summary.validation_loss:.3f}")]
+    if (accuracy := summary.validation_next_sentence_accuracy) is not None:
+        figures.append(("accuracy", "validation_next_sentence_accuracy", accuracy))
+        evaluation.append(("next-sentence accuracy, %", percent(accuracy)))
+    files = "`training/recipe.yaml` and `training/run.json` have all settings, `training/metrics.jsonl` all losses."
+    return Card(
         name=output.absolute().name,
-        kind=kind,
-        class_name=config.architectures[0],
-        config=config,
-        recipe=recipe,
-        run=recorded,
-        license=recorded.get("license"),
-        snippet=code,
-        figures=figures,
-        summary=summary,
-        tokenizer=describe_tokenizer(data.tokenizer),
-        versions={name: version(name) for name in ("torch", "transformers", "tokenizers", "accelerate")},
+        summary=f"A small {kind} ({config.architectures[0]}), {origin} with hf_tiny_transformer.",
+        code=_code(recipe, tokenizer),
+        data=Section(
+            header=column,
+            rows=[
+                ("sources", corpus),
+                ("documents", f"{counts['documents']:,} ({counts['duplicates']:,} exact duplicates dropped)"),
+                ("characters", f"{counts['characters']:,}"),
+                ("tokens, training / validation", f"{counts['train_tokens']:,} / {counts['validation_tokens']:,}"),
+                ("fingerprint", f"`{counts['fingerprint'][:16]}`"),
+            ],
+        ),
+        model=Section(
+            header=column,
+            rows=[
+                ("architecture", _architecture(config)),
+                ("tokenizer", describe_tokenizer(tokenizer)),
+                ("parameters", f"{summary.parameters:,}"),
+            ],
+            after=_examples(summary.examples),
+        ),
+        training=Section(
+            header=column, rows=_training(recipe, record, summary), after=f"![loss](training/loss.png)\n\n{files}"
+        ),
+        evaluation=Section(header=("on held-out documents", ""), rows=evaluation, after=_protocol(recipe)),
+        intended_use="Fine-tuning on tasks in the domain of its corpus, and experiments with small models.",
+        limits=(
+            "The model is small and has read little text: it has no world knowledge and the biases of its corpus. "
+            "Nothing was evaluated except the figures above."
+        ),
+        figures=[Figure("validation", name, value, str(SUMMARY_FILE), f"/{key}") for name, key, value in figures],
+        task_type=pipeline_tag or "text2text-generation",
+        dataset={"type": corpus, "name": "held-out documents of the corpus"},
+        metadata={
+            "license": record.license,
+            "pipeline_tag": pipeline_tag,
+            "tags": ["hf-tiny-transformer", tag],
+            "datasets": [source.split(":")[1] for source in record.corpus if source.startswith("hub:")] or None,
+        },
     )
-    return f"{card}\n"
 
 
-def _eval_results(figures: CardFigures, task: str, corpus: list[str]) -> list[EvalResult]:
-    """For the card's metadata; a corpus that is not of the Hub is named all the same, as the Hub asks for a name."""
+def _architecture(config: PreTrainedConfig) -> str:
+    layers = f"{config.num_hidden_layers} layers"
+    if config.is_encoder_decoder:
+        layers = f"{config.num_hidden_layers} encoder and {config.num_decoder_layers} decoder layers"
+    return (
+        f"{config.model_type}: {layers}, width {config.hidden_size}, {config.num_attention_heads} heads, feed-forward "
+        f"width {config.intermediate_size}, up to {config.max_position_embeddings} positions"
+    )
+
+
+def _training(recipe: Recipe, record: RunRecord, summary: Summary) -> list[tuple[str, ...]]:
+    masking = f", {recipe.masking} masking" if recipe.objective.startswith("mlm") else ""
+    matrices = f" (matrices {recipe.matrix_learning_rate})" if recipe.optimizer == "muon" else ""
+    found = versions(("torch", "transformers", "tokenizers", "accelerate"))
     return [
-        EvalResult(
-            task_type=task,
-            dataset_type=", ".join(corpus),
-            dataset_name="held-out documents of the corpus",
-            dataset_split=split,
-            metric_type=metric,
-            metric_value=value,
-        )
-        for split, metric, value in figures.index
+        ("objective", recipe.objective + masking),
+        ("stages", "; ".join(map(_stage, recipe.stages))),
+        (
+            "optimizer",
+            f"{recipe.optimizer}, learning rate {recipe.learning_rate}{matrices}, warm-up {recipe.warmup}, "
+            f"decay {recipe.decay} of the run",
+        ),
+        ("seed", str(record.seed)),
+        ("hardware", summary.hardware),
+        ("steps / tokens read", f"{summary.steps:,} / {summary.tokens:,}"),
+        *time_and_energy(summary.timings["train"], summary.energy),
+        ("versions", ", ".join(f"{name} {number}" for name, number in found.items())),
     ]
+
+
+def _stage(stage: Stage) -> str:
+    rate = f", {100 * stage.mask_rate:.1f} % masked" if stage.mask_rate else ""
+    return f"{100 * stage.share:.1f} %: {stage.batch_size} x {stage.block_size} tokens{rate}"
+
+
+def _examples(examples: list[str]) -> str:
+    lines = "\n".join(f"- `{escape(line, 'code')}`" for line in examples)
+    return f"Examples:\n\n{lines}" if examples else ""
+
+
+def _protocol(recipe: Recipe) -> str:
+    if recipe.objective == "next_token":
+        return "Every token is predicted from those before it."
+    pairs = " The next-sentence loss is included." if recipe.objective == "mlm_nsp" else ""
+    return f"15 % of the tokens are masked, with a fixed seed.{pairs}"

@@ -1,4 +1,4 @@
-"""The recipe: everything that decides what a run computes, as typed data. Phases are a list in it."""
+"""The recipe: everything that decides what a run computes, as typed data. Stages are a list in it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hf_tiny_transformer import (
     TinyTransformerEncoderConfig,
     TinyTransformerSeq2SeqConfig,
 )
-from hf_tiny_transformer.runs import UserError
+from hf_tiny_transformer.common.errors import UserError, suggestion
 
 RECIPES = Path(__file__).parent / "recipes"
 DEFAULT_RECIPE = "sample"
@@ -35,14 +35,14 @@ OBJECTIVES = {
 
 @dataclass
 class Stage:
-    """A stretch of the run with one shape of batch.
+    """A part of the run with one shape of batch.
 
     Args:
-        share: of all steps, in (0, 1]; the shares of a recipe add up to 1.
-        block_size: tokens in a row (T).
-        batch_size: rows in a step, over all processes and micro-batches (B).
-        mask_rate: of a row's tokens, in (0, 1); the count per row is fixed. None where nothing is hidden (next_token).
-        matrix_learning_rate: Muon's at its peak while this stage lasts; None takes the recipe's.
+        share: Share of all steps, in (0, 1]; the shares of a recipe add up to 1.
+        block_size: Tokens per row (T).
+        batch_size: Rows per step, over all processes and micro-batches (B).
+        mask_rate: Share of masked tokens, in (0, 1), the same number in each row. None for next_token.
+        matrix_learning_rate: Peak learning rate of Muon in this stage. Default: the recipe's.
     """
 
     share: float
@@ -54,30 +54,32 @@ class Stage:
 
 @dataclass
 class Recipe:
-    """What is trained, on which kind of input, and how.
+    """A model, its input, and how it is trained.
 
     Args:
-        family: which model is trained.
-        model: its config fields (vocab_size and token ids are filled in); --model.hidden_size 256 sets one.
-        stages: the phases of the run: a list of {share, block_size, batch_size, mask_rate, matrix_learning_rate}.
-        vocab_size: of the WordPiece tokenizer trained on the corpus.
-        lowercase: whether the tokenizer folds case (and strips accents).
-        embedding_init: start the token embeddings from the corpus' co-occurrence counts, or at random.
-        position_init: start learned positions (bert's are) as sinusoids, or at random; others have nothing to start.
-        objective: mlm (encoder, bert), mlm_nsp (bert: segment pairs, half of them random), next_token (decoder), or
-            span_corruption (seq2seq).
-        masking: what mlm hides together: tokens, words, or spans of words (geometric lengths, mean 3.8 words).
-        optimizer: muon on the layers' matrices with AdamW on all else, or adamw on everything.
-        learning_rate: AdamW's, at its peak.
-        matrix_learning_rate: Muon's, at its peak; unused with adamw.
-        weight_decay: decoupled, on the layers' matrices only (not on norms, biases, embeddings).
-        warmup: share of the run in which the learning rate rises linearly from 0.
-        decay: share of the run, its last, in which it falls linearly to 0.
-        gradient_clip: maximum norm of the whole gradient.
-        micro_batch_size: rows that go through the model at once on one device.
-        validation_share: of the documents, held out for the validation loss.
-        validation_blocks: how many blocks of them are read at most.
-        examples: tried at the end of the run: sentences with [MASK] to fill in, or beginnings to go on from (decoder).
+        family: Model family.
+        model: Config fields of the model; --model.hidden_size 256 sets one. The tokenizer sets vocab_size and token
+            ids.
+        stages: Stages of the run, as a list of {share, block_size, batch_size, mask_rate, matrix_learning_rate};
+            --stages.block_size 256 sets a field of the last one.
+        vocab_size: Number of pieces of the WordPiece tokenizer, which is trained on the corpus.
+        lowercase: Lowercase the text and strip accents.
+        embedding_init: Initial token embeddings: factorised co-occurrence counts of the corpus, or random.
+        position_init: Initial learned positions: sinusoids or random; ignored by families without learned positions.
+        objective: Training objective: mlm (encoder, bert), mlm_nsp (bert; with segment pairs, half of them random),
+            next_token (decoder) or span_corruption (seq2seq).
+        masking: Units that mlm masks: tokens, words, or spans of words (geometric lengths, mean 3.8 words).
+        optimizer: Muon for the matrices of the layers with AdamW for the rest, or AdamW for everything.
+        learning_rate: Peak learning rate of AdamW.
+        matrix_learning_rate: Peak learning rate of Muon; ignored with adamw.
+        weight_decay: Decoupled weight decay of the matrices of the layers (not of norms, biases and embeddings).
+        warmup: Share of the run, at its start, in which the learning rate rises linearly from 0.
+        decay: Share of the run, at its end, in which the learning rate falls linearly to 0.
+        gradient_clip: Maximum norm of the gradient.
+        micro_batch_size: Rows in one forward pass on one device.
+        validation_share: Share of the documents that are held out for the validation loss.
+        validation_blocks: Maximum number of held-out blocks that are evaluated.
+        examples: Texts that show what the finished model does: sentences with [MASK], or prompts (decoder).
     """
 
     family: Literal["encoder", "bert", "decoder", "seq2seq"]
@@ -101,9 +103,16 @@ class Recipe:
     validation_blocks: int = 256
     examples: list[str] = field(default_factory=list)
 
+    @property
+    def max_length(self) -> int:
+        """The tokens that the model takes at most."""
+        return self.model.get("max_position_embeddings", CONFIG_CLASSES[self.family].max_position_embeddings)
+
     def validate(self) -> None:
-        """Raises:
-        UserError: a value is out of its range, or fields contradict each other; the message names the field.
+        """Check the values.
+
+        Raises:
+            UserError: A value is out of range, or fields contradict each other; the message names the field.
         """
         for name in ("vocab_size", "micro_batch_size", "validation_blocks"):
             _require(getattr(self, name) >= 1, name, "must be at least 1")
@@ -111,47 +120,56 @@ class Recipe:
             _require(getattr(self, name) > 0, name, "must be positive")
         _require(self.weight_decay >= 0, "weight_decay", "must not be negative")
         for name in ("warmup", "decay"):
-            _require(0 <= getattr(self, name) <= 1, name, "is a share of the run: between 0 and 1")
-        _require(self.warmup + self.decay <= 1, "warmup", "and decay add up to more than the whole run")
-        _require(0 < self.validation_share < 0.5, "validation_share", "must lie between 0 and 0.5")
+            _require(0 <= getattr(self, name) <= 1, name, "must be a share of the run, between 0 and 1")
+        _require(self.warmup + self.decay <= 1, "warmup", "and decay must not add up to more than 1")
+        _require(0 < self.validation_share < 0.5, "validation_share", "must be between 0 and 0.5")
         allowed = OBJECTIVES[self.family]
-        _require(self.objective in allowed, "objective", f"of family {self.family} is one of: {', '.join(allowed)}")
+        _require(
+            self.objective in allowed, "objective", f"of family {self.family} must be one of: {', '.join(allowed)}"
+        )
         masks = self.objective.startswith("mlm")
-        _require(masks or self.masking == "token", "masking", f"says how mlm hides tokens; {self.objective} does not")
-        _require(len(self.stages) > 0, "stages", "needs at least one stage")
+        _require(
+            masks or self.masking == "token",
+            "masking",
+            f"must be token with {self.objective}: only mlm masks words or spans",
+        )
+        _require(len(self.stages) > 0, "stages", "must have at least one stage")
         for i, stage in enumerate(self.stages):
             self._validate_stage(f"stages[{i}]", stage)
-        _require(abs(sum(s.share for s in self.stages) - 1) < 1e-6, "stages", "have shares that do not add up to 1")
+        _require(abs(sum(s.share for s in self.stages) - 1) < 1e-6, "stages", "must have shares that add up to 1")
         for text in self.examples:
             if self.family == "decoder":
-                _require("[MASK]" not in text, "examples", f"holds {text!r}: a decoder goes on, it fills no [MASK]")
+                _require(
+                    "[MASK]" not in text, "examples", f"has {text!r}: a decoder continues a text and fills no [MASK]"
+                )
             else:
-                _require("[MASK]" in text, "examples", f"holds {text!r}, which has no [MASK]")
+                _require("[MASK]" in text, "examples", f"has {text!r}, which has no [MASK]")
         self._validate_model()
 
     def _validate_stage(self, name: str, stage: Stage) -> None:
-        _require(0 < stage.share <= 1, f"{name}.share", "must lie in (0, 1]")
+        _require(0 < stage.share <= 1, f"{name}.share", "must be in (0, 1]")
         _require(stage.block_size >= 8, f"{name}.block_size", "must be at least 8 tokens")
         _require(stage.batch_size >= 1, f"{name}.batch_size", "must be at least 1")
         rate = stage.matrix_learning_rate
         _require(rate is None or rate > 0, f"{name}.matrix_learning_rate", "must be positive")
         self._validate_mask_rate(f"{name}.mask_rate", stage)
-        limit = self.model.get("max_position_embeddings", CONFIG_CLASSES[self.family].max_position_embeddings)
+        limit = self.max_length
         _require(stage.block_size <= limit, f"{name}.block_size", f"exceeds max_position_embeddings ({limit})")
 
     def _validate_mask_rate(self, name: str, stage: Stage) -> None:
         if self.objective == "next_token":
-            _require(stage.mask_rate is None, name, "must be left out: next_token hides nothing")
+            _require(stage.mask_rate is None, name, "must be left out: next_token masks nothing")
             return
-        _require(stage.mask_rate is not None, name, f"is missing: {self.objective} hides tokens")
-        _require(0 < stage.mask_rate < 1, name, "must lie between 0 and 1")
+        _require(stage.mask_rate is not None, name, f"is missing: {self.objective} masks tokens")
+        _require(0 < stage.mask_rate < 1, name, "must be between 0 and 1")
         _require(round(stage.mask_rate * stage.block_size) >= 1, name, "masks no token of a row")
 
     def _validate_model(self) -> None:
         config_class = CONFIG_CLASSES[self.family]
-        known = {f.name for f in fields(config_class)} - {f.name for f in fields(PreTrainedConfig)}
+        known = sorted({f.name for f in fields(config_class)} - {f.name for f in fields(PreTrainedConfig)})
         for name in self.model:
-            _require(name in known, f"model.{name}", f"is no field of family {self.family}; known: {sorted(known)}")
+            hint = suggestion(name, known) or f"; known fields: {', '.join(known)}"
+            _require(name in known, f"model.{name}", f"is unknown in family {self.family}{hint}")
         try:
             config_class(**self.model)
         except Exception as error:  # strict dataclasses wrap each validator's error in a type of their own
@@ -159,20 +177,23 @@ class Recipe:
 
 
 def find_recipe(name_or_file: str) -> Path:
-    """The path of a published recipe, or of the user's own YAML file.
+    """Return the path of a published recipe, or of a YAML file of the user.
 
     Raises:
-        UserError: neither exists.
+        UserError: Neither exists.
     """
     published = RECIPES / f"{name_or_file}.yaml"
     if published.is_file():
         return published
     if Path(name_or_file).is_file():
         return Path(name_or_file)
-    names = ", ".join(sorted(path.stem for path in RECIPES.glob("*.yaml")))
-    raise UserError(f"--recipe {name_or_file}: neither a published recipe ({names}) nor a file")
+    names = sorted(path.stem for path in RECIPES.glob("*.yaml"))
+    raise UserError(
+        f"--recipe {name_or_file}: is neither a published recipe ({', '.join(names)}) nor a file"
+        f"{suggestion(name_or_file, names)}"
+    )
 
 
-def _require(condition: bool, name: str, what: str) -> None:
+def _require(condition: bool, name: str, problem: str) -> None:
     if not condition:
-        raise UserError(f"recipe field {name} {what}")
+        raise UserError(f"recipe field {name} {problem}")

@@ -1,17 +1,16 @@
-"""What a run wrote down when it began, and holds itself to when it is resumed."""
+"""training/run.json and training/recipe.yaml: what a run was started with, and must be resumed with."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import yaml
 
-from hf_tiny_transformer.cards import public_name
-from hf_tiny_transformer.runs import UserError, atomic_write_json, atomic_write_text
+from hf_tiny_transformer.common.errors import UserError, one_line
+from hf_tiny_transformer.common.files import atomic_write_json, atomic_write_text, read_json
+from hf_tiny_transformer.publish.facts import public_name
 
-from .prepare import PreparedData
 from .recipe import Recipe
 from .settings import RunSettings
 
@@ -19,52 +18,80 @@ RECIPE_FILE = Path("training") / "recipe.yaml"
 RUN_FILE = Path("training") / "run.json"
 
 
-def new_record(settings: RunSettings, data: PreparedData, max_steps: int) -> dict:
-    """What a run is decided by, besides its recipe, and where it came from; it is published, and names no folder of
-    this machine."""
-    kept = {name: getattr(settings, name) for name in ("text_field", "seed", "minutes", "license")}
-    kept |= {"corpus": [public_name(source) for source in settings.corpus]}
-    kept |= {"init": settings.init and public_name(settings.init)}
-    return kept | {"max_steps": max_steps, "corpus_fingerprint": data.facts["fingerprint"]}
+@dataclass
+class RunRecord:
+    """What decides a run besides its recipe, and its origin. It is published, so paths are shortened to names."""
+
+    text_field: str
+    seed: int
+    minutes: float | None
+    max_steps: int
+    corpus_fingerprint: str
+    corpus: list[str] = field(default_factory=list)
+    init: str | None = None
+    license: str | None = None
+
+    @classmethod
+    def of(cls, settings: RunSettings, max_steps: int, corpus_fingerprint: str) -> RunRecord:
+        """Return the record of a new run."""
+        return cls(
+            text_field=settings.text_field,
+            seed=settings.seed,
+            minutes=settings.minutes,
+            max_steps=max_steps,
+            corpus_fingerprint=corpus_fingerprint,
+            corpus=[public_name(source) for source in settings.corpus],
+            init=settings.init and public_name(settings.init),
+            license=settings.license,
+        )
+
+    def write(self, output: Path, recipe: Recipe) -> None:
+        """Write recipe.yaml and run.json."""
+        text = yaml.safe_dump(asdict(recipe), sort_keys=False, allow_unicode=True)
+        atomic_write_text(output / RECIPE_FILE, text)
+        atomic_write_json(output / RUN_FILE, asdict(self))
 
 
-def write_record(output: Path, recorded: dict, recipe: Recipe) -> None:
-    """Writes recipe.yaml and run.json."""
-    text = yaml.safe_dump(asdict(recipe), sort_keys=False, allow_unicode=True)
-    atomic_write_text(output / RECIPE_FILE, text)
-    atomic_write_json(output / RUN_FILE, recorded)
+def read_record(output: Path) -> RunRecord | None:
+    """Return the record of the run in a directory, or None without a run: --resume may also start one.
 
-
-def read_record(output: Path) -> dict | None:
-    """The run that lies there, or None if `output` is still empty: --resume may stand in a script from the start."""
+    Raises:
+        UserError: The file is damaged.
+    """
     path = output / RUN_FILE
     if not path.is_file():
         return None
-    return json.loads(path.read_text(encoding="utf-8"))
+    content = read_json(path, "start a new run")
+    try:
+        return RunRecord(**{f.name: content[f.name] for f in fields(RunRecord) if f.name in content})
+    except TypeError as error:
+        raise UserError(f"{path}: {one_line(error)}; start a new run") from None
 
 
-def require_same(recorded: dict, output: Path, settings: RunSettings, data: PreparedData, recipe: Recipe) -> None:
-    """A run goes on with the text, the recipe, the seed and the length it began with.
+def require_same(record: RunRecord, output: Path, settings: RunSettings, fingerprint: str, recipe: Recipe) -> None:
+    """Check that a run is resumed with the text, the recipe, the seed and the length that it was started with.
 
     Raises:
-        UserError: one of them differs.
+        UserError: One of them differs.
     """
-    if settings.seed not in (recorded["seed"], RunSettings.seed):
-        raise UserError(f"--seed {settings.seed}: {output} began with {recorded['seed']}; leave it out to resume")
-    if settings.max_steps not in (recorded["max_steps"], None):
+    if settings.seed not in (record.seed, RunSettings.seed):
+        raise UserError(f"--seed {settings.seed}: {output} was started with {record.seed}; omit it to resume")
+    if settings.max_steps not in (record.max_steps, None):
         raise UserError(
-            f"--max-steps {settings.max_steps}: {output} was planned for {recorded['max_steps']} steps, its learning "
-            "rates too; leave it out to resume"
+            f"--max-steps {settings.max_steps}: {output} was started with {record.max_steps} steps, on which its "
+            "learning rates depend; omit it to resume"
         )
-    began_with = recorded.get("init")
-    if settings.init is not None and public_name(settings.init) != (began_with and public_name(began_with)):
-        raise UserError(f"--init {settings.init}: {output} began with {began_with}; leave it out to resume")
-    if recorded["corpus_fingerprint"] != data.facts["fingerprint"]:
-        raise UserError(f"--corpus: not the text that {output} was trained on; give the same sources to resume")
+    if settings.init is not None and public_name(settings.init) != (record.init and public_name(record.init)):
+        raise UserError(f"--init {settings.init}: {output} was started with {record.init}; omit it to resume")
+    if record.corpus_fingerprint != fingerprint:
+        raise UserError(
+            f"--corpus: is not the text that {output} was started with; give the same sources to resume "
+            f"({', '.join(record.corpus)})"
+        )
     written = yaml.safe_load((output / RECIPE_FILE).read_text(encoding="utf-8"))
     changed = [name for name, value in asdict(recipe).items() if written.get(name) != value]
     if changed:
         raise UserError(
-            f"{output / RECIPE_FILE}: this run began with another {', '.join(changed)}; "
+            f"{output / RECIPE_FILE}: this run was started with another {', '.join(changed)}; "
             "resume without these flags, or start a new run"
         )

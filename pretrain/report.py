@@ -1,61 +1,68 @@
-"""`python -m pretrain report DIR [DIR ...] --output PAGE.html`: runs side by side on one page that holds everything."""
+"""The command `report`: pretraining runs side by side on one self-contained HTML page."""
 
 from __future__ import annotations
 
-import argparse
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import yaml
 
-from hf_tiny_transformer.page import render_page
-from hf_tiny_transformer.runs import UserError, atomic_write_text
+from hf_tiny_transformer.common.arguments import CommandParser, build
+from hf_tiny_transformer.common.errors import UserError, one_line
+from hf_tiny_transformer.common.files import atomic_write_text
+from hf_tiny_transformer.common.pages import render_page, require_file_name
 
 from .curve import smooth
 from .metrics import read_metrics
+from .publish import SUMMARY_FILE
 from .record import RECIPE_FILE, RUN_FILE
 
 TEMPLATE = Path(__file__).parent / "report.html"
 METRICS_FILE = Path("training") / "metrics.jsonl"
-SUMMARY_FILE = Path("training") / "summary.json"  # a run that is not finished has none
 
 
-class Parser(argparse.ArgumentParser):
-    """Complains in one line."""
+@dataclass
+class ReportSettings:
+    """Settings of `report`.
 
-    def error(self, message: str) -> NoReturn:
-        """Raises `UserError`."""
-        raise UserError(f"{message} (see {self.prog} --help)")
+    Args:
+        runs: Directories of pretraining runs.
+        output: HTML file to write; an existing one is replaced.
+    """
+
+    runs: list[Path]
+    output: Path
 
 
-def main(argv: list[str]) -> None:
-    """The sub-command; `argv` without its name.
+def main(argv: Sequence[str]) -> None:
+    """Run the command.
+
+    Args:
+        argv: The arguments without the command's name.
 
     Raises:
-        UserError: a directory that holds no run, one named twice, or a place that is no HTML file.
+        UserError: A directory has no run or is named twice, or the output is not an HTML file.
     """
-    parser = Parser(prog="python -m pretrain report", description=__doc__, allow_abbrev=False)
-    parser.add_argument(
-        "runs", nargs="+", type=Path, metavar="DIR", help="what python -m pretrain was told as --output"
-    )
-    parser.add_argument("--output", type=Path, required=True, metavar="PAGE.html", help="replaced if it is there")
-    given = parser.parse_args(argv)
-    if given.output.suffix.lower() != ".html" or given.output.is_dir():
-        raise UserError(f"--output {given.output}: name a file that ends in .html")
+    parser = CommandParser("python -m pretrain report", "Compare pretraining runs on one self-contained HTML page.")
+    parser.add_settings(ReportSettings, positional=["runs"])
+    given = build(ReportSettings, parser.parse(argv))
+    require_file_name("--output", given.output, ".html")
     atomic_write_text(given.output, report(given.runs))
     print(f"{given.output}: {len(given.runs)} run{'s' * (len(given.runs) > 1)}")
 
 
 def report(directories: list[Path]) -> str:
-    """The page as text.
+    """Return the page for some runs.
 
     Raises:
-        UserError: as `main`.
+        UserError: As `main`.
     """
     if len({directory.resolve() for directory in directories}) < len(directories):
-        raise UserError(f"report: a directory is named twice: {', '.join(map(str, directories))}")
+        raise UserError(f"report: the same directory is given twice: {', '.join(map(str, directories))}")
     runs = [read_run(directory) for directory in directories]
     settings = [run.pop("settings") for run in runs]
     names = list(dict.fromkeys(name for one in settings for name in one))
@@ -66,14 +73,14 @@ def report(directories: list[Path]) -> str:
 
 
 def read_run(directory: Path) -> dict[str, Any]:
-    """What the page shows of a run: its curves, its figures, its settings.
+    """Return what the page shows of a run: its curves, figures and settings.
 
     Raises:
-        UserError: no metrics there, or a file of it that cannot be read.
+        UserError: The run has no metrics, or one of its files is damaged.
     """
     lines = read_metrics(directory / METRICS_FILE)
     if not lines:
-        raise UserError(f"{directory / METRICS_FILE}: no metrics there; name the --output of a pretraining run")
+        raise UserError(f"{directory / METRICS_FILE}: no metrics; name the --output of a pretraining run")
     try:
         recipe = yaml.safe_load((directory / RECIPE_FILE).read_text(encoding="utf-8"))
         recorded = json.loads((directory / RUN_FILE).read_text(encoding="utf-8"))
@@ -82,7 +89,7 @@ def read_run(directory: Path) -> dict[str, Any]:
         loss = [line["loss"] for line in lines]
         columns = {name: [line[name] for line in lines] for name in ("tokens", "seconds", "learning_rate")}
     except (OSError, ValueError, KeyError, yaml.YAMLError) as error:
-        raise UserError(f"{directory}: its training/ cannot be read ({type(error).__name__}: {error})") from error
+        raise UserError(f"{directory / 'training'}: cannot be read ({one_line(error, 200)})") from error
     validated = [i for i, line in enumerate(lines) if "validation_loss" in line]
     return {
         "name": str(directory),
@@ -97,7 +104,7 @@ def read_run(directory: Path) -> dict[str, Any]:
 
 
 def flatten(value: Any, name: str = "") -> dict[str, str]:
-    """Nested settings -> dotted name -> text; what is empty is text too."""
+    """Return nested settings as dotted names with text."""
     if isinstance(value, dict) and value:
         parts = (flatten(inner, f"{name}.{key}" if name else str(key)) for key, inner in value.items())
         return {key: text for part in parts for key, text in part.items()}
@@ -107,7 +114,7 @@ def flatten(value: Any, name: str = "") -> dict[str, str]:
 
 
 def _figures(lines: list[dict], recorded: dict, summary: dict, validated: list[int]) -> list[list[str]]:
-    """Rows of the page's first table: name, text."""
+    """Return the rows of the page's first table."""
     last = lines[-1]
     best = min((lines[i]["validation_loss"] for i in validated), default=None)
     return [
@@ -116,11 +123,11 @@ def _figures(lines: list[dict], recorded: dict, summary: dict, validated: list[i
         ["steps", f"{last['step']:,} of {recorded['max_steps']:,}"],
         ["tokens", f"{last['tokens']:,}"],
         ["minutes of training", f"{last['seconds'] / 60:.1f}"],
-        ["tokens a second", f"{last['tokens'] / max(last['seconds'], 1e-9):,.0f}"],
+        ["tokens per second", f"{last['tokens'] / max(last['seconds'], 1e-9):,.0f}"],
         ["parameters", f"{summary['parameters']:,}" if "parameters" in summary else "not finished"],
     ]
 
 
 def _short(values: list[float]) -> list[float | None]:
-    """Five figures are more than a screen shows; what is no number leaves a gap."""
+    """Round to five digits, more than a screen shows; a value that is not finite becomes a gap."""
     return [float(f"{value:.5g}") if np.isfinite(value) else None for value in values]

@@ -3,37 +3,45 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import set_seed
 
-from hf_tiny_transformer.runs import (
-    TerminatedError,
-    UserError,
-    keep_freed_memory,
-    require_free_output,
+from hf_tiny_transformer.common.environment import keep_freed_memory
+from hf_tiny_transformer.common.errors import EXIT_BAD_INPUT, TerminatedError, UserError
+from hf_tiny_transformer.common.files import require_free_output
+from hf_tiny_transformer.common.processes import is_main
+
+from .batches import Batch, batch_source, validation_batches
+from .checkpoint import (
+    Progress,
+    Saver,
+    checkpoint_path,
+    checkpoint_steps,
+    latest_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
 )
-
-from . import zero
-from .build import build_loop, validation_batches
-from .checkpoint import Progress, checkpoint_path, checkpoint_steps, latest_checkpoint, load_checkpoint
-from .crew import Crew
+from .data.prepare import PreparedData, prepare_data
 from .initial import InitialModel, adapt_recipe, open_initial
 from .loop import TrainingLoop
 from .metrics import Reporter
-from .prepare import PreparedData, prepare_data
+from .model import build_model
+from .optimizer import build_optimizers
 from .publish import publish
 from .recipe import Recipe
-from .record import new_record, read_record, require_same, write_record
-from .saving import Saver
+from .record import RunRecord, read_record, require_same
 from .schedule import plan_stages
 from .settings import DEFAULT_MINUTES, RunSettings
 from .speed import matrix_rate, step_flops
-from .termination import TerminationWatch
 from .validation import validate
 
 VALIDATIONS_PER_RUN = 10
@@ -42,86 +50,118 @@ logger = logging.getLogger(__name__)
 
 
 def pretrain(settings: RunSettings, recipe: Recipe) -> None:
-    """Trains by `recipe` and leaves a model directory at `settings.output` (see README, "What a run leaves").
+    """Train by `recipe` and write a model directory at `settings.output`.
 
     Raises:
-        UserError: bad input of any kind; nothing is left half-written.
-        DivergedError: the loss is no number any more, or has exploded; the checkpoints stay.
-        TerminatedError: SIGTERM came; a checkpoint of the step then computed is there.
+        UserError: The input is bad; nothing is left half-written.
+        DivergedError: The loss is not finite or has exploded; the checkpoints stay.
+        TerminatedError: SIGTERM arrived; the current step is saved.
     """
     settings.validate()
     output = Path(settings.output)
-    recorded = read_record(output) if settings.resume else None
-    initial = _initial_model(settings, output, recorded)
+    record = read_record(output) if settings.resume else None
+    initial = _initial_model(settings, output, record)
     if initial is not None:
         recipe = adapt_recipe(recipe, initial)
     recipe.validate()
     keep_freed_memory()
     accelerator = _accelerator(settings, output)
-    if zero.is_used(accelerator):
-        Crew.of(accelerator).together(lambda: zero.configure(accelerator, recipe))
-    if recorded is None:
+    _check_processes(recipe, accelerator)
+    if record is None:
         require_free_output(output)
     start = time.perf_counter()
-    data = prepare_data(settings.corpus, settings.text_field, recipe, accelerator, initial)
+    data = prepare_data(settings.corpus, settings.text_field, recipe, initial, exclude=output)
 
     build = partial(build_loop, recipe, data, accelerator, initial=initial, attention=settings.attention)
-    if recorded is not None:
-        require_same(recorded, output, settings, data, recipe)
-        recorded["license"] = settings.license or recorded.get("license")
+    fingerprint = data.facts["fingerprint"]
+    if record is not None:
+        require_same(record, output, settings, fingerprint, recipe)
+        record.license = settings.license or record.license
     else:
-        max_steps = settings.max_steps or _measured_steps(settings, build)
-        recorded = new_record(settings, data, max_steps)
-    loop = build(seed=recorded["seed"], max_steps=recorded["max_steps"])
+        record = RunRecord.of(settings, settings.max_steps or _measured_steps(settings, build), fingerprint)
+    loop = build(seed=record.seed, max_steps=record.max_steps)
     loop.skip_bad_steps = settings.skip_bad_steps
     validation = validation_batches(recipe, data, settings.attention)
     where = f"{accelerator.num_processes} x {accelerator.device.type}, {accelerator.distributed_type.value}"
-    logger.info("model: %s parameters, %d steps on %s", f"{_parameters(loop.model):,}", loop.max_steps, where)
-    if accelerator.is_main_process:  # only now: whatever is wrong with the input has shown itself
-        write_record(output, recorded, recipe)
+    parameters = sum(p.numel() for p in loop.model.parameters())
+    logger.info("model: %s parameters, %d steps on %s", f"{parameters:,}", loop.max_steps, where)
+    if accelerator.is_main_process:  # not earlier: by now all input has been checked
+        record.write(output, recipe)
     accelerator.wait_for_everyone()
     progress = _train(output, loop, data, validation, settings)
     if accelerator.is_main_process:
         timings = {"prepare": data.facts["prepare_seconds"], "train": round(progress.seconds, 1)}
         timings["all"] = round(time.perf_counter() - start, 1)
         step = progress.best_step if settings.save_best else progress.step
-        publish(output, checkpoint_path(output, step), data, recipe, recorded, timings, accelerator.num_processes)
+        publish(output, checkpoint_path(output, step), data, recipe, record, timings, accelerator.num_processes)
     accelerator.wait_for_everyone()
     accelerator.end_training()
 
 
+def build_loop(
+    recipe: Recipe,
+    data: PreparedData,
+    accelerator: Accelerator,
+    *,
+    seed: int,
+    max_steps: int,
+    initial: InitialModel | None = None,
+    attention: str = "sdpa",
+) -> TrainingLoop:
+    """Return model, optimizers and batches, all from the seed, prepared for the devices.
+
+    Raises:
+        UserError: The attention implementation does not work here, or there is too little text.
+    """
+    set_seed(seed)
+    model = build_model(recipe, data, seed=seed, initial=initial, attention=attention)
+    model, *optimizers = accelerator.prepare(model, *build_optimizers(model, recipe))
+    batches = batch_source(recipe, data, "train", seed, attention)
+    return TrainingLoop(accelerator, model, optimizers, batches, recipe, max_steps)
+
+
 def _accelerator(settings: RunSettings, output: Path) -> Accelerator:
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() in ("1", "true"):
+        if not is_main():
+            raise SystemExit(EXIT_BAD_INPUT)
+        raise UserError("DeepSpeed is not supported; launch with pretrain/launch/zero2.yaml, which shards Muon too")
     try:
         return Accelerator(
             mixed_precision="bf16" if torch.cuda.is_available() else "no",
             log_with=settings.log_with,
             project_dir=output / "training",
         )
-    except ImportError as error:  # of what the launch asks for
+    except ImportError as error:  # a package that the launch configuration requires
         raise UserError(str(error)) from None
 
 
-def _initial_model(settings: RunSettings, output: Path, recorded: dict | None) -> InitialModel | None:
-    """What --init names. A resumed run has it in its own first checkpoint, and needs the directory no more."""
-    source = settings.init or (recorded or {}).get("init")
-    if source is not None and recorded is not None and 0 in checkpoint_steps(output):
+def _check_processes(recipe: Recipe, accelerator: Accelerator) -> None:
+    for number, stage in enumerate(recipe.stages):
+        if stage.batch_size < accelerator.num_processes:
+            raise UserError(
+                f"recipe field stages[{number}].batch_size is {stage.batch_size}, but there are "
+                f"{accelerator.num_processes} processes, and each needs a row; use fewer processes or a larger batch"
+            )
+
+
+def _initial_model(settings: RunSettings, output: Path, record: RunRecord | None) -> InitialModel | None:
+    """Open the model of --init. A resumed run has it in its own first checkpoint and no longer needs the directory."""
+    source: str | Path | None = settings.init or (record and record.init)
+    if source is not None and record is not None and 0 in checkpoint_steps(output):
         source = checkpoint_path(output, 0)
-    elif source is not None and settings.init is None and not Path(source).is_dir():  # its name only was written down
-        raise UserError(f"{output}: began with the model {source}; name its directory again with --init to resume")
+    elif source is not None and settings.init is None and not Path(source).is_dir():  # the record has only its name
+        raise UserError(f"{output}: was started from the model {source}; name its directory with --init to resume")
     return None if source is None else open_initial(source, trust_remote_code=settings.trust_remote_code)
 
 
 def _train(
-    output: Path,
-    loop: TrainingLoop,
-    data: PreparedData,
-    validation: list[dict[str, torch.Tensor]],
-    settings: RunSettings,
+    output: Path, loop: TrainingLoop, data: PreparedData, validation: list[Batch], settings: RunSettings
 ) -> Progress:
-    """Runs the loop from the last checkpoint to its end, with validation, checkpoints and reports on the way."""
+    """Run the loop from the last checkpoint to its end, with validations, checkpoints and reports."""
     accelerator, last = loop.accelerator, loop.max_steps
     progress = Progress()
-    saver = Saver(output, loop, data.tokenizer, settings)
+    save = partial(save_checkpoint, output, accelerator, loop.model, loop.optimizers, data.tokenizer)
+    saver = Saver(output, settings, last, accelerator, save)
     checkpoint = latest_checkpoint(output)
     if checkpoint is None:
         saver.save(progress)
@@ -142,24 +182,34 @@ def _train(
     )
     validate_every = max(1, last // VALIDATIONS_PER_RUN)
 
-    def after_step(progress: Progress, figures: dict) -> None:
+    def after_step(progress: Progress, figures: dict[str, float]) -> None:
         if progress.step % validate_every == 0 or progress.step == last:
             figures = figures | validate(loop.model, validation, accelerator)
         reporter.after_step(progress, figures)
         saver.after_step(progress, figures)
 
-    with TerminationWatch() as watch:
-        loop.stop_requested = lambda: watch.requested
-        finished = loop.run(progress, after_step)
-        if not finished:
+    with _noted_sigterm() as stop_requested:
+        loop.stop_requested = stop_requested
+        if not loop.run(progress, after_step):
             saver.save(progress)
-            raise TerminatedError(f"SIGTERM: saved at step {progress.step} of {last}; go on with --resume")
+            raise TerminatedError(f"SIGTERM: saved at step {progress.step} of {last}; continue with --resume")
     reporter.close()
     return progress
 
 
+@contextmanager
+def _noted_sigterm() -> Iterator[Callable[[], bool]]:
+    """Only note SIGTERM, which a machine that is reclaimed sends; yield whether it has arrived."""
+    arrived: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: arrived.append(number))
+    try:
+        yield lambda: bool(arrived)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _peak_share(loop: TrainingLoop) -> Callable[[float], float]:
-    """Tokens a second, over all processes, to the share of what they could multiply; by the last stage's shape."""
+    """Return a function from tokens per second to the share of the matrix rate, for the last stage."""
     accelerator, stage = loop.accelerator, loop.recipe.stages[-1]
     predicted = round(stage.batch_size * stage.block_size * (stage.mask_rate or 1.0))
     model = accelerator.unwrap_model(loop.model)
@@ -169,15 +219,11 @@ def _peak_share(loop: TrainingLoop) -> Callable[[float], float]:
 
 
 def _measured_steps(settings: RunSettings, build: Callable[..., TrainingLoop]) -> int:
-    """How many steps fit into the minutes, found once: from then on the schedule is a function of the step."""
+    """Return the steps that fit into the minutes. They are fixed once, so that the schedule depends on steps alone."""
     minutes = settings.minutes or DEFAULT_MINUTES
     trial = build(seed=settings.seed, max_steps=10**6)
     seconds = trial.measure_step_seconds()
-    trial.accelerator.free_memory()  # it would hold on to the trial's model
+    trial.accelerator.free_memory()  # of the trial's model
     steps = max(1, int(minutes * 60 / seconds))
-    logger.info("%.3f s a step: %s steps in %g minutes", seconds, f"{steps:,}", minutes)
+    logger.info("%.3f s per step: %s steps in %g minutes", seconds, f"{steps:,}", minutes)
     return steps
-
-
-def _parameters(model: torch.nn.Module) -> int:
-    return sum(p.numel() for p in model.parameters())

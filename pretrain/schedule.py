@@ -1,4 +1,4 @@
-"""What a step is: which stage it belongs to, and its share of the learning rate. Pure functions of the step."""
+"""The stage and the learning rate of a step, as pure functions of the step."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .recipe import Recipe, Stage
 
 @dataclass(frozen=True)
 class StagePlan:
-    """Stage number `index`, from step `first` (inclusive) to `last` (exclusive)."""
+    """Stage number `index` of the recipe, from step `first` (inclusive) to `last` (exclusive)."""
 
     index: int
     stage: Stage
@@ -18,7 +18,7 @@ class StagePlan:
 
 
 def plan_stages(recipe: Recipe, max_steps: int) -> list[StagePlan]:
-    """Cuts [0, max_steps) by the stages' shares; the last stage takes what rounding leaves."""
+    """Divide [0, max_steps) by the shares of the stages; the last stage ends the run."""
     plans, first, total = [], 0, 0.0
     for index, stage in enumerate(recipe.stages):
         total += stage.share
@@ -29,9 +29,9 @@ def plan_stages(recipe: Recipe, max_steps: int) -> list[StagePlan]:
 
 
 def learning_rate_factor(step: int, max_steps: int, *, warmup: float, decay: float) -> float:
-    """Trapezoid: linear rise over the first `warmup` share, constant, linear fall to 0 over the last `decay` share.
+    """Return a trapezoid: linear rise over the first `warmup` share, constant, linear fall over the last `decay` share.
 
-    Step `max_steps - 1` still learns: its factor is half a step above 0.
+    The factor of the last step is half a step above 0, so that it still learns.
     """
     position = step + 0.5
     factor = 1.0

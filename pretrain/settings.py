@@ -1,45 +1,45 @@
-"""What surrounds a recipe: where the text comes from, where the run goes, how long it may take, what is kept."""
+"""Everything about a run except its recipe: where text comes from and results go, how long it takes, what is saved."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Literal
 
-from hf_tiny_transformer.cards import check_license
-from hf_tiny_transformer.runs import UserError
+from hf_tiny_transformer.common.errors import UserError
+from hf_tiny_transformer.publish.facts import check_license
 
 DEFAULT_MINUTES = 5.0
 
 
 @dataclass
 class RunSettings:
-    """What surrounds a recipe.
+    """Everything about a run except its recipe.
 
     Args:
-        output: directory of the run.
-        corpus: sample, files, folders, globs, hub:NAME[:CONFIG], hub-stream:NAME[:CONFIG] (without a
-            download).
-        init: a model directory, ours or a stock bert: the run begins with its weights, config and tokenizer.
-        text_field: the column or field that holds the text, in .jsonl, .csv, .parquet and Hub data.
-        seed: decides the weights at the start, the order of the blocks and the masks.
-        minutes: turned into a number of steps once, from a measured rate; 5 when nothing is said.
-        max_steps: the number of steps, instead of minutes.
-        save_steps: a checkpoint at every so many steps; four in a run when nothing is said. Step 0 is saved too.
-        save_minutes: a checkpoint every so many minutes, instead of save_steps.
-        keep_last: how many checkpoints stay, besides those of step 0 and of the best validation loss; all by default.
-        save_best: save at every new lowest validation loss too, and publish that model at the end instead of the last.
-        skip_bad_steps: how many steps with a loss that is not finite, or exploded, are passed over before the run ends.
-        attention: how attention is computed; flash_attention_2 needs a GPU and the package flash-attn, and spares the
-            (T, T) mask of packed documents.
-        log_with: a tracker that gets the figures of metrics.jsonl too; its package must be installed.
-        license: the model's, by the Hub's short name, such as apache-2.0; none is stated when nothing is said.
-        trust_remote_code: run Python that the files of --init name (auto_map); none of it is passed on.
-        resume: go on from the last checkpoint of the run in output, or begin if there is none.
+        output: Directory of the run; must be new or empty, except with --resume.
+        corpus: Text to train on: sample, files, folders, globs, hub:NAME[:CONFIG] or hub-stream:NAME[:CONFIG] (without
+            a download).
+        init: Directory of a model, ours or a stock bert, whose weights, config and tokenizer the run starts from.
+        text_field: Column or field with the text, in .csv, .tsv, .jsonl, .parquet and Hub data.
+        seed: Seed of the initial weights, the order of the blocks and the masks.
+        minutes: Minutes of training, converted once into a number of steps. Default: 5.
+        max_steps: Number of steps, instead of minutes.
+        save_steps: Steps between checkpoints. Default: a quarter of the run. Step 0 is always saved.
+        save_minutes: Minutes between checkpoints, instead of save_steps.
+        keep_last: Number of checkpoints to keep, besides those of step 0 and of the best validation loss. Default: all.
+        save_best: Also save at each new lowest validation loss, and publish that model instead of the last one.
+        skip_bad_steps: Number of steps with a loss or gradient that is not finite, or exploded, to skip before the run
+            ends.
+        attention: Attention implementation; flash_attention_2 needs a GPU and the package flash-attn.
+        log_with: Tracker that also receives the lines of metrics.jsonl; its package must be installed.
+        license: License of the model, as the Hub spells it, such as apache-2.0. Default: none is stated.
+        resume: Continue from the last checkpoint of the run in output, or start if there is none.
+        trust_remote_code: Run Python code that the files of --init name; it is never copied into checkpoints.
     """
 
     output: str
-    corpus: list[str]
+    corpus: list[str] = field(default_factory=lambda: ["sample"])
     init: str | None = None
     text_field: str = "text"
     seed: int = 1
@@ -57,14 +57,16 @@ class RunSettings:
     trust_remote_code: bool = False
 
     def validate(self) -> None:
-        """Raises:
-        UserError: a number out of range, two settings that exclude each other, a tracker that is not installed, or
-            no licence of the Hub's.
+        """Check the values.
+
+        Raises:
+            UserError: A number is out of range, two settings exclude each other, a tracker is not installed, or the
+                license is not one of the Hub's.
         """
         check_license(self.license)
         for one, other in (("minutes", "max_steps"), ("save_minutes", "save_steps")):
             if getattr(self, one) is not None and getattr(self, other) is not None:
-                raise UserError(f"{_flag(one)} and {_flag(other)}: give one of them")
+                raise UserError(f"{_flag(one)} and {_flag(other)} exclude each other; give one of them")
         for name in ("minutes", "max_steps", "save_steps", "save_minutes", "keep_last"):
             value = getattr(self, name)
             if value is not None and value <= 0:
@@ -73,7 +75,7 @@ class RunSettings:
             if getattr(self, name) < 0:
                 raise UserError(f"{_flag(name)} {getattr(self, name)}: must not be negative")
         if self.log_with is not None and find_spec(self.log_with) is None:
-            raise UserError(f"--log-with {self.log_with}: not installed; pip install {self.log_with}")
+            raise UserError(f"--log-with {self.log_with}: is not installed; run: pip install {self.log_with}")
 
 
 def _flag(name: str) -> str:

@@ -1,4 +1,4 @@
-"""How fast a run is, and how fast it could be: arithmetic that must be done over arithmetic that the machine can do."""
+"""Utilisation: the arithmetic of a training step, and the arithmetic that the machine can do."""
 
 from __future__ import annotations
 
@@ -9,17 +9,14 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-PASSES = 3  # the backward pass computes each product twice more: for its input and for its weight
+PASSES = 3  # the backward pass computes two more products for each one: for its input and for its weight
 MEASURING_SECONDS = 0.3
 
 
 def step_flops(model: PreTrainedModel, *, rows: int, length: int, predicted: int) -> float:
-    """Multiplications and additions of one training step, matrix products only, nothing computed twice.
+    """Return the FLOPs of the matrix products of one training step; `predicted` tokens go through the head.
 
-    A Seq2Seq model is counted as if both halves read `length` tokens: too much by what its targets are shorter.
-
-    Args:
-        predicted: tokens that what stands on the trunk runs on: the output layer and what is before it.
+    A Seq2Seq model counts as if its decoder also read `length` tokens; its targets are shorter.
     """
     config = model.config
     layers = getattr(config, "num_decoder_layers", 0) + config.num_hidden_layers
@@ -33,7 +30,7 @@ def step_flops(model: PreTrainedModel, *, rows: int, length: int, predicted: int
 def matrix_rate(
     device: torch.device, *, seconds: float = MEASURING_SECONDS, clock: Callable[[], float] = time.perf_counter
 ) -> float:
-    """FLOP/s of a product of two square matrices: fp32 and 1024 wide on a CPU, bf16 and 8192 wide on a GPU."""
+    """Return the FLOP/s of a product of square matrices: fp32 of width 1024 on CPU, bf16 of width 8192 on GPU."""
     on_gpu = device.type == "cuda"
     size, dtype = (8192, torch.bfloat16) if on_gpu else (1024, torch.float32)
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
@@ -49,6 +46,6 @@ def matrix_rate(
 
 
 def synchronize(device: torch.device) -> None:
-    """Waits for a GPU; a CPU has nothing pending."""
+    """Wait for the pending work of a GPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -12,7 +12,7 @@ import pytest
 from attack import FORMS, PAYLOAD, assert_clean, edit
 from commands import fails, run
 from huggingface_hub import ModelCard
-from test_pretrain import TINY, without
+from pretraining import TINY, without
 
 from hf_tiny_transformer.common.foreign_code import find, own_auto_map
 

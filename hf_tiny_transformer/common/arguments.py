@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import types
-from collections.abc import Sequence
-from dataclasses import MISSING, Field, fields, is_dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import docstring_parser
@@ -25,23 +26,39 @@ class CommandParser(ArgumentParser):
         description: The first paragraph of its help.
     """
 
-    def __init__(self, prog: str, description: str) -> None:
-        super().__init__(
-            prog=prog, description=description, exit_on_error=False, allow_abbrev=False, formatter_class=_HelpFormatter
-        )
+    def __init__(self, prog: str = "", description: str = "", **options: Any) -> None:
+        own = {"exit_on_error": False, "allow_abbrev": False, "formatter_class": _HelpFormatter}
+        super().__init__(prog=prog, description=description, **(own | options))  # jsonargparse makes parsers of parts
 
-    def add_settings(self, settings: type[Any], *, positional: Sequence[str] = (), skip: Sequence[str] = ()) -> None:
+    def add_settings(
+        self,
+        settings: type[Any],
+        *,
+        positional: Sequence[str] = (),
+        skip: Sequence[str] = (),
+        defaults: Mapping[str, Any] | None = None,
+    ) -> None:
         """Add a flag for every field of a dataclass, with the help text from its docstring.
 
         Args:
             settings: A dataclass whose docstring describes its fields in an `Args:` section.
             positional: Fields that are given without a flag.
             skip: Fields without a flag.
+            defaults: Values of a settings file, which replace the defaults of the fields. Lists are then given as in
+                the file: --examples '["a", "b"]'.
         """
         hints, helps = get_type_hints(settings), _help_texts(settings)
         for field in fields(settings):
             if field.name not in skip:
-                self._add_field(field, hints[field.name], helps.get(field.name, ""), field.name in positional)
+                default = field.default_factory() if field.default_factory is not MISSING else field.default
+                self._add_field(
+                    field.name,
+                    hints[field.name],
+                    helps.get(field.name, ""),
+                    default if defaults is None else defaults.get(field.name, default),
+                    positional=field.name in positional,
+                    as_in_file=defaults is not None,
+                )
 
     def parse(self, argv: Sequence[str]) -> Namespace:
         """Parse the arguments of a command; --help prints and exits with 0.
@@ -57,21 +74,23 @@ class CommandParser(ArgumentParser):
         except ArgumentError as error:
             raise UserError(f"{self._explain(str(error), argv)}; see {self.prog} --help") from None
 
-    def _add_field(self, field: Field[Any], hint: Any, help_text: str, positional: bool) -> None:
-        default = field.default_factory() if field.default_factory is not MISSING else field.default
+    def _add_field(
+        self, name: str, hint: Any, help_text: str, default: Any, *, positional: bool, as_in_file: bool
+    ) -> None:
         options: dict[str, Any] = {"help": help_text}
         if positional:
-            self.add_argument(
-                field.name, type=_item_type(hint) or hint, nargs="+" if _item_type(hint) else None, **options
-            )
+            self.add_argument(name, type=_item_type(hint) or hint, nargs="+" if _item_type(hint) else None, **options)
             return
         options |= {"required": True} if default is MISSING else {"default": default}
         if hint is bool:
-            self.add_argument(f"--{field.name}", action=ActionYesNo, nargs="?", **options)
-        elif (item := _item_type(hint)) is not None and not is_dataclass(item):
-            self.add_argument(f"--{field.name}", type=item, nargs="+", **options)
+            self.add_argument(f"--{name}", action=ActionYesNo, nargs="?", **options)
+        elif (item := _item_type(hint)) is not None and not is_dataclass(item) and not as_in_file:
+            self.add_argument(f"--{name}", type=item, nargs="+", **options)
+        elif item is not None and is_dataclass(item):
+            shown = json.dumps(default).replace("%", "%%")
+            self.add_argument(f"--{name}", type=hint, **options | {"help": f"{help_text} (default: {shown})"})
         else:
-            self.add_argument(f"--{field.name}", type=hint, **options)
+            self.add_argument(f"--{name}", type=hint, **options)
 
     def _explain(self, message: str, argv: Sequence[str]) -> str:
         """Turn jsonargparse's message, which may fill a paragraph, into one line that names the flag."""
@@ -102,6 +121,12 @@ class _HelpFormatter(DefaultHelpFormatter):
 
     def _get_type_str(self, action: Any) -> None:
         return None
+
+    def _get_help_string(self, action: Any) -> str | None:
+        text = super()._get_help_string(action)
+        if action.default is None or "(default: " in (action.help or ""):
+            text = text and text.replace(" (default: %(default)s)", "")
+        return text
 
 
 def build(settings: type[S], values: Namespace, **more: Any) -> S:

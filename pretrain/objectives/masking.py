@@ -1,32 +1,50 @@
-"""Which tokens of a row are hidden, and what stands in their place. Pure functions with an explicit generator."""
+"""Masked tokens in packed rows: the Encoder's objective (Devlin et al. 2018, section 3.1)."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
 
-from ..tokenizer import VocabularyFacts
+from ..data.packed import PackedTokens, positions_within_documents
+from ..data.tokenizer import VocabularyFacts
 
-IGNORED = -100  # a target that the loss does not read
-REPLACED_BY_MASK, REPLACED_BY_RANDOM = 0.8, 0.1  # the rest stays as it is (Devlin et al. 2018, section 3.1)
+IGNORED = -100  # a target without loss
+REPLACED_BY_MASK, REPLACED_BY_RANDOM = 0.8, 0.1  # the rest is unchanged (Devlin et al. 2018, section 3.1)
 # Words in a span: geometric with p 0.2 over 1..10, mean 3.8 (Joshi et al. 2019, SpanBERT, section 3.1).
 SPAN_LENGTHS = np.arange(1, 11)
 SPAN_PROBABILITIES = 0.8**SPAN_LENGTHS / (0.8**SPAN_LENGTHS).sum()
 
 
+class MaskedTokens:
+    """Blocks of the packed array, with positions that restart at every document.
+
+    `masking` is `token`, `whole_word` or `span`.
+    """
+
+    def __init__(self, data: PackedTokens, facts: VocabularyFacts, masking: str):
+        self.data, self.facts, self.masking = data, facts, masking
+
+    def count(self, block_size: int) -> int:
+        """Return the number of whole blocks."""
+        return self.data.num_blocks(block_size)
+
+    def build(
+        self, indices: np.ndarray, generators: list[np.random.Generator], block_size: int, mask_rate: float
+    ) -> dict[str, torch.Tensor]:
+        """Return input_ids, position_ids (B, T); target_positions, labels (N,)."""
+        ids = self.data.blocks(indices, block_size)
+        positions = torch.from_numpy(positions_within_documents(ids, self.data.cls_id))
+        return mask_rows(ids, mask_rate, self.masking, self.facts, generators) | {"position_ids": positions}
+
+
 def mask_rows(
     ids: np.ndarray, mask_rate: float, scheme: str, facts: VocabularyFacts, generators: list[np.random.Generator]
 ) -> dict[str, torch.Tensor]:
-    """Hides the same number of tokens in every row, so that shapes are static.
-
-    Args:
-        ids: (B, T).
-        scheme: `token`, `whole_word` or `span`.
-        generators: one a row.
+    """Mask the same number of tokens in every row, so that shapes are static.
 
     Returns:
-        input_ids (B, T): what the model sees; target_positions (N,) into the flattened rows; labels (N,): the answers,
-        IGNORED where a row had too few tokens to hide.
+        input_ids (B, T) with masks; target_positions (N,) into the flattened rows; labels (N,) with the original ids,
+        IGNORED where a row had too few tokens to mask.
     """
     count = round(mask_rate * ids.shape[1])
     masked = [_mask_row(row, count, scheme, facts, generator) for row, generator in zip(ids, generators, strict=True)]
@@ -42,7 +60,7 @@ def mask_rows(
 def _mask_row(
     ids: np.ndarray, count: int, scheme: str, facts: VocabularyFacts, generator: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """One row (T,): what the model sees, the positions it answers for (count,), the answers (count,)."""
+    """Return the masked row (T,), its target positions (count,) and their labels (count,)."""
     groups = group_tokens(facts.starts_word[ids], scheme, generator)
     positions, valid = choose_targets(groups, ~facts.is_special[ids], count, generator)
     labels = np.where(valid, ids[positions], IGNORED)
@@ -53,15 +71,7 @@ def _mask_row(
 
 
 def group_tokens(starts_word: np.ndarray, scheme: str, generator: np.random.Generator) -> np.ndarray:
-    """Numbers the units that are hidden together.
-
-    Args:
-        starts_word: (T,) bool, False for the later pieces of a word.
-        scheme: `token`, `whole_word` or `span`.
-
-    Returns:
-        (T,) int: tokens of one unit share a number; numbers rise from left to right.
-    """
+    """Number the units that are masked together, (T,) rising; `starts_word` (T,) is False for later pieces of words."""
     if scheme == "token":
         return np.arange(len(starts_word))
     words = np.cumsum(starts_word) - starts_word[0]
@@ -74,14 +84,10 @@ def group_tokens(starts_word: np.ndarray, scheme: str, generator: np.random.Gene
 def choose_targets(
     groups: np.ndarray, maskable: np.ndarray, count: int, generator: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Takes whole groups in random order until `count` tokens are hidden; the last group is cut to fit.
-
-    Args:
-        groups: (T,) from `group_tokens`.
-        maskable: (T,) bool, False for special tokens.
+    """Take whole groups in random order until `count` tokens are masked; the last group is cut to fit.
 
     Returns:
-        (count,) positions in rising order and (count,) bool: False where the row had too few maskable tokens.
+        Positions (count,) in rising order, and (count,) bool, False where the row had too few maskable tokens.
     """
     scores = generator.random(groups[-1] + 1)[groups]
     scores[~maskable] = np.inf
@@ -90,11 +96,7 @@ def choose_targets(
 
 
 def hide(ids: np.ndarray, mask_id: int, ordinary_ids: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """What stands in place of the chosen tokens: 80 % [MASK], 10 % a random ordinary token, 10 % themselves.
-
-    Args:
-        ids: (N,) the true tokens; ordinary_ids: the ids that a random replacement may have.
-    """
+    """Replace 80 % of the chosen tokens (N,) by [MASK] and 10 % by a random one of `ordinary_ids`; 10 % stay."""
     draw = generator.random(len(ids))
     random_ids = ordinary_ids[generator.integers(len(ordinary_ids), size=len(ids))]
     hidden = np.where(draw < REPLACED_BY_MASK, mask_id, ids)

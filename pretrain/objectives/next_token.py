@@ -5,35 +5,35 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from ..packing import PackedTokens, positions_within_documents
+from ..data.packed import PackedTokens, positions_within_documents
 from .masking import IGNORED
 
 
 class NextToken:
-    """Blocks of the packed array, with positions that restart at every document; nothing is random here."""
+    """Blocks of the packed array, with positions that restart at every document; nothing is random."""
 
     def __init__(self, data: PackedTokens):
         self.data = data
 
     def count(self, block_size: int) -> int:
-        """Whole blocks."""
+        """Return the number of whole blocks."""
         return self.data.num_blocks(block_size)
 
     def build(
         self, indices: np.ndarray, generators: list[np.random.Generator], block_size: int, mask_rate: None
     ) -> dict[str, torch.Tensor]:
-        """input_ids, position_ids (B, T); target_positions, labels (B * (T - 1),).
+        """Return input_ids, position_ids (B, T); target_positions, labels (B * (T - 1),).
 
-        The last token of a document is not asked for the first of the next: its label is ignored.
+        The first token of a document is not predicted from the document before it: that label is IGNORED.
         """
         ids = self.data.blocks(indices, block_size)
         positions = positions_within_documents(ids, self.data.cls_id)
         labels = np.where(positions[:, 1:] == 0, IGNORED, ids[:, 1:])
-        asked = np.arange(len(ids))[:, None] * block_size + np.arange(block_size - 1)
+        targets = np.arange(len(ids))[:, None] * block_size + np.arange(block_size - 1)
         arrays = {
             "input_ids": ids,
             "position_ids": positions,
-            "target_positions": asked.reshape(-1),
+            "target_positions": targets.reshape(-1),
             "labels": labels.reshape(-1),
         }
         return {name: torch.from_numpy(array) for name, array in arrays.items()}

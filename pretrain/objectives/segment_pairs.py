@@ -7,38 +7,36 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from ..packing import PackedTokens
-from ..tokenizer import VocabularyFacts
+from ..data.packed import PackedTokens
+from ..data.tokenizer import VocabularyFacts
 from .masking import mask_rows
 
 
 class SegmentPairs:
-    """BERT's next-sentence task on packed tokens: [CLS] A [SEP] B [SEP], where B follows A in its document half of the
-    time and is a segment of another document otherwise (Devlin et al. 2018, section 3.1).
+    """Rows [CLS] A [SEP] B [SEP]: half of the time B follows A in its document, otherwise it is from another one.
 
-    A document is cut into segments of equal length, half a row each; a segment that is the last of its document
-    is no A.
-
-    Args:
-        masking: `token`, `whole_word` or `span`.
+    Documents are cut into segments of equal length, half a row each; the last segment of a document is never A.
     """
 
     def __init__(self, data: PackedTokens, facts: VocabularyFacts, masking: str):
         self.data, self.facts, self.masking = data, facts, masking
         starts = data.document_starts()
-        self.starts = starts + 1  # behind [CLS]
+        self.starts = starts + 1  # after [CLS]
         self.lengths = np.diff(np.append(starts, len(data.tokens))) - 2  # without [CLS] and [SEP]
         self._segments = lru_cache(maxsize=4)(self._cut)
 
     def count(self, block_size: int) -> int:
-        """Segments that can stand as A."""
+        """Return the number of segments that can be A."""
         return len(self._segments(block_size)[0])
 
     def build(
         self, indices: np.ndarray, generators: list[np.random.Generator], block_size: int, mask_rate: float
     ) -> dict[str, torch.Tensor]:
-        """Rows padded to `block_size`: input_ids, attention_mask, token_type_ids (B, T); next_sentence_label (B,), 0 =
-        it follows; target_positions, labels (N,)."""
+        """Return rows padded to `block_size`.
+
+        They are input_ids, attention_mask, token_type_ids (B, T); next_sentence_label (B,), 0 if B follows A;
+        target_positions, labels (N,).
+        """
         ids = np.full((len(indices), block_size), self.facts.pad_id, dtype=np.int64)
         token_types, attention = np.zeros_like(ids), np.zeros_like(ids)
         is_random = np.zeros(len(indices), dtype=np.int64)
@@ -56,7 +54,7 @@ class SegmentPairs:
     def _pair(
         self, index: int, block_size: int, generator: np.random.Generator, *, is_random: bool
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Token ids of A, and of a B that follows it or not."""
+        """Return the token ids of A, and of a B that follows it or is random."""
         firsts, documents = self._segments(block_size)
         half = (block_size - 3) // 2
         start_b, document_b = firsts[index] + half, documents[index]
@@ -66,7 +64,7 @@ class SegmentPairs:
         return self.data.tokens[firsts[index] : firsts[index] + half], self.data.tokens[start_b:end_b]
 
     def _random_segment(self, not_document: int, half: int, generator: np.random.Generator) -> tuple[int, int]:
-        """A segment start of another document, and that document."""
+        """Return the start of a segment of another document, and that document."""
         other = int(generator.integers(len(self.starts) - 1))
         other += other >= not_document
         segments = max(1, -(-int(self.lengths[other]) // half))
@@ -74,7 +72,7 @@ class SegmentPairs:
 
     def _cut(self, block_size: int) -> tuple[np.ndarray, np.ndarray]:
         half = (block_size - 3) // 2
-        followed = np.maximum(self.lengths - 1, 0) // half  # segments with at least one token behind them
+        followed = np.maximum(self.lengths - 1, 0) // half  # segments with at least one token after them
         documents = np.repeat(np.arange(len(self.starts)), followed)
         number = np.arange(len(documents)) - np.repeat(np.cumsum(followed) - followed, followed)
         return self.starts[documents] + half * number, documents

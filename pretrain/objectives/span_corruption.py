@@ -1,4 +1,4 @@
-"""Spans cut out of packed rows, to be written by the decoder: T5's objective (Raffel et al. 2019, section 3.1.4).
+"""Spans removed from packed rows, which the decoder writes: T5's objective (Raffel et al. 2019, section 3.1.4).
 
 the encoder reads    thank you [SPAN0] me to your party [SPAN1] week . [SEP]
 the decoder writes   [SPAN0] for inviting [SPAN1] last [SEP]
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..packing import PackedTokens, positions_within_documents
-from ..tokenizer import VocabularyFacts
+from ..data.packed import PackedTokens, positions_within_documents
+from ..data.tokenizer import VocabularyFacts
 from .masking import IGNORED
 
 MEAN_SPAN = 3.0  # tokens (Raffel et al. 2019, section 3.3.4)
@@ -20,7 +20,7 @@ MEAN_SPAN = 3.0  # tokens (Raffel et al. 2019, section 3.3.4)
 
 @dataclass
 class CorruptedRow:
-    """One row of documents: what the encoder reads, what the decoder reads and writes, each with its positions."""
+    """One row of documents: the inputs of encoder and decoder with their positions, and the labels."""
 
     read: np.ndarray
     read_positions: np.ndarray
@@ -30,42 +30,44 @@ class CorruptedRow:
 
 
 class SpanCorruption:
-    """Blocks of the packed array. Each document of a row is corrupted for itself, and has its own answer in the
-    decoder's row: the n-th document there asks the n-th of the encoder's row."""
+    """Blocks of the packed array, each document corrupted separately.
+
+    The n-th document in the decoder's row attends to the n-th document in the encoder's row.
+    """
 
     def __init__(self, data: PackedTokens, facts: VocabularyFacts):
         self.data, self.facts = data, facts
 
     def count(self, block_size: int) -> int:
-        """Whole blocks."""
+        """Return the number of whole blocks."""
         return self.data.num_blocks(block_size)
 
     def build(
         self, indices: np.ndarray, generators: list[np.random.Generator], block_size: int, mask_rate: float
     ) -> dict[str, torch.Tensor]:
-        """input_ids, position_ids (B, S); decoder_input_ids, decoder_position_ids (B, T); target_positions, labels
-        (N,).
+        """Return encoder inputs (B, S), decoder inputs (B, T), and targets (N,).
 
-        S and T are those of the batch's longest rows. Padding is a document of its own to the encoder, and the end of
-        the last one, never asked for, to the decoder.
+        They are input_ids, position_ids; decoder_input_ids, decoder_position_ids; target_positions, labels. S and T are
+        the lengths of the longest rows. Padding is a document of its own in the encoder; in the decoder it extends the
+        last document and has no labels.
         """
         blocks = self.data.blocks(indices, block_size)
         rows = [self._corrupt(ids, mask_rate, generator) for ids, generator in zip(blocks, generators, strict=True)]
         pad = self.facts.pad_id
         labels = _stack([row.labels for row in rows], IGNORED).reshape(-1)
-        asked = np.flatnonzero(labels != IGNORED)
+        targets = np.flatnonzero(labels != IGNORED)
         arrays = {
             "input_ids": _stack([row.read for row in rows], pad),
             "position_ids": _stack_positions([row.read_positions for row in rows], restart=True),
             "decoder_input_ids": _stack([row.written for row in rows], pad),
             "decoder_position_ids": _stack_positions([row.written_positions for row in rows], restart=False),
-            "target_positions": asked,
-            "labels": labels[asked],
+            "target_positions": targets,
+            "labels": labels[targets],
         }
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
     def _corrupt(self, ids: np.ndarray, mask_rate: float, generator: np.random.Generator) -> CorruptedRow:
-        """(T,) ids of a packed row; [CLS] only marks where a document starts and is not read."""
+        """Corrupt the ids of a packed row (T,); [CLS] only marks where a document starts and is removed."""
         facts = self.facts
         document = np.cumsum(positions_within_documents(ids[None], facts.cls_id)[0] == 0)
         noise = np.zeros(len(ids), dtype=bool)
@@ -87,7 +89,7 @@ class SpanCorruption:
         return self._row(read, written)
 
     def _row(self, read: list[np.ndarray], written: list[np.ndarray]) -> CorruptedRow:
-        """Joins a row's documents; a document without a span has an empty answer, which is not asked for."""
+        """Join the documents of a row; a document without a span has an empty target sequence without labels."""
         start, end = [self.facts.cls_id], [self.facts.sep_id]
         answers = [np.concatenate((answer, end)) if len(answer) else np.array([IGNORED]) for answer in written]
         return CorruptedRow(
@@ -100,8 +102,10 @@ class SpanCorruption:
 
 
 def random_spans(length: int, rate: float, most_spans: int, generator: np.random.Generator) -> np.ndarray:
-    """(length,) bool: a fixed count of tokens is noise, in a fixed number of spans of random lengths, kept and noisy
-    spans taking turns (T5's `random_spans_noise_mask`)."""
+    """Return (length,) bool with a fixed number of noise tokens in a fixed number of spans of random lengths.
+
+    Kept and noise spans alternate (T5's `random_spans_noise_mask`).
+    """
     noisy = round(length * rate)
     spans = min(max(1, round(noisy / MEAN_SPAN)), length - noisy, most_spans)
     if noisy < 1 or spans < 1:
@@ -113,13 +117,13 @@ def random_spans(length: int, rate: float, most_spans: int, generator: np.random
 
 
 def _random_parts(total: int, parts: int, generator: np.random.Generator) -> np.ndarray:
-    """(parts,) positive lengths that add up to `total`, every cut equally likely."""
+    """Return (parts,) positive lengths that add up to `total`, with every cut equally likely."""
     cuts = np.sort(generator.choice(total - 1, size=parts - 1, replace=False)) + 1
     return np.diff(np.concatenate(([0], cuts, [total])))
 
 
 def _answer(ids: np.ndarray, noise: np.ndarray, begins: np.ndarray, sentinels: np.ndarray) -> np.ndarray:
-    """Each span behind its sentinel."""
+    """Return each span after its sentinel."""
     places = np.flatnonzero(noise)
     starts = np.flatnonzero(begins[places])
     return np.insert(ids[places], starts, sentinels[places][starts])
@@ -133,7 +137,7 @@ def _stack(rows: list[np.ndarray], fill: int) -> np.ndarray:
 
 
 def _stack_positions(rows: list[np.ndarray], *, restart: bool) -> np.ndarray:
-    """Positions of the padding: counted from 0, or on from the last token's."""
+    """Stack positions; those of the padding start at 0, or continue after the last token."""
     longest = max(map(len, rows))
     rests = [np.arange(longest - len(row)) + (0 if restart else row[-1] + 1) for row in rows]
     return np.stack([np.concatenate((row, rest)) for row, rest in zip(rows, rests, strict=True)])

@@ -9,15 +9,15 @@ import time
 
 import pytest
 import torch
-from test_pretrain import ROOT, assert_same_weights, command, pretrain, refused
+from pretraining import ROOT, SHARED, command, finish, pretrain, refused, run, same_weights, start
 
-from hf_tiny_transformer.runs import EXIT_DIVERGED, EXIT_TERMINATED, run_cli
+from hf_tiny_transformer.common.errors import EXIT_DIVERGED, EXIT_TERMINATED
 from pretrain import loop as training_loop
 from pretrain.checkpoint import checkpoint_steps
-from pretrain.cli import main
 from pretrain.metrics import read_metrics
 
 
+@pytest.mark.slow
 def test_sigterm_saves_says_so_and_resume_ends_with_the_same_bytes(corpus_file, tmp_path):
     flags = ("--max-steps=120", "--save-steps=50")
     whole = pretrain(corpus_file, tmp_path / "whole", *flags)
@@ -37,14 +37,14 @@ def test_sigterm_saves_says_so_and_resume_ends_with_the_same_bytes(corpus_file, 
     assert f"error: SIGTERM: saved at step {step} of 120; go on with --resume" in errors
     assert not (tmp_path / "stopped" / "config.json").exists()
     pretrain(corpus_file, tmp_path / "stopped", *flags, "--resume")
-    assert_same_weights(whole, tmp_path / "stopped")
+    assert same_weights(whole, tmp_path / "stopped")
 
 
 def test_a_loss_that_explodes_ends_the_run_and_leaves_the_last_checkpoint(corpus_file, tmp_path, capsys):
     rates = ("--optimizer=adamw", "--learning_rate=1e6", "--warmup=0.5")
     output = tmp_path / "out"
     arguments = command(corpus_file, output, "--max-steps=40", "--save-steps=1", *rates)
-    assert run_cli(lambda: main(arguments)) == EXIT_DIVERGED
+    assert run(arguments) == EXIT_DIVERGED
     message = capsys.readouterr().err
     assert "error: step " in message and "on blocks" in message and "--skip-bad-steps 1" in message
     assert "Traceback" not in message
@@ -55,26 +55,57 @@ def test_a_loss_that_explodes_ends_the_run_and_leaves_the_last_checkpoint(corpus
     assert state["optimizers"]
 
 
-def test_a_bad_batch_is_passed_over_where_that_is_allowed(corpus_file, tmp_path, monkeypatch, capsys):
+class Poisoned:
+    """Multiplies the loss of one forward pass by a factor."""
+
+    def __init__(self, monkeypatch, factor, call):
+        self.forward, self.factor, self.call, self.calls = training_loop.forward, factor, call, 0
+        monkeypatch.setattr(training_loop, "forward", self)
+
+    def __call__(self, model, batch, totals):
+        self.calls += 1
+        outputs = self.forward(model, batch, totals)
+        outputs["loss"] = outputs.loss * (self.factor if self.calls == self.call else 1.0)
+        return outputs
+
+
+@pytest.mark.parametrize("factor", [float("nan"), float("inf"), 1000.0])
+def test_a_bad_step_is_skipped_where_that_is_allowed(factor, corpus_file, tmp_path, monkeypatch, capsys):
     """Weights after a skipped step are those before it; the count survives a resume."""
-    loss_share = training_loop.loss_share
-    calls = []
-
-    def poisoned(outputs, batch, totals):
-        calls.append(0)
-        return loss_share(outputs, batch, totals) * (float("nan") if len(calls) == 5 else 1.0)
-
     flags = ["--max-steps=8", "--save-steps=1", "--micro_batch_size=8", "--optimizer=adamw"]
-    monkeypatch.setattr(training_loop, "loss_share", poisoned)
-    assert run_cli(lambda: main(command(corpus_file, tmp_path / "stops", *flags))) == EXIT_DIVERGED
-    assert "step 5: loss nan" in capsys.readouterr().err
-    calls.clear()
-    output = pretrain(corpus_file, tmp_path / "goes-on", *flags, "--skip-bad-steps=1")
-    assert_same_weights(output / "checkpoints/step-4", output / "checkpoints/step-5")
-    with pytest.raises(AssertionError):
-        assert_same_weights(output / "checkpoints/step-5", output / "checkpoints/step-6")
+    poisoned = Poisoned(monkeypatch, factor, 5)
+    assert run(command(corpus_file, tmp_path / "stops", *flags)) == EXIT_DIVERGED
+    assert "step 5: loss " in capsys.readouterr().err
+    poisoned.calls = 0
+    output = pretrain(corpus_file, tmp_path / "continues", *flags, "--skip-bad-steps=1")
+    assert same_weights(output / "checkpoints/step-4", output / "checkpoints/step-5")
+    assert not same_weights(output / "checkpoints/step-5", output / "checkpoints/step-6")
     assert json.loads((output / "checkpoints/step-8/training_state.json").read_text())["skipped"] == 1
     assert json.loads((output / "checkpoints/step-4/training_state.json").read_text())["skipped"] == 0
+
+
+@pytest.mark.slow
+def test_all_processes_skip_a_step_that_is_bad_in_one(corpus_file, tmp_path):
+    """The loss of the second process alone is no number; both skip the step, and none waits for the other."""
+    program = tmp_path / "poisoned.py"
+    program.write_text(
+        "import os, runpy\n"
+        "from pretrain import loop\n"
+        "forward, calls = loop.forward, []\n"
+        "def poisoned(*arguments):\n"
+        "    calls.append(0)\n"
+        "    outputs = forward(*arguments)\n"
+        "    if len(calls) == 10 and os.environ['RANK'] == '1':\n"
+        "        outputs['loss'] = outputs.loss * float('nan')\n"
+        "    return outputs\n"
+        "loop.forward = poisoned\n"
+        "runpy.run_module('pretrain', run_name='__main__')\n"
+    )
+    flags = (*SHARED, "--max-steps=8", "--save-steps=1", "--skip-bad-steps=1")
+    text = finish(start("cpu-2.yaml", corpus_file, tmp_path / "run", *flags, program=[str(program)]))
+    assert text.count("skipped step 5: loss nan") == 1
+    assert same_weights(tmp_path / "run/checkpoints/step-4", tmp_path / "run/checkpoints/step-5")
+    assert not same_weights(tmp_path / "run/checkpoints/step-5", tmp_path / "run/checkpoints/step-6")
 
 
 def validation_losses(output):
@@ -98,7 +129,7 @@ def test_the_best_on_validation_is_published(corpus_file, tmp_path):
     best = min(losses, key=losses.__getitem__)
     assert 0 < best < 40
     assert checkpoint_steps(output) == [0, best, 40]
-    assert_same_weights(output, output / "checkpoints" / f"step-{best}")
+    assert same_weights(output, output / "checkpoints" / f"step-{best}")
     summary = json.loads((output / "training/summary.json").read_text())
     assert (summary["steps"], summary["validation_loss"]) == (best, losses[best])
 
@@ -127,7 +158,7 @@ def test_figures_go_to_a_tracker_too(corpus_file, tmp_path):
     ("flags", "words"),
     [
         (["--keep-last=0"], "--keep-last 0: must be positive"),
-        (["--save-minutes=1", "--save-steps=3"], "give one of them"),
+        (["--save-minutes=1", "--save-steps=3"], "exclude each other"),
         (["--skip-bad-steps=-1"], "--skip-bad-steps -1: must not be negative"),
         (["--log-with=paper"], "log_with"),
         (["--log-with=trackio"], "--log-with trackio"),

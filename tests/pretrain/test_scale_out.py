@@ -3,41 +3,15 @@
 import os
 import shutil
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from test_pretrain import ROOT, command, pretrain
+from pretraining import ROOT, SHARED, finish, losses, pretrain, start, weights
 from transformers import AutoModelForMaskedLM
 
-from pretrain.metrics import read_metrics
-
-LAUNCH = ROOT / "pretrain" / "launch"
-FLAGS = ["--optimizer=adamw", "--micro_batch_size=2", "--save-steps=10"]
-ENVIRONMENT = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "DS_ACCELERATOR": "cpu"}
-ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch"]
-
-
-def start(config, corpus, output, *flags, program=("-m", "pretrain"), launch=()):
-    arguments = [*ACCELERATE, "--config_file", str(LAUNCH / config), *launch, *program]
-    arguments += command(corpus, output, *FLAGS, *flags)
-    return subprocess.Popen(
-        arguments, env={**os.environ, **ENVIRONMENT}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-
-
-def finish(process, seconds=180):
-    text, _ = process.communicate(timeout=seconds)
-    assert process.returncode == 0, text
-    return text
-
-
-def losses(run):
-    return [line["loss"] for line in read_metrics(Path(run) / "training/metrics.jsonl")]
+pytestmark = pytest.mark.slow
 
 
 def free_port():
@@ -46,26 +20,20 @@ def free_port():
         return str(probe.getsockname()[1])
 
 
-@pytest.fixture(scope="module")
-def alone(corpus_file, tmp_path_factory):
-    """50 steps on one process."""
-    return pretrain(corpus_file, tmp_path_factory.mktemp("runs") / "one", "--max-steps=50", *FLAGS)
-
-
 def test_two_processes_equal_one(alone, corpus_file, tmp_path):
     """The same global batch, divided: losses agree to rounding, and either can go on where the other stopped."""
-    text = finish(start("cpu-2.yaml", corpus_file, tmp_path / "two", "--max-steps=50"))
+    text = finish(start("cpu-2.yaml", corpus_file, tmp_path / "two", *SHARED, "--max-steps=40"))
     assert "2 x cpu" in text
     assert losses(tmp_path / "two") == pytest.approx(losses(alone), abs=1e-5)
     for run, resume_on in ((alone, "cpu-2.yaml"), (tmp_path / "two", None)):
         half = tmp_path / f"half-of-{run.name}"
         shutil.copytree(run, half)
-        for step in (40, 50):
+        for step in (30, 40):
             shutil.rmtree(half / "checkpoints" / f"step-{step}")
         if resume_on:
-            finish(start(resume_on, corpus_file, half, "--resume"))
+            finish(start(resume_on, corpus_file, half, *SHARED, "--resume"))
         else:
-            pretrain(corpus_file, half, "--resume", *FLAGS)
+            pretrain(corpus_file, half, "--resume", *SHARED)
         assert losses(half) == pytest.approx(losses(alone), abs=1e-5)
 
 
@@ -73,19 +41,19 @@ def test_a_run_goes_on_on_four_processes(alone, corpus_file, tmp_path):
     """Rows are dealt out anew; four rows a step in the second stage, one a process."""
     half = tmp_path / "half"
     shutil.copytree(alone, half)
-    for step in (30, 40, 50):
+    for step in (20, 30, 40):
         shutil.rmtree(half / "checkpoints" / f"step-{step}")
-    finish(start("cpu-2.yaml", corpus_file, half, "--resume", launch=["--num_processes", "4"]))
+    finish(start("cpu-2.yaml", corpus_file, half, *SHARED, "--resume", launch=["--num_processes", "4"]))
     assert losses(half) == pytest.approx(losses(alone), abs=1e-5)
 
 
 def test_sharded_weights_train_the_same_and_are_saved_whole(alone, corpus_file, tmp_path):
     """FSDP2: one safetensors that loads anywhere; resumed sharded, and on one process."""
-    sharded = [str(ROOT / "tests" / "fsdp_on_cpu.py")]
-    text = finish(start("fsdp2.yaml", corpus_file, tmp_path / "run", "--max-steps=50", program=sharded))
+    sharded = [str(ROOT / "tests" / "pretrain" / "fsdp_on_cpu.py")]
+    text = finish(start("fsdp2.yaml", corpus_file, tmp_path / "run", *SHARED, "--max-steps=40", program=sharded))
     assert "2 x cpu, FSDP" in text
     assert losses(tmp_path / "run") == pytest.approx(losses(alone), abs=1e-5)
-    whole, expected = (load_file(run / "model.safetensors") for run in (tmp_path / "run", alone))
+    whole, expected = (weights(run) for run in (tmp_path / "run", alone))
     assert whole.keys() == expected.keys()
     for name, tensor in expected.items():
         torch.testing.assert_close(whole[name], tensor, atol=1e-4, rtol=1e-4)
@@ -94,18 +62,18 @@ def test_sharded_weights_train_the_same_and_are_saved_whole(alone, corpus_file, 
     for name, again in (("sharded", True), ("alone", False)):
         half = tmp_path / name
         shutil.copytree(tmp_path / "run", half)
-        shutil.rmtree(half / "checkpoints" / "step-50")
+        shutil.rmtree(half / "checkpoints" / "step-40")
         if again:
-            finish(start("fsdp2.yaml", corpus_file, half, "--resume", program=sharded))
+            finish(start("fsdp2.yaml", corpus_file, half, *SHARED, "--resume", program=sharded))
         else:
-            pretrain(corpus_file, half, "--resume", *FLAGS)
+            pretrain(corpus_file, half, "--resume", *SHARED)
         assert losses(half) == pytest.approx(losses(alone), abs=1e-5)
 
 
 def test_weights_kept_whole_within_a_step_train_the_same(alone, corpus_file, tmp_path):
     """ZeRO's second stage by FSDP2."""
-    sharded = [str(ROOT / "tests" / "fsdp_on_cpu.py")]
-    text = finish(start("zero2.yaml", corpus_file, tmp_path / "run", "--max-steps=50", program=sharded))
+    sharded = [str(ROOT / "tests" / "pretrain" / "fsdp_on_cpu.py")]
+    text = finish(start("zero2.yaml", corpus_file, tmp_path / "run", *SHARED, "--max-steps=40", program=sharded))
     assert "2 x cpu, FSDP" in text
     assert losses(tmp_path / "run") == pytest.approx(losses(alone), abs=1e-5)
 
@@ -118,7 +86,8 @@ def test_two_hosts_equal_one(alone, corpus_file, tmp_path):
             "hosts.yaml",
             corpus_file,
             tmp_path / "run",
-            "--max-steps=50",
+            *SHARED,
+            "--max-steps=40",
             launch=["--machine_rank", str(rank), "--main_process_port", port],
         )
         for rank in range(2)
@@ -137,7 +106,7 @@ def children(process):
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the workers through /proc")
 def test_a_killed_process_ends_the_others_and_resume_goes_on(corpus_file, tmp_path):
     flags = ("--max-steps=4000", "--save-steps=20")
-    process = start("cpu-2.yaml", corpus_file, tmp_path / "run", *flags)
+    process = start("cpu-2.yaml", corpus_file, tmp_path / "run", *SHARED, *flags)
     deadline = time.time() + 120
     while not (tmp_path / "run" / "checkpoints" / "step-20").is_dir():
         assert process.poll() is None, process.communicate()
@@ -151,7 +120,7 @@ def test_a_killed_process_ends_the_others_and_resume_goes_on(corpus_file, tmp_pa
     assert process.returncode != 0
     assert "exitcode  : -9" in text and "Signal 9 (SIGKILL)" in text, "the launcher says which one ended, and how"
     assert not (tmp_path / "run" / "config.json").exists()
-    process = start("cpu-2.yaml", corpus_file, tmp_path / "run", "--save-steps=20", "--resume")
+    process = start("cpu-2.yaml", corpus_file, tmp_path / "run", *SHARED, "--save-steps=20", "--resume")
     deadline = time.time() + 120
     seen = len(list((tmp_path / "run" / "checkpoints").iterdir()))
     while len(list((tmp_path / "run" / "checkpoints").iterdir())) <= seen:

@@ -7,9 +7,9 @@ from families import tiny_config
 from transformers import AutoModel
 
 from hf_tiny_transformer.layers import sinusoidal_positions
-from pretrain.embeddings import CONTEXTS, cooccurrence_embeddings, start_positions
-from pretrain.packing import PackedTokens
-from pretrain.tokenizer import VocabularyFacts
+from pretrain.data.embeddings import CONTEXTS, cooccurrence_embeddings, start_positions
+from pretrain.data.packed import PackedTokens
+from pretrain.data.tokenizer import VocabularyFacts
 
 PAD, UNK, CLS, SEP, MASK = range(5)
 # 5 and 6 keep the same company (10..14), 7 and 8 another (15..19); 9 never occurs

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import yaml
 from matplotlib.image import imread
+from pretraining import run as pretrain_run
 
-from hf_tiny_transformer.runs import run_cli
 from pretrain.cli import main, parse
 from pretrain.curve import draw_curve, phases, smooth
 
@@ -74,7 +74,7 @@ def test_smoothing_neither_lags_nor_invents():
 def test_phases_are_where_the_schedule_changes():
     assert phases(recipe("--warmup=0.1", "--decay=0.25"), 200) == {20: ["warm"], 150: ["decay"]}
     staged = phases(recipe(STAGES, "--warmup=0", "--decay=0.3"), 200)
-    assert staged == {140: ["4 x 128 tokens, 20 % hidden", "decay"]}
+    assert staged == {140: ["4 x 128 tokens, 20 % masked", "decay"]}
     assert phases(recipe("--warmup=0", "--decay=0"), 200) == {}
 
 
@@ -147,14 +147,14 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, capsys):
     (broken / "training" / "recipe.yaml").write_text("a: [")
     page = ["--output", str(tmp_path / "page.html")]
     for flags, complaint in {
-        (str(tmp_path), *page): "metrics.jsonl: no metrics there",
-        (str(run), str(run), *page): "named twice",
+        (str(tmp_path), *page): "metrics.jsonl: no metrics",
+        (str(run), str(run), *page): "given twice",
         (str(broken), *page): "cannot be read",
-        (str(run), "--output", str(tmp_path / "page.txt")): "ends in .html",
+        (str(run), "--output", str(tmp_path / "page.txt")): "name of a .html file",
         (str(run),): "--output",
-        tuple(page): "DIR",
+        tuple(page): "runs",
     }.items():
-        assert run_cli(lambda flags=flags: main(["report", *flags])) == 2
+        assert pretrain_run(["report", *flags]) == 2
         error = capsys.readouterr().err
         assert complaint in error and error.count("\n") == 1, error
     assert sorted(path.name for path in tmp_path.iterdir()) == ["broken", "run"]

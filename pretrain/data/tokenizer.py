@@ -1,4 +1,4 @@
-"""A WordPiece tokenizer trained on the corpus, saved so that `AutoTokenizer` opens it as a fast tokenizer."""
+"""Documents to a WordPiece tokenizer, saved so that `AutoTokenizer` loads it as a fast tokenizer."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers, process
 from tokenizers.models import WordPiece
 from transformers import PreTrainedTokenizerFast
 
-from hf_tiny_transformer.runs import UserError
+from hf_tiny_transformer.common.errors import UserError
 
 PAD, UNK, CLS, SEP, MASK = SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 CONTINUATION = "##"
-SPANS = [f"[SPAN{i}]" for i in range(64)]  # what stands for a span that was cut out; Seq2Seq only
-# How a text and a pair of texts begin and end. A decoder goes on writing where its prompt stops: no [SEP] there.
+SPANS = [f"[SPAN{i}]" for i in range(64)]  # each replaces a span of the text; Seq2Seq only
+# How a text and a pair of texts begin and end. A decoder continues where its prompt ends: no [SEP] there.
 TEMPLATES = {
     "encoder": (f"{CLS}:0 $A:0 {SEP}:0", f"{CLS}:0 $A:0 {SEP}:0 $B:1 {SEP}:1"),
     "bert": (f"{CLS}:0 $A:0 {SEP}:0", f"{CLS}:0 $A:0 {SEP}:0 $B:1 {SEP}:1"),
@@ -36,17 +36,20 @@ def train_tokenizer(
     family: str,
     progress: bool,
 ) -> PreTrainedTokenizerFast:
-    """Trains BERT's kind of tokenizer: BERT's normalisation and word splitting, WordPiece.
+    """Train a tokenizer like BERT's: its normalisation and word splitting, then WordPiece.
 
     The same text gives the same tokenizer in every process.
 
     Args:
-        read_documents: begins a new reading of the corpus; it is read twice.
-        max_length: what the model takes, stored for truncation.
-        family: of the model; it decides how a text begins and ends, and whether there are tokens for cut-out spans.
+        read_documents: Starts reading the corpus, which is read twice.
+        vocab_size: The number of pieces, special tokens included.
+        lowercase: Whether to lowercase and strip accents.
+        max_length: The tokens that the model takes, stored for truncation.
+        family: Decides how a text begins and ends, and whether there are tokens for spans.
+        progress: Whether to show a bar.
 
     Raises:
-        UserError: the corpus does not hold `vocab_size` different pieces.
+        UserError: The corpus has fewer than `vocab_size` different pieces.
     """
     normalizer = normalizers.BertNormalizer(lowercase=lowercase)
     special = SPECIAL_TOKENS + (SPANS if family == "seq2seq" else [])
@@ -75,7 +78,7 @@ def train_tokenizer(
         mask_token=MASK,
         **generation,
         extra_special_tokens=special[len(SPECIAL_TOKENS) :],
-        padding_side="left" if family == "decoder" else "right",  # a batch of prompts ends where writing begins
+        padding_side="left" if family == "decoder" else "right",  # the ends of a batch of prompts are aligned
         model_max_length=max_length,
         model_input_names=["input_ids", *(["token_type_ids"] if family == "bert" else []), "attention_mask"],
     )
@@ -89,10 +92,10 @@ def _train_pieces(
     vocab_size: int,
     progress: bool,
 ) -> list[str]:
-    """The pieces of the vocabulary, in the order of their ids.
+    """Return the pieces of the vocabulary, in the order of their ids.
 
-    The trainer meets continuing letters in the order of a hash table, another in every process, and breaks ties between
-    merges by that order. Given to it as special tokens, in sorted order, they are known before.
+    The trainer meets continuing letters in the order of a hash table, which differs between processes, and breaks ties
+    between merges by that order. As special tokens, in sorted order, they are known from the start.
     """
     letters: set[str] = set()
     for document in read_documents():
@@ -112,13 +115,13 @@ def _train_pieces(
 
 
 def _stands_alone(letter: str) -> bool:
-    """Punctuation is a word of its own to `BertPreTokenizer`, and never continues one."""
+    """Return whether `BertPreTokenizer` makes a character a word of its own, which never continues another."""
     return letter in string.punctuation or unicodedata.category(letter).startswith("P")
 
 
 @dataclass(frozen=True)
 class VocabularyFacts:
-    """What packing and the objectives need to know of the vocabulary.
+    """Facts about a vocabulary that the objectives need.
 
     `is_special` and `starts_word` are indexed by token id; `ordinary_ids` and `span_ids` list ids.
     """
@@ -134,7 +137,7 @@ class VocabularyFacts:
 
 
 def vocabulary_facts(tokenizer: PreTrainedTokenizerFast) -> VocabularyFacts:
-    """Reads the facts off a tokenizer."""
+    """Return the facts about a tokenizer's vocabulary."""
     pieces = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
     is_special = np.isin(np.arange(len(pieces)), tokenizer.all_special_ids)
     return VocabularyFacts(

@@ -3,27 +3,22 @@
 import numpy as np
 import pytest
 import torch
+from pretraining import make_tokenizer, pack
 from transformers import AutoTokenizer
 
 from hf_tiny_transformer import TinyTransformerSeq2SeqConfig, TinyTransformerSeq2SeqForConditionalGeneration
+from pretrain.data.packed import PackedTokens, open_packed
+from pretrain.data.tokenizer import SPANS, vocabulary_facts
 from pretrain.objectives.masking import IGNORED
 from pretrain.objectives.next_token import NextToken
 from pretrain.objectives.span_corruption import MEAN_SPAN, SpanCorruption, random_spans
-from pretrain.packing import PackedTokens, open_packed, write_packed
-from pretrain.tokenizer import SPANS, train_tokenizer, vocabulary_facts
 
 LENGTH = 64
 
 
-def make_tokenizer(documents, family):
-    return train_tokenizer(
-        lambda: documents, vocab_size=180, lowercase=True, max_length=64, family=family, progress=False
-    )
-
-
 @pytest.fixture(scope="module")
 def tokenizer(documents):
-    return make_tokenizer(documents, "seq2seq")
+    return make_tokenizer(documents, "seq2seq", 180)
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +28,7 @@ def facts(tokenizer):
 
 @pytest.fixture(scope="module")
 def packed(documents, tokenizer, tmp_path_factory):
-    path = tmp_path_factory.mktemp("packed") / "train.bin"
-    write_packed(documents, tokenizer, path, tmp_path_factory.mktemp("shards"))
+    path = pack(documents, tokenizer, tmp_path_factory.mktemp("packed"))
     return open_packed(path, len(tokenizer), tokenizer.cls_token_id, block_size=LENGTH, what="training")
 
 
@@ -165,7 +159,7 @@ def test_every_family_writes_its_texts_as_its_model_reads_them(documents, tmp_pa
         "seq2seq": "the music [SEP]",
     }
     for family, text in expected.items():
-        make_tokenizer(documents, family).save_pretrained(tmp_path / family)
+        make_tokenizer(documents, family, 180).save_pretrained(tmp_path / family)
         tokenizer = AutoTokenizer.from_pretrained(tmp_path / family)
         assert tokenizer.decode(tokenizer("the music")["input_ids"]) == text
         assert (tokenizer.eos_token == "[SEP]") == (family in ("decoder", "seq2seq"))

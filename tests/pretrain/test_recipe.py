@@ -1,9 +1,11 @@
 """Protects the command line of pretraining: every field can be set, nothing misspelt or ill-typed gets through."""
 
+import json
+
 import pytest
 import yaml
 
-from hf_tiny_transformer.runs import UserError, run_cli
+from hf_tiny_transformer.common.errors import UserError, run_command
 from pretrain.cli import parse
 from pretrain.recipe import RECIPES, find_recipe
 
@@ -54,33 +56,34 @@ def test_a_recipe_of_ones_own(tmp_path):
 
 
 BAD_FLAGS = {
-    "--learning_rat 0.1": "learning_rat",
+    "--learning_rat 0.1": r"--learning_rat \(did you mean --learning_rate\?\)",
+    "--recipe decodr": r"\(did you mean decoder\?\)",
     "--learning_rate fast": "learning_rate",
     "--learning_rate -1": "learning_rate must be positive",
     "--stages.batch_size -4": "batch_size must be at least 1",
-    "--stages.mask_rate 1.5": "mask_rate must lie between 0 and 1",
+    "--stages.mask_rate 1.5": "mask_rate must be between 0 and 1",
     "--stages.matrix_learning_rate 0": "matrix_learning_rate must be positive",
     "--stages.block_size 4096": "exceeds max_position_embeddings",
-    "--stages []": "stages needs at least one",
+    "--stages []": "stages must have at least one",
     "--masking letters": "masking",
     "--optimizer sgd": "optimizer",
     "--family gpt": "family",
     "--vocab_size many": "vocab_size",
     "--vocab_size 0": "vocab_size must be at least 1",
     "--warmup 0.9": "warmup and decay",
-    "--model.hidden_sise 64": "model.hidden_sise is no field of family encoder",
+    "--model.hidden_sise 64": r"model.hidden_sise is unknown in family encoder \(did you mean hidden_size\?\)",
     "--model.hidden_size 65": "hidden_size .65. must be a multiple",
     "--model.hidden_size wide": "hidden_size",
-    "--objective mlm_nsp": "objective of family encoder is one of: mlm",
-    "--recipe decoder --objective mlm": "objective of family decoder is one of: next_token",
+    "--objective mlm_nsp": "objective of family encoder must be one of: mlm",
+    "--recipe decoder --objective mlm": "objective of family decoder must be one of: next_token",
     "--recipe decoder --stages.mask_rate 0.1": "mask_rate must be left out",
-    "--recipe decoder --masking span": "masking says how mlm hides tokens",
-    "--recipe decoder --examples ['a_[MASK]']": r"goes on, it fills no \[MASK\]",
+    "--recipe decoder --masking span": "masking must be token with next_token",
+    "--recipe decoder --examples ['a_[MASK]']": r"fills no \[MASK\]",
     "--recipe seq2seq --stages.mask_rate null": "mask_rate is missing",
     "--recipe seq2seq --model.num_decoder_layers 0": "num_decoder_layers .0. must be at least 1",
     "--examples [nothing_masked]": r"no \[MASK\]",
     "--max-steps -3": "max-steps -3: must be positive",
-    "--max-steps 3 --minutes 1": "give one of them",
+    "--max-steps 3 --minutes 1": "exclude each other",
     "--minutes soon": "minutes",
     "--seed -1": "seed -1",
     "--recipe nowhere": "neither a published recipe",
@@ -94,7 +97,7 @@ def test_wrong_flags_are_one_line_and_exit_2(flags, tmp_path, capsys):
         settings.validate()
         recipe.validate()
 
-    assert run_cli(main) == 2
+    assert run_command(main) == 2
     message = capsys.readouterr().err
     assert message.count("\n") == 1
     assert message.startswith("error: ")
@@ -104,10 +107,32 @@ def test_wrong_flags_are_one_line_and_exit_2(flags, tmp_path, capsys):
 
 
 def test_a_misspelt_field_in_a_recipe_file(tmp_path):
-    content = yaml.safe_load(find_recipe("sample").read_text()) | {"maks_rate": 0.3}
+    content = yaml.safe_load(find_recipe("sample").read_text()) | {"vocab_sise": 0.3}
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(content))
-    with pytest.raises(UserError, match=r"maks_rate.*mine\.yaml"):
+    with pytest.raises(UserError, match=r"mine\.yaml: unknown field vocab_sise \(did you mean"):
         parse(["--recipe", str(tmp_path / "mine.yaml"), "--output", "x"])
+
+
+def test_a_wrong_value_in_a_recipe_file(tmp_path):
+    content = yaml.safe_load(find_recipe("sample").read_text())
+    for name, value in (("learning_rate", "fast"), ("stages", [{"share": 1.0, "block_sise": 8}]), ("optimizer", "sgd")):
+        (tmp_path / "mine.yaml").write_text(yaml.safe_dump(content | {name: value}))
+        with pytest.raises(UserError, match=rf"mine\.yaml, field {name}: "):
+            parse(["--recipe", str(tmp_path / "mine.yaml"), "--output", "x"])
+    (tmp_path / "mine.yaml").write_text("a: [")
+    with pytest.raises(UserError, match="cannot be read"):
+        parse(["--recipe", str(tmp_path / "mine.yaml"), "--output", "x"])
+
+
+def test_help_shows_the_values_that_will_run(capsys):
+    with pytest.raises(SystemExit) as ended:
+        parse(["--recipe", "decoder", "--help"])
+    assert ended.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    content = yaml.safe_load(find_recipe("decoder").read_text())
+    assert f"Peak learning rate of Muon; ignored with adamw. (default: {content['matrix_learning_rate']})" in text
+    assert f"(default: {json.dumps(content['stages'])})" in text and "Model family. (default: decoder)" in text
+    assert text.count("(required)") == 1, "only --output"
 
 
 def test_output_is_required():

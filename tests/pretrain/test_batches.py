@@ -5,30 +5,27 @@ from itertools import chain, pairwise
 import numpy as np
 import pytest
 import torch
-from families import language_model
+from families import language_model, tiny_config
+from pretraining import make_tokenizer, pack
 
-from pretrain import packing
-from pretrain.batches import BatchSource
-from pretrain.loss import count_targets, predict
-from pretrain.objectives import make_objective
+import hf_tiny_transformer as ours
+from pretrain.batches import BatchSource, make_objective
+from pretrain.data.packed import open_packed, positions_within_documents
+from pretrain.data.tokenizer import vocabulary_facts
+from pretrain.loop import count_targets, forward
 from pretrain.objectives.masking import IGNORED
-from pretrain.packing import open_packed, positions_within_documents, write_packed
 from pretrain.recipe import Recipe, Stage
 from pretrain.schedule import learning_rate_factor, plan_stages
-from pretrain.tokenizer import train_tokenizer, vocabulary_facts
 
 
 @pytest.fixture(scope="module")
 def tokenizer(documents):
-    return train_tokenizer(
-        lambda: documents, vocab_size=120, lowercase=True, max_length=64, family="bert", progress=False
-    )
+    return make_tokenizer(documents, "bert")
 
 
 @pytest.fixture(scope="module")
 def packed(documents, tokenizer, tmp_path_factory):
-    path = tmp_path_factory.mktemp("packed") / "train.bin"
-    write_packed(documents, tokenizer, path, tmp_path_factory.mktemp("shards"))
+    path = pack(documents, tokenizer, tmp_path_factory.mktemp("packed"))
     return open_packed(path, len(tokenizer), tokenizer.cls_token_id, block_size=32, what="training")
 
 
@@ -106,14 +103,6 @@ def test_positions_restart_at_every_document():
     assert positions_within_documents(blocks, 2).tolist() == [[0, 1, 2, 0, 1, 2, 0, 1]]
 
 
-def test_text_that_looks_like_a_special_token_stays_text(tokenizer, tmp_path):
-    write_packed(["the [MASK] film [SEP] ends"], tokenizer, tmp_path / "x.bin", tmp_path / "shards")
-    ids = np.fromfile(tmp_path / "x.bin", dtype=np.uint16)
-    assert tokenizer.mask_token_id not in ids
-    assert (ids == tokenizer.sep_token_id).sum() == 1
-    assert tokenizer("the [MASK] film")["input_ids"].count(tokenizer.mask_token_id) == 1, "but users may still write it"
-
-
 def test_segment_pairs_are_half_true_continuations(packed, facts, tokenizer):
     (plan,) = plans(Stage(1.0, 32, 64, 0.2))
     batches = source(packed, facts, objective="mlm_nsp")
@@ -160,28 +149,6 @@ def test_learning_rate_rises_stays_and_falls_to_zero():
     assert all(b <= a for a, b in pairwise(factors[599:]))
 
 
-def test_packing_goes_on_behind_the_last_whole_shard(documents, tokenizer, tmp_path, monkeypatch):
-    """After a crash the same bytes, and nothing that was finished is tokenised again."""
-    monkeypatch.setattr(packing, "SHARD", 70)
-    monkeypatch.setattr(packing, "BATCH", 30)
-    whole = tmp_path / "whole.bin"
-    count = write_packed(documents, tokenizer, whole, tmp_path / "a")
-    assert len(list((tmp_path / "a").iterdir())) == -(-len(documents) // 70)
-
-    def interrupted():
-        yield from documents[:150]
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write_packed(interrupted(), tokenizer, tmp_path / "half.bin", tmp_path / "b")
-    done = sorted(path.name for path in (tmp_path / "b").glob("*.bin"))
-    assert done == ["000000.bin", "000001.bin"] and not (tmp_path / "half.bin").exists()
-    times = [(tmp_path / "b" / name).stat().st_mtime_ns for name in done]
-    assert write_packed(documents, tokenizer, tmp_path / "half.bin", tmp_path / "b") == count
-    assert (tmp_path / "half.bin").read_bytes() == whole.read_bytes()
-    assert [(tmp_path / "b" / name).stat().st_mtime_ns for name in done] == times
-
-
 @pytest.mark.parametrize("objective", ["mlm", "next_token"])
 def test_rows_joined_to_one_give_the_same_loss(packed, facts, objective):
     """What flash attention reads; documents are told apart by positions alone, which sdpa does too."""
@@ -195,5 +162,22 @@ def test_rows_joined_to_one_give_the_same_loss(packed, facts, objective):
     (of_rows,), (of_one,) = (list(s.micro_batches(plan, 3, rank=0, world=1, size=6)) for s in (rows, joined))
     assert of_rows["input_ids"].shape == (6, 32) and of_one["input_ids"].shape == (1, 192)
     totals = count_targets(of_rows)
-    losses = [predict(model, batch, totals).loss for batch in (of_rows, of_one)]
+    losses = [forward(model, batch, totals).loss for batch in (of_rows, of_one)]
     torch.testing.assert_close(losses[1], losses[0])
+
+
+def test_the_next_sentence_loss_counts_rows_however_they_are_divided(packed, facts):
+    """Micro-batches of different sizes and numbers of targets add up to the loss of the whole, computed by hand."""
+    torch.manual_seed(0)
+    model = ours.TinyTransformerBertForPreTraining(tiny_config("Bert", vocab_size=120)).eval()
+    (plan,) = plans(Stage(1.0, 32, 12, 0.9))
+    batches = source(packed, facts, objective="mlm_nsp")
+    (whole,) = batches.micro_batches(plan, 5, rank=0, world=1, size=12)
+    assert (whole["labels"] == IGNORED).any(), "rows differ in their number of targets"
+    outputs = model(**{name: whole[name] for name in whole if name not in ("labels", "next_sentence_label")})
+    tokens = torch.nn.functional.cross_entropy(outputs.prediction_logits, whole["labels"])
+    pairs = torch.nn.functional.cross_entropy(outputs.seq_relationship_logits, whole["next_sentence_label"])
+    totals = count_targets(whole)
+    for size in (12, 5, 1):
+        parts = batches.micro_batches(plan, 5, rank=0, world=1, size=size)
+        torch.testing.assert_close(sum(forward(model, part, totals).loss for part in parts), tokens + pairs)

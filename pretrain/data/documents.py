@@ -1,0 +1,188 @@
+"""Sources to documents: each is hashed, exact duplicates are dropped, and some are held out for validation.
+
+Every portion of the corpus is hashed into a file of a few bytes per document, and the hashes are compared in parts, so
+that memory does not grow with the corpus. Whether a document is held out depends on its text alone: adding a file moves
+no document from one split to the other. Results are cached until a source changes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from hf_tiny_transformer.common.errors import UserError
+from hf_tiny_transformer.common.files import atomic_directory, atomic_write_json, cache_entry
+
+from .sources import Portion, Source, Tally, divide, open_sources
+from .team import ALONE, Team
+
+FORMAT = 3  # of the cached hashes and splits
+TRAIN, VALIDATION, DUPLICATE = 0, 1, 2  # the fate of a document
+HASH = np.dtype([("key", "<u8"), ("length", "<u4")])  # of a document: hash of its text, and its characters
+CHUNK = 2**16  # documents whose hashes are read at once
+PART = 2**20  # documents whose hashes are compared at once
+FACTS_FILE, FATES_FILE, HASHES_FILE = "facts.json", "fates.bin", "hashes.bin"
+
+
+@dataclass(frozen=True)
+class CorpusFacts:
+    """Counts without duplicates; `fingerprint` identifies text, order and split, not how the text is cut into files."""
+
+    documents: int
+    characters: int
+    duplicates: int
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Documents that can be read as often as needed, in the same order each time, without holding them in memory.
+
+    Args:
+        portions: The sources, in units that one process prepares at a time.
+        facts: Counts and fingerprint.
+        counts: Documents of each portion, duplicates included.
+        tally: Facts about the sources, for the log.
+        fates_file: TRAIN, VALIDATION or DUPLICATE of each document, one byte each.
+    """
+
+    portions: list[Portion]
+    facts: CorpusFacts
+    counts: list[int]
+    tally: Tally
+    fates_file: Path
+
+    def fates(self, portion: int) -> np.ndarray:
+        """Return the fates of a portion's documents, (D,) memory-mapped."""
+        end = self._ends[portion]
+        return np.memmap(self.fates_file, dtype=np.uint8, mode="r")[end - self.counts[portion] : end]
+
+    @cached_property
+    def _ends(self) -> np.ndarray:
+        return np.cumsum(self.counts)
+
+    def train(self) -> Iterator[str]:
+        """Iterate over the documents of the training split."""
+        return self._with_fate(TRAIN)
+
+    def validation(self) -> Iterator[str]:
+        """Iterate over the held-out documents."""
+        return self._with_fate(VALIDATION)
+
+    def _with_fate(self, wanted: int) -> Iterator[str]:
+        for number, portion in enumerate(self.portions):
+            texts = documents_of(portion)
+            yield from (text for text, fate in zip(texts, self.fates(number), strict=True) if fate == wanted)
+
+
+def documents_of(sources: list[Source], tally: Tally | None = None) -> Iterator[str]:
+    """Iterate over all documents in order, stripped, without empty ones; facts are added to `tally`."""
+    for source in sources:
+        for text in source.read(Counter() if tally is None else tally):
+            if text := text.strip():
+                yield text
+
+
+def open_corpus(
+    names: list[str], *, text_field: str, validation_share: float, exclude: Path | None = None, team: Team = ALONE
+) -> Corpus:
+    """Read everything once, unless these sources were read before, and decide the fate of each document.
+
+    Raises:
+        UserError: A source does not exist or cannot be read, or there are too few documents.
+    """
+
+    def sources() -> list[Source]:
+        return open_sources(names, text_field=text_field, exclude=exclude)
+
+    if team.world > 1:
+        team.main_only(lambda: bool(sources()))  # a data set of the Hub is downloaded once
+    portions = divide(team.together(sources))
+    hashed = [cache_entry("hashes", [FORMAT, *(source.identity for source in portion)]) for portion in portions]
+    directory = cache_entry("surveys", [FORMAT, [entry.name for entry in hashed], validation_share])
+
+    def hash_share() -> None:
+        for number in team.share(range(len(portions))):
+            if not hashed[number].is_dir():
+                _hash_documents(portions[number], hashed[number], show_progress=team.is_main and sys.stderr.isatty())
+
+    if not team.main_only(directory.is_dir):
+        team.together(hash_share)
+        team.main_only(lambda: _split(hashed, validation_share, directory))
+    found = json.loads((directory / FACTS_FILE).read_text(encoding="utf-8"))
+    facts, tally = CorpusFacts(**found["facts"]), Counter(found["tally"])
+    return Corpus(portions, facts, found["counts"], tally, directory / FATES_FILE)
+
+
+def _hash_documents(portion: Portion, directory: Path, *, show_progress: bool) -> None:
+    """Write the HASH of each document, and a tally of the sources."""
+    tally: Tally = Counter()
+    with atomic_directory(directory) as staging:
+        with (staging / HASHES_FILE).open("wb") as stream:
+            for text in tqdm(documents_of(portion, tally), unit=" documents", disable=not show_progress, leave=False):
+                key = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+                stream.write(struct.pack("<QI", key, len(text)))  # a HASH
+        atomic_write_json(staging / FACTS_FILE, tally)
+
+
+def _split(hashed: list[Path], validation_share: float, directory: Path) -> None:
+    """Decide the fate of every document, and write `directory`."""
+    tally, counts, digest = Counter(), [], hashlib.sha256(repr(validation_share).encode())
+    limit = np.uint64(min(int(validation_share * 2**64), 2**64 - 1))
+    found, characters = np.zeros(3, dtype=np.int64), 0
+    with atomic_directory(directory) as staging:
+        with (staging / HASHES_FILE).open("wb") as joined:
+            for entry in hashed:
+                tally.update(json.loads((entry / FACTS_FILE).read_text(encoding="utf-8")))
+                counts.append((entry / HASHES_FILE).stat().st_size // HASH.itemsize)
+                with (entry / HASHES_FILE).open("rb") as stream:
+                    while len(part := np.fromfile(stream, dtype=HASH, count=CHUNK)):
+                        digest.update(part["key"].tobytes())
+                        part.tofile(joined)
+        if sum(counts) == 0:
+            raise UserError("--corpus: has no text; name other sources")
+        hashes = np.memmap(staging / HASHES_FILE, dtype=HASH, mode="r")
+        fates = np.memmap(staging / FATES_FILE, dtype=np.uint8, mode="w+", shape=hashes.shape)
+        _mark_duplicates(hashes, fates)
+        for part in _slices(len(hashes), CHUNK):
+            split = np.where(hashes[part]["key"] < limit, VALIDATION, TRAIN)
+            fates[part] = np.where(fates[part] == DUPLICATE, DUPLICATE, split)
+            found += np.bincount(fates[part], minlength=3)
+            characters += int(hashes[part]["length"][fates[part] != DUPLICATE].sum(dtype=np.int64))
+        fates.flush()
+        (staging / HASHES_FILE).unlink()
+        train, held_out, duplicates = map(int, found)
+        if 0 in (train, held_out):
+            raise UserError(
+                f"--corpus: {train + held_out} documents are too few to hold some out for validation; give more text "
+                "or a larger --validation_share. In .txt files a document is a line, or ends at a blank line where "
+                "these are frequent"
+            )
+        facts = CorpusFacts(train + held_out, characters, duplicates, digest.hexdigest())
+        atomic_write_json(staging / FACTS_FILE, {"facts": asdict(facts), "counts": counts, "tally": tally})
+
+
+def _mark_duplicates(hashes: np.ndarray, fates: np.ndarray) -> None:
+    """Mark all but the first of equal keys, comparing about PART of them at a time: those with the same remainder."""
+    parts = np.uint64(len(hashes) // PART + 1)
+    for remainder in range(int(parts)):
+        same = [np.flatnonzero(hashes[p]["key"] % parts == remainder) + p.start for p in _slices(len(hashes), PART)]
+        places = np.concatenate(same)
+        _, first = np.unique(hashes["key"][places], return_index=True)
+        repeated = np.ones(len(places), dtype=bool)
+        repeated[first] = False
+        fates[places[repeated]] = DUPLICATE
+
+
+def _slices(length: int, size: int) -> list[slice]:
+    return [slice(start, min(start + size, length)) for start in range(0, length, size)]

@@ -1,0 +1,153 @@
+"""Documents to one memory-mapped array of token ids: [CLS] document [SEP] [CLS] document [SEP] ...
+
+A block of any size is a slice of the array, so that a stage with longer rows needs no second packing. A block that
+begins inside a document treats the rest as a document of its own.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from transformers import PreTrainedTokenizerFast
+
+from hf_tiny_transformer.common.errors import UserError
+from hf_tiny_transformer.common.files import atomic_file
+
+from .documents import DUPLICATE, TRAIN, VALIDATION
+
+BATCH = 1000  # documents that are tokenised at once, on all cores,
+BATCH_CHARACTERS = 1_000_000  # or fewer, once they have this many characters: bounds memory
+SHARD = 50_000  # documents that are tokenised again after a crash, at most
+SPLITS = {TRAIN: "train", VALIDATION: "validation"}
+
+
+@dataclass(frozen=True)
+class PackedTokens:
+    """Token ids (N,), usually memory-mapped; `cls_id` begins a document."""
+
+    tokens: np.ndarray
+    cls_id: int
+
+    def num_blocks(self, block_size: int) -> int:
+        """Return the number of whole blocks; the remainder is not used."""
+        return len(self.tokens) // block_size
+
+    def blocks(self, indices: np.ndarray, block_size: int) -> np.ndarray:
+        """Return the token ids of the blocks with these numbers, (B, block_size) int64."""
+        return np.stack([self.tokens[i * block_size : (i + 1) * block_size] for i in indices]).astype(np.int64)
+
+    def document_starts(self) -> np.ndarray:
+        """Return the index of each document's [CLS], (D,)."""
+        return np.flatnonzero(self.tokens == self.cls_id)
+
+
+def positions_within_documents(blocks: np.ndarray, cls_id: int) -> np.ndarray:
+    """Return positions (B, T) that restart at 0 at each row and at each [CLS].
+
+    The model treats the restarts as document borders: no token attends to another document.
+    """
+    columns = np.arange(blocks.shape[1])
+    starts = np.where(blocks == cls_id, columns, 0)
+    return columns - np.maximum.accumulate(starts, axis=1)
+
+
+def write_shards(
+    documents: Iterable[str], fates: np.ndarray, tokenizer: PreTrainedTokenizerFast, directory: Path
+) -> None:
+    """Tokenise documents and write shards of token ids, continuing after the shards that are already there.
+
+    Text that looks like a special token, such as "[MASK]" in a forum post, is read as text. Memory stays flat.
+
+    Args:
+        documents: All documents of a portion, in order.
+        fates: TRAIN, VALIDATION or DUPLICATE of each document.
+        tokenizer: Its truncation and padding are switched off.
+        directory: Receives train-N.bin and validation-N.bin for every SHARD documents.
+    """
+    texts = iter(documents)
+    starts = list(range(0, len(fates), SHARD))
+    if starts and _shard(directory, TRAIN, len(starts) - 1).is_file():  # the last one: nothing needs to be read
+        return
+    for number, start in enumerate(starts):
+        part = zip(islice(texts, SHARD), fates[start : start + SHARD], strict=True)
+        if _shard(directory, TRAIN, number).is_file():
+            for _ in part:
+                pass
+        else:
+            _write_shard(part, tokenizer, directory, number)
+
+
+def join_shards(directories: Iterable[Path], directory: Path, vocab_size: int) -> dict[str, int]:
+    """Join the shards of all portions to train.bin and validation.bin, and return their numbers of tokens."""
+    directories, counts = list(directories), {}
+    for split in SPLITS.values():
+        path = directory / f"{split}.bin"
+        with atomic_file(path) as stream:
+            for shard in (file for folder in directories for file in sorted(folder.glob(f"{split}-*.bin"))):
+                with shard.open("rb") as part:
+                    shutil.copyfileobj(part, stream, 2**20)
+        counts[split] = path.stat().st_size // _dtype(vocab_size).itemsize
+    return counts
+
+
+def open_packed(path: Path, vocab_size: int, cls_id: int, *, block_size: int, what: str) -> PackedTokens:
+    """Map a file of packed tokens; `what` names its split in errors.
+
+    Raises:
+        UserError: The file has less than one block.
+    """
+    count = path.stat().st_size // _dtype(vocab_size).itemsize
+    if count < block_size:
+        raise UserError(
+            f"--corpus: the {what} documents have {count} tokens, less than one block of {block_size}; "
+            "give more text or a smaller stages[].block_size"
+        )
+    return PackedTokens(np.memmap(path, dtype=_dtype(vocab_size), mode="r"), cls_id)
+
+
+def _shard(directory: Path, fate: int, number: int) -> Path:
+    return directory / f"{SPLITS[fate]}-{number:06d}.bin"
+
+
+def _write_shard(
+    documents: Iterable[tuple[str, int]], tokenizer: PreTrainedTokenizerFast, directory: Path, number: int
+) -> None:
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    backend.encode_special_tokens = True
+    dtype, kept = _dtype(len(tokenizer)), ((text, fate) for text, fate in documents if fate != DUPLICATE)
+    # the training shard is renamed last: where it exists, the shard is complete
+    with (
+        atomic_file(_shard(directory, TRAIN, number)) as train,
+        atomic_file(_shard(directory, VALIDATION, number)) as validation,
+    ):
+        streams = {TRAIN: train, VALIDATION: validation}
+        for batch in _batches(kept):
+            encodings = backend.encode_batch_fast([text for text, _ in batch], add_special_tokens=False)
+            for encoding, (_, fate) in zip(encodings, batch, strict=True):
+                ids = [tokenizer.cls_token_id, *encoding.ids, tokenizer.sep_token_id]
+                streams[fate].write(np.asarray(ids, dtype=dtype).tobytes())
+    backend.encode_special_tokens = False
+
+
+def _batches(documents: Iterable[tuple[str, int]]) -> Iterator[list[tuple[str, int]]]:
+    """Group documents into batches of BATCH, or fewer long ones."""
+    batch, characters = [], 0
+    for document in documents:
+        batch.append(document)
+        characters += len(document[0])
+        if len(batch) == BATCH or characters >= BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
+
+
+def _dtype(vocab_size: int) -> np.dtype:
+    return np.dtype(np.uint16 if vocab_size <= 2**16 else np.uint32)

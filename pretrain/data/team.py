@@ -1,0 +1,63 @@
+"""The processes of a run while they prepare its data: they share the work and wait for each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import TypeVar
+
+import torch.distributed
+
+from hf_tiny_transformer.common.errors import EXIT_BAD_INPUT, UserError
+from hf_tiny_transformer.common.processes import rank, world_size
+
+PATIENCE = timedelta(days=7)  # how long to wait for the slowest; NCCL would give up after ten minutes
+
+T = TypeVar("T")
+
+
+class Team:
+    """Processes that see the same files. All construct the object, and wait for each other over gloo."""
+
+    def __init__(self, rank: int = 0, world: int = 1):
+        self.rank, self.world, self.is_main = rank, world, rank == 0
+        self._group = torch.distributed.new_group(backend="gloo", timeout=PATIENCE) if world > 1 else None
+
+    @classmethod
+    def of_run(cls) -> Team:
+        """Return the team of all processes."""
+        return cls(rank(), world_size())
+
+    def share(self, items: Sequence[T]) -> Sequence[T]:
+        """Return the items of this process: every `world`-th."""
+        return items[self.rank :: self.world]
+
+    def main_only(self, work: Callable[[], T]) -> T:
+        """Let the main process work; return its result, which must be small, in all of them. Raises as `together`."""
+        return self.together(work if self.is_main else lambda: None, of_main=True)
+
+    def together(self, work: Callable[[], T], *, of_main: bool = False) -> T:
+        """Let each process work, and return its own result (or the main process's) when all have finished.
+
+        Raises:
+            UserError: The work of this process failed. If only others failed, this process exits silently.
+        """
+        if self._group is None:
+            return work()
+        result = error = None
+        try:
+            result = work()
+        except UserError as raised:
+            error = raised
+        reports: list = [None] * self.world
+        mine = (error is not None, result if self.is_main and of_main else None)
+        torch.distributed.all_gather_object(reports, mine, group=self._group)
+        failed = [rank for rank, (has_failed, _) in enumerate(reports) if has_failed]
+        if error is not None and failed[0] == self.rank:
+            raise error
+        if failed:
+            raise SystemExit(EXIT_BAD_INPUT)
+        return reports[0][1] if of_main else result
+
+
+ALONE = Team()

@@ -1,0 +1,69 @@
+"""The model at the start of a run."""
+
+from __future__ import annotations
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForPreTraining,
+    AutoModelForSeq2SeqLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+from hf_tiny_transformer.common.errors import UserError, first_line
+
+from .data.embeddings import initial_embeddings, start_positions
+from .data.prepare import PreparedData
+from .initial import InitialModel
+from .recipe import CONFIG_CLASSES, Recipe
+
+AUTO_CLASSES = {
+    "mlm": AutoModelForMaskedLM,
+    "mlm_nsp": AutoModelForPreTraining,
+    "next_token": AutoModelForCausalLM,
+    "span_corruption": AutoModelForSeq2SeqLM,
+}
+
+
+def build_model(
+    recipe: Recipe, data: PreparedData, *, seed: int, initial: InitialModel | None = None, attention: str = "sdpa"
+) -> PreTrainedModel:
+    """Return the initial model, or a new one of the recipe's family; all processes call this, after seeding.
+
+    Raises:
+        UserError: The attention implementation is not installed, or does not work with this model.
+    """
+    auto_class = AUTO_CLASSES[recipe.objective]
+    if initial is not None:
+        model = initial.load(auto_class._model_mapping[type(initial.config)], seed)
+    else:
+        config = CONFIG_CLASSES[recipe.family](**recipe.model, **_token_fields(recipe.family, data.tokenizer))
+        model = auto_class.from_config(config)
+        if recipe.embedding_init == "cooccurrence":
+            vectors = torch.from_numpy(initial_embeddings(data, config.hidden_size))
+            known = vectors.abs().sum(dim=1) > 0
+            with torch.no_grad():
+                model.get_input_embeddings().weight[known] = vectors[known]
+        if recipe.position_init == "sinusoidal":
+            start_positions(model)
+    if attention.startswith("flash") and model.config.is_encoder_decoder:
+        raise UserError(f"--attention {attention}: cannot separate the packed documents of a Seq2Seq model; use sdpa")
+    try:
+        model.set_attn_implementation(attention)
+    except (ImportError, ValueError) as error:
+        raise UserError(f"--attention {attention}: {first_line(error)}") from None
+    return model
+
+
+def _token_fields(family: str, tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
+    """Return the config fields that the tokenizer decides."""
+    fields = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+    if family == "encoder":
+        fields |= {"cls_token_id": tokenizer.cls_token_id, "sep_token_id": tokenizer.sep_token_id}
+    if family in ("decoder", "seq2seq"):
+        fields |= {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    if family == "seq2seq":
+        fields["decoder_start_token_id"] = tokenizer.bos_token_id
+    return fields
