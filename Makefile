@@ -1,6 +1,6 @@
 # Everything sets itself up: a .venv of its own, with the versions pinned in constraints.txt.
 .DEFAULT_GOAL := help
-.PHONY: help pretrain test tour conformance lint format clean
+.PHONY: help pretrain test tour docs conformance lint phrases format clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -8,6 +8,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 RUN := runs/sample
 MINUTES ?= 5
+# What no person of this project wrote, or what quotes the phrases.
+NOT_CHECKED := ':!docs/tour*' ':!docs/contributing/style.md' ':!docs/contributing/banned-phrases.txt'
 
 export TOKENIZERS_PARALLELISM := true
 
@@ -37,17 +39,29 @@ $(VENV)/.extras: $(READY)
 test: $(READY) $(VENV)/.extras  ## the tests, on all cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
-tour: $(READY)  ## docs/tour.md in both languages: every number and picture anew
+tour: $(READY)  ## rewrite docs/tour.md in both languages, with its numbers and pictures
 	$(BIN)/python -m tour
+
+$(VENV)/.docs: $(READY)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	touch $@
+
+docs: $(VENV)/.docs  ## the documentation, with the references, in build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 conformance: $(READY)  ## Hugging Face's own model tests, on our families and on stock ones
 	$(BIN)/python -m conformance
 
-lint: $(READY)  ## ruff: rules and format
+lint: $(READY) phrases  ## ruff (rules, docstrings, format), spelling, banned phrases
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 
-format: $(READY)  ## let ruff mend what it can
+phrases:  ## reject the phrases of docs/contributing/banned-phrases.txt; docs/contributing/style.md has replacements
+	@git grep --line-number --untracked -I --ignore-case --perl-regexp -f docs/contributing/banned-phrases.txt -- \
+		'*.py' '*.md' '*.j2' '*.yaml' '*.html' '*.toml' '*.cff' Makefile $(NOT_CHECKED); test $$? -eq 1
+
+format: $(READY)  ## apply ruff's automatic fixes
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
