@@ -51,8 +51,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     depth = page.file.src_uri.count("/") + 1
     if page.file.src_uri.startswith("contributing/") and page.file.src_uri != "contributing/style.md":
         markdown = re.sub(r"\]\((?:\.\./)?docs/", "](../", markdown)
-    outside = re.compile(r"\[([^\]\[]+)\]\((?:\.\./){%d}[^)]*\)" % depth)
-    return outside.sub(r"\1", markdown)
+    return re.sub(rf"\[([^\]\[]+)\]\((?:\.\./){{{depth}}}[^)]*\)", r"\1", markdown)
 
 
 def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files) -> str:
@@ -93,6 +92,8 @@ def _command_line() -> str:
         call: list[Any] = [sys.executable, "-m", "hf_tiny_transformer", command, "--help"]
         done = subprocess.run(call, cwd=ROOT, env=environment, capture_output=True, text=True)
         if done.returncode:
-            log.warning("hf-tiny-transformer %s --help: %s", command, (done.stderr.strip() or "failed").splitlines()[-1])
+            log.warning(
+                "hf-tiny-transformer %s --help: %s", command, (done.stderr.strip() or "failed").splitlines()[-1]
+            )
         lines.append(f"## {command}\n\n```text\n{done.stdout.strip()}\n```")
     return "\n\n".join(lines) + "\n"

@@ -5,8 +5,8 @@
     python -m pretrain --corpus "shards/*.jsonl.gz" --output runs/x
 
 The input is whatever `--corpus` reads. The filters are Gopher's (Rae et al. 2021, table A1). MinHash finds near
-duplicates, as for FineWeb (Penedo et al. 2024); `pretrain` itself drops exact duplicates only. When the script is started
-again after a crash, it does only the missing tasks. datatrove's SlurmPipelineExecutor runs the same steps on a cluster.
+duplicates, as for FineWeb (Penedo et al. 2024); `pretrain` itself drops exact duplicates only. After a crash, the
+script does only the missing tasks. datatrove's SlurmPipelineExecutor runs the same steps on a cluster.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from datatrove.pipeline.filters import GopherQualityFilter, GopherRepetitionFilt
 from datatrove.pipeline.readers import JsonlReader
 from datatrove.pipeline.writers import JsonlWriter
 from datatrove.utils.hashing import HashConfig
+from pretrain.data.documents import documents_of
+from pretrain.data.sources import open_sources
 
 from hf_tiny_transformer.common.errors import UserError, run_command
 from hf_tiny_transformer.common.files import atomic_write_json
-from pretrain.data.documents import documents_of
-from pretrain.data.sources import open_sources
 
 
 class Documents(PipelineStep):
@@ -74,7 +74,9 @@ def main() -> None:
     parser.add_argument("--text-field", default="text", help="column or field that holds the text (default: text)")
     parser.add_argument("--output", type=Path, required=True, help="folder of the shards; OUTPUT.work may be deleted")
     parser.add_argument("--tasks", type=int, default=8, help="number of tasks, and of shards (default: 8)")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="tasks that run in parallel (default: all cores)")
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count(), help="tasks that run in parallel (default: all cores)"
+    )
     arguments = parser.parse_args()
     open_sources(arguments.corpus, text_field=arguments.text_field)  # fail early if a name is wrong
 
@@ -105,7 +107,9 @@ def main() -> None:
             logging_dir=str(work / "logs" / name),
         ).run()
         if name == "filter" and not any(Path(filtered).glob("*")):
-            raise UserError(f"{filtered}: the filters kept no document; see {work / 'logs'}, and change the filters in this script")
+            raise UserError(
+                f"{filtered}: the filters kept no document; see {work / 'logs'} and change them in this script"
+            )
 
 
 def _require_same(path: Path, settings: dict[str, Any]) -> None:
