@@ -1,6 +1,6 @@
 # Everything sets itself up: a .venv of its own, with the versions pinned in constraints.txt.
 .DEFAULT_GOAL := help
-.PHONY: help pretrain test tour docs conformance lint phrases format clean
+.PHONY: help pretrain test tour docs conformance lint phrases format lock clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -64,6 +64,11 @@ phrases:  ## reject the phrases of docs/contributing/banned-phrases.txt; docs/co
 format: $(READY)  ## apply ruff's automatic fixes
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+lock: $(READY)  ## constraints.lock: the versions of constraints.txt with the hashes of their files
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile --quiet --no-deps --no-emit-package torch --generate-hashes --no-annotate --no-header \
+		--python-version 3.11.5 --output-file constraints.lock constraints.txt
 
 clean:  ## remove the environment and caches; runs/ stays
 	rm -rf $(VENV) .pytest_cache .ruff_cache
