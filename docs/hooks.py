@@ -24,6 +24,8 @@ COMMANDS = (
 )
 COPIED = {"CONTRIBUTING.md": "index.md", "CHANGELOG.md": "changelog.md", "benchmarks/LOG.md": "log.md"}
 
+LATER_IN_SEARCH = "---\nsearch:\n  boost: 0.2\n---\n\n"  # of generated pages, which would hide the guides
+
 log = logging.getLogger("mkdocs.plugins.hooks")
 
 
@@ -42,7 +44,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for source, target in COPIED.items():
         pages[f"contributing/{target}"] = (ROOT / source).read_text(encoding="utf-8")
     for path, content in pages.items():
-        files.append(File.generated(config, path, content=content))
+        files.append(File.generated(config, path, content=LATER_IN_SEARCH + content))
     return files
 
 
@@ -87,7 +89,7 @@ def _command_line() -> str:
         "`hf-tiny-transformer COMMAND` and `python -m hf_tiny_transformer COMMAND` are equal. "
         "So are hyphens and underscores in flags. This page shows `--help` of every command.",
     ]
-    environment = os.environ | {"COLUMNS": "100", "NO_COLOR": "1", "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"COLUMNS": "80", "NO_COLOR": "1", "OMP_NUM_THREADS": "1"}
     for command in COMMANDS:
         call: list[Any] = [sys.executable, "-m", "hf_tiny_transformer", command, "--help"]
         done = subprocess.run(call, cwd=ROOT, env=environment, capture_output=True, text=True)
