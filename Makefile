@@ -1,6 +1,6 @@
 # Everything sets itself up: a .venv of its own, with the versions pinned in constraints.txt.
 .DEFAULT_GOAL := help
-.PHONY: help pretrain test tour conformance lint format clean
+.PHONY: help pretrain test tour docs conformance lint phrases format lock clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -8,6 +8,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 RUN := runs/sample
 MINUTES ?= 5
+# What no person of this project wrote, or what quotes the phrases.
+NOT_CHECKED := ':!docs/tour*' ':!docs/contributing/style.md' ':!docs/contributing/banned-phrases.txt'
 
 export TOKENIZERS_PARALLELISM := true
 
@@ -40,16 +42,33 @@ test: $(READY) $(VENV)/.extras  ## the tests, on all cores
 tour: $(READY)  ## write docs/tour.md in both languages, with its numbers and pictures
 	$(BIN)/python -m docs.tour
 
+$(VENV)/.docs: $(READY)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	touch $@
+
+docs: $(VENV)/.docs  ## the documentation, with the references, in build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 conformance: $(READY)  ## Hugging Face's own model tests, on our families and on stock ones
 	$(BIN)/python -m conformance
 
-lint: $(READY)  ## ruff: rules and format
+lint: $(READY) phrases  ## ruff (rules, docstrings, format), spelling, banned phrases
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 
-format: $(READY)  ## let ruff mend what it can
+phrases:  ## reject the phrases of docs/contributing/banned-phrases.txt; docs/contributing/style.md has replacements
+	@git grep --line-number --untracked -I --ignore-case --perl-regexp -f docs/contributing/banned-phrases.txt -- \
+		'*.py' '*.md' '*.j2' '*.yaml' '*.html' '*.toml' '*.cff' Makefile $(NOT_CHECKED); test $$? -eq 1
+
+format: $(READY)  ## apply ruff's automatic fixes
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+lock: $(READY)  ## constraints.lock: the versions of constraints.txt with the hashes of their files
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile --quiet --no-deps --no-emit-package torch --generate-hashes --no-annotate --no-header \
+		--python-version 3.11.5 --output-file constraints.lock constraints.txt
 
 clean:  ## remove the environment and caches; runs/ stays
 	rm -rf $(VENV) .pytest_cache .ruff_cache

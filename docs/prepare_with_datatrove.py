@@ -1,12 +1,12 @@
-"""Web-sized text to clean shards with datatrove: quality filters, near duplicates dropped, documents dealt out.
+"""Turn text from the web into clean shards with datatrove: filter by quality, and drop near duplicates.
 
     pip install "datatrove[io]" spacy
     python -m docs.prepare_with_datatrove crawl/*.parquet --output shards --tasks 64 --workers 16
     python -m pretrain --corpus "shards/*.jsonl.gz" --output runs/x
 
-Input is whatever `--corpus` reads. The filters are Gopher's (Rae et al. 2021, table A1), near duplicates are found by
-MinHash as for FineWeb (Penedo et al. 2024): what `pretrain` drops by itself are exact duplicates only. Begun anew after
-a crash, it does only the tasks that are missing. datatrove's SlurmPipelineExecutor takes the same steps to a cluster.
+The input is whatever `--corpus` reads. The filters are Gopher's (Rae et al. 2021, table A1). MinHash finds near
+duplicates, as for FineWeb (Penedo et al. 2024); `pretrain` itself drops exact duplicates only. After a crash, the
+script does only the missing tasks. datatrove's SlurmPipelineExecutor runs the same steps on a cluster.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import sys
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from datatrove.data import Document
 from datatrove.executor import LocalPipelineExecutor
@@ -33,15 +34,20 @@ from datatrove.pipeline.filters import GopherQualityFilter, GopherRepetitionFilt
 from datatrove.pipeline.readers import JsonlReader
 from datatrove.pipeline.writers import JsonlWriter
 from datatrove.utils.hashing import HashConfig
-
-from hf_tiny_transformer.common.errors import UserError, run_command
-from hf_tiny_transformer.common.files import atomic_write_json
 from pretrain.data.documents import documents_of
 from pretrain.data.sources import open_sources
 
+from hf_tiny_transformer.common.errors import UserError, run_command
+from hf_tiny_transformer.common.files import atomic_write_json
+
 
 class Documents(PipelineStep):
-    """Reads what `--corpus` reads, and deals the documents out to the tasks."""
+    """Read what `--corpus` reads, and divide the documents among the tasks.
+
+    Args:
+        names: Sources, as for `--corpus`.
+        text_field: The column or field that holds the text.
+    """
 
     type, name = "📖 - READER", "📄 Corpus"
 
@@ -50,7 +56,7 @@ class Documents(PipelineStep):
         self.names, self.text_field = names, text_field
 
     def run(self, data: None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
-        """Every `world_size`-th source; with fewer sources than tasks every `world_size`-th document."""
+        """Yield every `world_size`-th source; with fewer sources than tasks, every `world_size`-th document."""
         sources = open_sources(self.names, text_field=self.text_field)
         if len(sources) >= world_size:
             texts = documents_of(sources[rank::world_size])
@@ -62,19 +68,21 @@ class Documents(PipelineStep):
 
 
 def main() -> None:
-    """Five passes, one after another."""
+    """Run the five passes, one after another."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("corpus", nargs="+", help="as --corpus of python -m pretrain")
-    parser.add_argument("--text-field", default="text")
-    parser.add_argument("--output", type=Path, required=True, help="folder of the shards; OUTPUT.work beside it may go")
-    parser.add_argument("--tasks", type=int, default=8, help="as many shards are written")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="tasks that run at the same time")
+    parser.add_argument("corpus", nargs="+", help="sources, as for --corpus of pretrain")
+    parser.add_argument("--text-field", default="text", help="column or field that holds the text (default: text)")
+    parser.add_argument("--output", type=Path, required=True, help="folder of the shards; OUTPUT.work may be deleted")
+    parser.add_argument("--tasks", type=int, default=8, help="number of tasks, and of shards (default: 8)")
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count(), help="tasks that run in parallel (default: all cores)"
+    )
     arguments = parser.parse_args()
-    open_sources(arguments.corpus, text_field=arguments.text_field)  # says now what is wrong with the names
+    open_sources(arguments.corpus, text_field=arguments.text_field)  # fail early if a name is wrong
 
     work = arguments.output.with_name(f"{arguments.output.name}.work")
     _require_same(work / "settings.json", {"corpus": arguments.corpus, "tasks": arguments.tasks})
-    config = MinhashConfig(hash_config=HashConfig(hash_fc="sha1"))  # its xxhash wants one older than 4
+    config = MinhashConfig(hash_config=HashConfig(hash_fc="sha1"))  # its xxhash requires a version below 4
     filtered, signatures, buckets, duplicates = (
         str(work / name) for name in ("filtered", "signatures", "buckets", "duplicates")
     )
@@ -99,17 +107,23 @@ def main() -> None:
             logging_dir=str(work / "logs" / name),
         ).run()
         if name == "filter" and not any(Path(filtered).glob("*")):
-            raise UserError(f"{filtered}: the filters kept no document; {work / 'logs'} says why, change them here")
+            raise UserError(
+                f"{filtered}: the filters kept no document; see {work / 'logs'} and change them in this script"
+            )
 
 
-def _require_same(path: Path, settings: dict) -> None:
-    """A folder holds the shards of one corpus.
+def _require_same(path: Path, settings: dict[str, Any]) -> None:
+    """Require that a folder holds the shards of one corpus only.
+
+    Args:
+        path: The file with the settings of these shards; written if it is missing.
+        settings: The settings of this call.
 
     Raises:
-        UserError: it was begun with another, or with another number of tasks.
+        UserError: The file has other settings.
     """
     if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != settings:
-        raise UserError(f"{path}: these shards were begun with another corpus or number of tasks; name a new --output")
+        raise UserError(f"{path}: these shards come from another corpus or number of tasks; choose a new --output")
     atomic_write_json(path, settings)
 
 
