@@ -278,9 +278,11 @@ def test_a_damaged_checkpoint_is_named_and_its_seed_is_done_again(name, work, ca
 
 @pytest.mark.parametrize("name", ["result.json", "model.safetensors"])
 def test_a_damaged_result_is_named(name, work, capsys):
-    path = work / "out.unfinished" / "seeds" / "1" / name
-    path.write_bytes(path.read_bytes()[:20])
-    assert_refused(command(work, work / "out", "--resume"), capsys, str(path), "--resume will redo")
+    seed = work / "out.unfinished" / "seeds" / "1"
+    result = json.loads((seed / "result.json").read_text())
+    (seed / "result.json").write_text(json.dumps(result | {"reported": {}}))  # not scored yet
+    (seed / name).write_bytes((seed / name).read_bytes()[:20])
+    assert_refused(command(work, work / "out", "--resume"), capsys, str(seed / name), "--resume will redo")
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"settings": {}}', "[1]"])

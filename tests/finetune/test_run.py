@@ -1,0 +1,288 @@
+"""Protects a fine-tuning run: scores are what they claim, choices never read the reported split, runs repeat exactly."""
+
+import json
+import os
+import re
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from sklearn.metrics import accuracy_score
+from toys import (
+    DRAWS,
+    REPOSITORY,
+    assert_same_run,
+    bert_config,
+    launch,
+    predictions_of,
+    results_of,
+    run,
+    save,
+    wordpiece,
+    write_glue,
+)
+from transformers import AutoModelForSequenceClassification, BertForSequenceClassification, pipeline
+
+from finetune.kinds.sequence import SingleLabel
+from finetune.report import Results
+from finetune.train import Training, search
+from hf_tiny_transformer.publish.verify import verify
+
+EPOCHS = 5
+FLAGS = ["--learning_rate", "5e-3", "--epochs", EPOCHS, "--batch_size", 16]
+
+
+def sst2(toy: Path, output: Path, *flags, model: str = "encoder", glue: Path | None = None) -> dict:
+    places = ["--model", toy / model, "--task", "sst2", "--data", glue or toy / "glue", "--output", output]
+    assert run(*places, *FLAGS, *flags) == 0
+    return results_of(output)
+
+
+@pytest.fixture(scope="module")
+def compared(tasks, tmp_path_factory):
+    """The real command with --compare and --report: (what it printed, output directory, report)."""
+    folder = tmp_path_factory.mktemp("compared")
+    model = Path(tasks["qa"][1])
+    (model / "training").mkdir(exist_ok=True)
+    summary = {"steps": 77, "timings": {"train": 12.5}, "examples": ["good0 [MASK] -> good1"]}
+    (model / "training" / "summary.json").write_text(json.dumps(summary))
+    places = ["--model", model, "--task", "sst2", "--data", tasks["sst2"][-1], "--output", folder / "out"]
+    process = launch(*places, *FLAGS, "--seeds", 2, "--compare", "--report", folder / "report.md")
+    printed = process.communicate(timeout=300)
+    assert process.returncode == 0, printed[1]
+    return printed, folder / "out", folder / "report.md"
+
+
+@pytest.mark.slow
+def test_the_model_beats_simpler_methods_and_statistics_are_those_of_the_seeds(compared):
+    results = results_of(compared[1])
+    rows = {row["name"].split(" (")[0]: row for row in results["comparison"]}
+    assert set(rows) == {"majority class", "TF-IDF + logistic regression", "same architecture, from scratch"}
+    assert results["test"]["mean"] > rows["majority class"]["test"]["mean"] + 0.2
+    assert rows["TF-IDF + logistic regression"]["test"]["mean"] > rows["majority class"]["test"]["mean"] + 0.2
+    assert len(rows["same architecture, from scratch"]["seeds"]) == 2
+    assert [seed["seed"] for seed in results["seeds"]] == [1, 2]
+    for split in ("validation", "test"):
+        scores = [seed[split] for seed in results["seeds"]]
+        assert results[split]["mean"] == pytest.approx(statistics.fmean(scores))
+        assert results[split]["std"] == pytest.approx(np.std(scores, ddof=1))
+    best = max(results["seeds"], key=lambda seed: seed["validation"])
+    assert results["best_seed"] == best["seed"]
+    for seed in results["seeds"]:
+        assert seed["validation"] == max(epoch["validation"] for epoch in seed["epochs"])
+
+
+def test_predictions_are_the_dev_rows_in_order_and_the_result_opens_as_a_pipeline(compared, tasks):
+    rows, results = predictions_of(compared[1]), results_of(compared[1])
+    lines = (Path(tasks["sst2"][-1]) / "SST-2" / "dev.tsv").read_text(encoding="utf-8").splitlines()[1:]
+    assert [row["text"] for row in rows] == [line.split("\t")[0].strip() for line in lines]
+    assert [row["label"] for row in rows] == [("negative", "positive")[int(line.split("\t")[1])] for line in lines]
+    accuracy = accuracy_score([row["label"] for row in rows], [row["prediction"] for row in rows])
+    assert accuracy == pytest.approx(results["seeds"][results["best_seed"] - 1]["test"])
+    classify = pipeline("text-classification", model=str(compared[1]))
+    assert classify.model.config.id2label == {0: "negative", 1: "positive"}
+    answers = classify([row["text"] for row in rows])
+    assert [answer["label"] for answer in answers] == [row["prediction"] for row in rows]
+    assert [answer["score"] for answer in answers] == pytest.approx([float(r["probability"]) for r in rows], abs=1e-4)
+
+
+def test_the_result_directory_verifies_and_has_nothing_else(compared):
+    output = compared[1]
+    assert not [finding for finding in verify(output) if finding.problem]
+    files = {str(file.relative_to(output)) for file in output.rglob("*") if file.suffix != ".py" and file.is_file()}
+    model = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+    records = {"results.json", "predictions.csv", "README.md", "training/loss.png", "training/card.json"}
+    assert files == model | records
+    assert {file.stat().st_mode & 0o777 for file in output.rglob("*") if file.is_file()} == {0o644}
+    assert [entry.name for entry in output.parent.iterdir() if entry.name[0] == "." or "unfinished" in entry.name] == []
+    results = Results.read(output / "results.json")
+    assert results.data["counts"] == {"train": 360, "validation": 40, "dev": 60}
+    assert results.settings["max_length"] == 32
+    card = (output / "README.md").read_text(encoding="utf-8")
+    assert f"{100 * results.test['mean']:.2f}" in card and "fine-tuned from `encoder`" in card
+
+
+def test_output_is_a_table_and_plain_progress_lines(compared):
+    (printed, progress), output, report = compared
+    lines = printed.splitlines()
+    assert len({len(line) for line in lines[:5]}) == 1, "the table's lines are aligned"
+    assert lines[1].startswith("majority class")
+    assert lines[-2] == f"seed {results_of(output)['best_seed']}, the best on validation, is in {output}"
+    line = re.compile(rf".*seed \d  epoch \d/{EPOCHS}  train loss \d\.\d{{4}}  validation \d+\.\d\d  \d+\.\d s")
+    assert progress and all(line.fullmatch(text) for text in progress.splitlines()), progress
+    text, results = report.read_text(encoding="utf-8"), results_of(output)
+    for row in results["comparison"]:
+        assert f"| {row['name']} |" in text
+    for expected in ("| learning_rate | 0.005 |", "| train | 360 |", "| steps | 77 |", "good0 \\[MASK\\] -\\> good1"):
+        assert expected in text, expected
+    assert all(f"| {step} |" in text for step in results["timings"]) and results["command"] in text
+
+
+def test_a_long_epoch_shows_rate_and_time_left(toy, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("finetune.trainer.SECONDS_BETWEEN_LINES", 0.0)  # every step is late
+    sst2(toy, tmp_path / "out", "--seeds", 1, "--epochs", 2)
+    line = re.compile(r"seed 1  epoch (\d\.\d\d)/2  [\d,]+ texts/s  (\d+:\d\d) left")
+    shown = [found.groups() for text in capsys.readouterr().err.splitlines() if (found := line.fullmatch(text))]
+    steps = -(-360 // 16)
+    assert [float(epoch) for epoch, _ in shown] == pytest.approx([n / steps for n in range(1, 2 * steps + 1)], abs=0.01)
+    assert shown[-1][1] == "0:00"
+
+
+def flip_labels(folder: Path) -> Path:
+    """The same data with every label of the dev set inverted."""
+    dev = write_glue(folder) / "SST-2" / "dev.tsv"
+    header, *lines = dev.read_text(encoding="utf-8").splitlines()
+    dev.write_text("\n".join([header, *(line[:-1] + str(1 - int(line[-1])) for line in lines)]) + "\n")
+    return folder
+
+
+@pytest.mark.slow
+def test_the_reported_split_chooses_nothing_and_a_seed_gives_the_same_bytes(toy, tmp_path):
+    """With the labels of the dev set inverted, neither training nor a search may change by a bit."""
+    flags = ["--seeds", 1, "--search", 2, "--epochs", 1]
+    straight = sst2(toy, tmp_path / "a", *flags)
+    inverted = sst2(toy, tmp_path / "b", *flags, glue=flip_labels(tmp_path / "flipped"))
+    for name in ("validation", "best_seed", "search"):
+        assert straight[name] == inverted[name]
+    assert (tmp_path / "a/model.safetensors").read_bytes() == (tmp_path / "b/model.safetensors").read_bytes()
+    assert inverted["test"]["mean"] == pytest.approx(1 - straight["test"]["mean"]) and straight["test"]["std"] is None
+    assert straight["data"]["sha256"] != inverted["data"]["sha256"]
+    trials, chosen = straight["search"]["trials"], straight["search"]["chosen"]
+    assert len(trials) == 2 and trials[0]["learning_rate"] == 5e-3, "the user's own settings come first"
+    assert chosen == {key: value for key, value in max(trials, key=lambda t: t["validation"]).items() if key in chosen}
+    assert {key: straight["settings"][key] for key in chosen} == chosen
+    assert straight["validation"]["mean"] == straight["search"]["validation"]
+
+
+def test_training_and_search_cannot_reach_a_reported_split():
+    assert set(Training.__dataclass_fields__) == {"kind", "checkpoint", "settings", "train", "validation"}
+    assert search.__annotations__["training"] == "Training" and set(search.__annotations__) == {
+        "training",
+        "directory",
+        "return",
+    }
+
+
+@dataclass(frozen=True)
+class PrefersTheFirstEpoch(SingleLabel):
+    """Scores each further epoch lower, except the reported split."""
+
+    def scores(self, outputs, split):
+        scores = super().scores(outputs, split)
+        SCORED.append(len(split.examples))
+        return {"accuracy": 1 / len(SCORED)} if len(split.examples) == 40 else scores
+
+
+SCORED: list[int] = []
+
+
+def test_the_best_epoch_is_published_and_patience_ends_the_training(toy, tmp_path, monkeypatch):
+    monkeypatch.setattr("finetune.data.glue.hold_out_sentences", None, raising=False)
+    kinds = {"sst2": PrefersTheFirstEpoch(("negative", "positive"))}
+    from finetune import tasks as table
+
+    task = table.TASKS["sst2"]
+    monkeypatch.setitem(table.TASKS, "sst2", type(task)(**{**vars(task), "kind": kinds["sst2"]}))
+    SCORED.clear()
+    results = sst2(toy, tmp_path / "one", "--seeds", 1, "--patience", 2)
+    assert results["seeds"][0]["best_epoch"] == 1 and len(results["seeds"][0]["epochs"]) == 3
+    assert SCORED == [40, 40, 40, 60], "validation after each epoch, the reported split once"
+    SCORED.clear()
+    first = sst2(toy, tmp_path / "two", "--seeds", 1)
+    assert len(first["seeds"][0]["epochs"]) == EPOCHS
+    assert (tmp_path / "one/model.safetensors").read_bytes() == (tmp_path / "two/model.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def of_two_processes(tasks, tmp_path_factory) -> Path:
+    """A result directory for each kind, all made by the same two processes."""
+    import subprocess
+    import sys
+
+    folder = tmp_path_factory.mktemp("two")
+    program = "import json, sys\nfrom finetune.__main__ import main\nsys.exit(max(map(main, json.loads(sys.argv[1]))))\n"
+    (folder / "several.py").write_text(program)
+    commands = json.dumps([[*flags, *SHORT, "--output", str(folder / name)] for name, flags in tasks.items()])
+    config = REPOSITORY / "pretrain" / "launch" / "cpu-2.yaml"
+    launcher = ["-m", "accelerate.commands.launch", "--main_process_port", "0", "--config_file", str(config)]
+    done = subprocess.run(
+        [sys.executable, *launcher, str(folder / "several.py"), commands],
+        cwd=REPOSITORY,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("the best on validation, is in") == len(tasks), "one process prints"
+    return folder
+
+
+SHORT = ["--epochs", "1", "--batch_size", "8", "--seeds", "1", "--learning_rate", "1e-3", "--dropout", "0"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["sst2", "ner", "qa", "write", "choose"])
+def test_two_processes_train_and_score_as_one(name, tasks, of_two_processes, tmp_path):
+    assert run(*tasks[name], *SHORT, "--output", tmp_path / "out") == 0
+    one, two = results_of(tmp_path / "out"), results_of(of_two_processes / name)
+    assert one["processes"] == 1 and two["processes"] == 2 and one["data"]["counts"]["train"] % 8 == 0
+    assert two["scores"] == one["scores"] and two["validation"] == one["validation"]
+    loss_of_one, loss_of_two = (result["seeds"][0]["epochs"][0]["train_loss"] for result in (one, two))
+    assert loss_of_two == pytest.approx(loss_of_one, rel=1e-4)
+    rows = [
+        [{key: value for key, value in row.items() if key != "probability"} for row in predictions_of(output)]
+        for output in (tmp_path / "out", of_two_processes / name)
+    ]
+    assert rows[0] == rows[1] and len(rows[0]) >= 10
+    weights = [load_file(output / "model.safetensors") for output in (tmp_path / "out", of_two_processes / name)]
+    for key, expected in weights[0].items():
+        if not key.endswith(("key.bias", "classifier.bias", "qa_outputs.bias")):  # only rounding moves them (softmax)
+            torch.testing.assert_close(weights[1][key], expected, atol=2e-4, rtol=0, msg=lambda text, k=key: k + text)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["sst2", "ner", "qa", "write", "choose"])
+def test_adapters_learn_and_leave_a_plain_model(name, tasks, tmp_path):
+    flags = ["--lora", "4", "--epochs", "3", "--learning_rate", "1e-2", "--output", tmp_path / "out"]
+    assert run(*tasks[name], *SHORT, *flags) == 0
+    losses = [epoch["train_loss"] for epoch in results_of(tmp_path / "out")["seeds"][0]["epochs"]]
+    assert losses[-1] < losses[0] and not list((tmp_path / "out").glob("adapter*"))
+    before = load_file(Path(tasks[name][1]) / "model.safetensors")
+    after = load_file(tmp_path / "out" / "model.safetensors")
+    assert not [key for key in after if "lora" in key or "base_layer" in key]
+    moved = {key for key in after if key in before and not torch.equal(after[key], before[key])}
+    embeddings = {key for key in before if "embed" in key and "norm" not in key.lower()}
+    assert embeddings and not embeddings & moved and any("q_proj" in key or "query" in key for key in moved), moved
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "| lora | 4 |" in card and "It printed:" in card
+
+
+@pytest.mark.slow
+def test_a_fine_tuned_model_can_be_fine_tuned_again_also_after_another_head(toy, tmp_path):
+    torch.manual_seed(0)
+    save(BertForSequenceClassification(bert_config(num_labels=5)), wordpiece(), tmp_path / "encoder")
+    sst2(tmp_path, tmp_path / "out", "--seeds", 1, "--epochs", 1, glue=toy / "glue")
+    again = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
+    assert again.classifier.weight.shape == (2, 32)
+
+
+def test_a_run_does_not_replace_another(toy, tmp_path, capsys):
+    sst2(toy, tmp_path / "out", "--seeds", 1, "--epochs", 1)
+    before = {file: file.read_bytes() for file in (tmp_path / "out").rglob("*") if file.is_file()}
+    assert run("--model", toy / "encoder", "--task", "sst2", "--data", toy / "glue", "--output", tmp_path / "out") == 2
+    assert "is not empty" in capsys.readouterr().err
+    assert {file: file.read_bytes() for file in (tmp_path / "out").rglob("*") if file.is_file()} == before
+
+
+@pytest.mark.slow
+def test_one_seed_twice_gives_the_same_bytes_also_in_another_process(toy, tmp_path):
+    flags = ["--task", "sst2", "--data", toy / "glue", *DRAWS, "--epochs", 2, "--seeds", 1]
+    for name in ("first", "second"):
+        arguments = ["--model", toy / "stock", *flags, "--output", tmp_path / name]
+        assert (run(*arguments) if name == "first" else launch(*arguments).wait(timeout=200)) == 0
+    assert_same_run(tmp_path / "first", tmp_path / "second")
