@@ -60,11 +60,8 @@ def make_objective(name: str, data: PackedTokens, facts: VocabularyFacts, *, mas
 class BatchSource:
     """The batches of one split under one objective.
 
-    Args:
-        objective: What to build the rows with.
-        seed: Of the run.
-        single_row: Join the rows of a batch into one, (1, B * T), whose positions separate the documents: the form in
-            which flash attention reads packed documents.
+    With `single_row` the rows of a batch are joined into one, (1, B * T), whose positions separate the documents: the
+    form in which flash attention reads packed documents.
     """
 
     def __init__(self, objective: Objective, *, seed: int, single_row: bool = False):

@@ -134,15 +134,7 @@ def _unwrapped(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
 
 
 class Saver:
-    """Decides when a checkpoint is written and which ones are kept; every process calls it after each step.
-
-    Args:
-        output: The run's directory.
-        settings: When to save, and what to keep.
-        max_steps: The length of the run.
-        accelerator: Of the run.
-        save: Writes the checkpoint of a progress.
-    """
+    """Decides when `save` writes a checkpoint and which ones are kept; every process calls it after each step."""
 
     def __init__(
         self,

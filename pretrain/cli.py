@@ -32,11 +32,7 @@ FIXED_BY_INIT = ("--family", "--model", "--vocab_size", "--lowercase", "--embedd
 
 
 def main(argv: Sequence[str]) -> None:
-    """Run `python -m pretrain ...` or `python -m pretrain report ...`.
-
-    Args:
-        argv: The arguments without the command's name.
-    """
+    """Run `python -m pretrain ...` or `python -m pretrain report ...`."""
     if list(argv[:1]) == ["report"]:
         return report.main(argv[1:])
     settings, recipe = parse(argv)

@@ -43,17 +43,9 @@ class StepFigures:
 
 @dataclass
 class TrainingLoop:
-    """A model with everything that trains it.
+    """A model with everything that trains it; model and optimizers are prepared by the accelerator.
 
-    Args:
-        accelerator: Places tensors and reduces over processes.
-        model: Prepared by the accelerator.
-        optimizers: Prepared by the accelerator.
-        batches: The training split.
-        recipe: Stages, schedule, clipping and micro-batch size.
-        max_steps: The length of the run.
-        skip_bad_steps: The number of bad steps that are skipped before the run ends.
-        stop_requested: Called at every step; if it returns True in any process, all stop after the step.
+    `stop_requested` is called at every step; if it returns True in any process, all stop after the step.
     """
 
     accelerator: Accelerator

@@ -24,16 +24,8 @@ class Reporter:
     """Receives the figures of every step; in the main process it writes and shows them.
 
     A line of metrics.jsonl has the figures of one step (not means over steps, so that a resumed run writes the same
-    lines) and the rate since the line before.
-
-    Args:
-        path: metrics.jsonl; lines after `progress` are dropped.
-        max_steps: The length of the run.
-        max_tokens: The tokens of the whole run, which the remaining time is computed from.
-        progress: Where the run starts.
-        speaks: Whether this is the main process.
-        peak_share: Converts tokens per second to a share of the machine's matrix rate.
-        track: Also receives each line and its step, for a tracker such as TensorBoard.
+    lines) and the rate since the line before. `peak_share` converts tokens per second to a share of the machine's
+    matrix rate; `track` also receives each line and its step, for a tracker such as TensorBoard.
     """
 
     def __init__(
@@ -52,15 +44,9 @@ class Reporter:
         self.last = (progress.tokens, progress.seconds)
         if speaks:
             _drop_lines_after(path, progress.step)
-        show_bar = speaks and sys.stderr.isatty()
-        self.bar = tqdm(
-            total=max_tokens,
-            initial=progress.tokens,
-            unit=" tokens",
-            unit_scale=True,
-            disable=not show_bar,
-            dynamic_ncols=True,
-        )
+        options = {"unit": " tokens", "unit_scale": True, "dynamic_ncols": True}
+        is_hidden = not (speaks and sys.stderr.isatty())
+        self.bar = tqdm(total=max_tokens, initial=progress.tokens, disable=is_hidden, **options)
         self.validation = ""
 
     def after_step(self, progress: Progress, figures: dict[str, float]) -> None:

@@ -69,21 +69,7 @@ print(tokenizer.decode(written[0]))"""
 
 @dataclass
 class Summary:
-    """training/summary.json: the figures of a finished run.
-
-    Args:
-        steps: Steps of the published model.
-        tokens: Tokens that it has read.
-        parameters: Its parameters; tied matrices count once.
-        validation_loss: In nats per target token.
-        data: Counts of documents and tokens, and the fingerprint of the text.
-        hardware: Processes, device and threads.
-        energy: An estimate, see `estimate_energy`.
-        timings: Seconds of `prepare`, `train` and `all`.
-        examples: What the model makes of the recipe's examples.
-        snippet_printed: What the code in the card printed.
-        validation_next_sentence_accuracy: With mlm_nsp.
-    """
+    """training/summary.json: the figures of a finished run; `timings` are seconds, tied parameters count once."""
 
     steps: int
     tokens: int

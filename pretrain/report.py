@@ -41,9 +41,6 @@ class ReportSettings:
 def main(argv: Sequence[str]) -> None:
     """Run the command.
 
-    Args:
-        argv: The arguments without the command's name.
-
     Raises:
         UserError: A directory has no run or is named twice, or the output is not an HTML file.
     """

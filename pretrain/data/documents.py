@@ -48,12 +48,7 @@ class CorpusFacts:
 class Corpus:
     """Documents that can be read as often as needed, in the same order each time, without holding them in memory.
 
-    Args:
-        portions: The sources, in units that one process prepares at a time.
-        facts: Counts and fingerprint.
-        counts: Documents of each portion, duplicates included.
-        tally: Facts about the sources, for the log.
-        fates_file: TRAIN, VALIDATION or DUPLICATE of each document, one byte each.
+    `counts` are the documents of each portion with duplicates; `fates_file` has the fate of each, one byte each.
     """
 
     portions: list[Portion]

@@ -61,13 +61,8 @@ def write_shards(
 ) -> None:
     """Tokenise documents and write shards of token ids, continuing after the shards that are already there.
 
-    Text that looks like a special token, such as "[MASK]" in a forum post, is read as text. Memory stays flat.
-
-    Args:
-        documents: All documents of a portion, in order.
-        fates: TRAIN, VALIDATION or DUPLICATE of each document.
-        tokenizer: Its truncation and padding are switched off.
-        directory: Receives train-N.bin and validation-N.bin for every SHARD documents.
+    `directory` receives train-N.bin and validation-N.bin for every SHARD documents, so that memory stays flat. Text
+    that looks like a special token, such as "[MASK]" in a forum post, is read as text.
     """
     texts = iter(documents)
     starts = list(range(0, len(fates), SHARD))

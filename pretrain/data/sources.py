@@ -34,10 +34,7 @@ BY_LINE, BY_BLANK_LINE, WRAPPED, EMPTY = "files by line", "files by blank line",
 class Source:
     """Texts that can be read as often as needed, each time in the same order.
 
-    Args:
-        identity: Changes whenever the content may have changed.
-        read: Starts reading; facts about the texts are added to its argument.
-        size: Bytes on disk, where they are known.
+    `identity` changes whenever the content may have changed; `read` adds facts about the texts to its argument.
     """
 
     identity: str
@@ -49,12 +46,7 @@ Portion = list[Source]
 
 
 def open_sources(names: list[str], *, text_field: str, exclude: Path | None = None) -> list[Source]:
-    """Find the sources without reading their texts.
-
-    Args:
-        names: The values of `--corpus`.
-        text_field: The column with the text, in formats with columns.
-        exclude: A folder whose files are not read: the output of the run.
+    """Find the sources without reading their texts; files in the folder `exclude`, the run's output, are left out.
 
     Raises:
         UserError: A source does not exist, or its format is unknown.

@@ -38,15 +38,8 @@ def train_tokenizer(
 ) -> PreTrainedTokenizerFast:
     """Train a tokenizer like BERT's: its normalisation and word splitting, then WordPiece.
 
-    The same text gives the same tokenizer in every process.
-
-    Args:
-        read_documents: Starts reading the corpus, which is read twice.
-        vocab_size: The number of pieces, special tokens included.
-        lowercase: Whether to lowercase and strip accents.
-        max_length: The tokens that the model takes, stored for truncation.
-        family: Decides how a text begins and ends, and whether there are tokens for spans.
-        progress: Whether to show a bar.
+    The same text, which is read twice, gives the same tokenizer in every process. `family` decides how a text begins
+    and ends, and whether there are tokens for spans.
 
     Raises:
         UserError: The corpus has fewer than `vocab_size` different pieces.

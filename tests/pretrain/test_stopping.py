@@ -34,7 +34,7 @@ def test_sigterm_saves_says_so_and_resume_ends_with_the_same_bytes(corpus_file, 
     _, errors = process.communicate(timeout=60)
     assert process.returncode == EXIT_TERMINATED
     (step,) = (s for s in checkpoint_steps(tmp_path / "stopped") if s % 50)
-    assert f"error: SIGTERM: saved at step {step} of 120; go on with --resume" in errors
+    assert f"error: SIGTERM: saved at step {step} of 120; continue with --resume" in errors
     assert not (tmp_path / "stopped" / "config.json").exists()
     pretrain(corpus_file, tmp_path / "stopped", *flags, "--resume")
     assert same_weights(whole, tmp_path / "stopped")
@@ -103,9 +103,9 @@ def test_all_processes_skip_a_step_that_is_bad_in_one(corpus_file, tmp_path):
     )
     flags = (*SHARED, "--max-steps=8", "--save-steps=1", "--skip-bad-steps=1")
     text = finish(start("cpu-2.yaml", corpus_file, tmp_path / "run", *flags, program=[str(program)]))
-    assert text.count("skipped step 5: loss nan") == 1
-    assert same_weights(tmp_path / "run/checkpoints/step-4", tmp_path / "run/checkpoints/step-5")
-    assert not same_weights(tmp_path / "run/checkpoints/step-5", tmp_path / "run/checkpoints/step-6")
+    assert text.count("skipped step 6: loss nan") == 1
+    assert same_weights(tmp_path / "run/checkpoints/step-5", tmp_path / "run/checkpoints/step-6")
+    assert not same_weights(tmp_path / "run/checkpoints/step-6", tmp_path / "run/checkpoints/step-7")
 
 
 def validation_losses(output):
