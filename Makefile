@@ -41,7 +41,7 @@ tour: $(READY)  ## write docs/tour.md in both languages, with its numbers and pi
 	$(BIN)/python -m docs.tour
 
 conformance: $(READY)  ## Hugging Face's own model tests, on our families and on stock ones
-	$(BIN)/python -m conformance
+	$(BIN)/python -m tests.conformance
 
 lint: $(READY)  ## ruff: rules and format
 	$(BIN)/ruff check .
