@@ -26,8 +26,7 @@ CODE_SUFFIXES = {".py", ".pyc", ".pyd", ".so", ".dll", ".dylib"}
 
 def own_auto_map(model_type: Any) -> dict[str, str]:
     """Return the auto_map that this package writes for a family; empty for other model types."""
-    own = {config_class.model_type: auto_map for config_class, auto_map in AUTO_MAPS.items()}
-    return own.get(model_type, {})
+    return next((own for family, own in AUTO_MAPS.items() if family.model_type == model_type), {})
 
 
 def strip(content: Any, own: dict[str, str] | None = None, where: str = "") -> list[str]:

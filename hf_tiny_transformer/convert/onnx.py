@@ -9,7 +9,6 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -32,21 +31,6 @@ from .stock import open_ours, portable_config
 MODEL_FILE, INT8_FILE = "onnx/model.onnx", "onnx/model_quantized.onnx"  # where transformers.js looks
 TOLERANCE = 1e-4  # largest difference of any output, fp32
 LONGEST_CHECK = 512  # tokens
-
-
-@dataclass(frozen=True)
-class OnnxReport:
-    """What was exported.
-
-    Args:
-        model: Our model.
-        difference: The largest difference between onnxruntime and torch, over all outputs and batches.
-        int8_error: Root mean square error of the 8-bit file, in standard deviations of the output; None without one.
-    """
-
-    model: PreTrainedModel
-    difference: float
-    int8_error: float | None = None
 
 
 class Graph(nn.Module):
@@ -127,11 +111,15 @@ def _keys_and_values(outputs: ModelOutput, layer: int) -> tuple[torch.Tensor, to
     return cached.keys, cached.values
 
 
-def export_onnx(source: Path, output: Path, *, int8: bool = False) -> OnnxReport:
+def export_onnx(source: Path, output: Path, *, int8: bool = False) -> tuple[PreTrainedModel, float, float | None]:
     """Write a checkpoint of ours as ONNX (fp32, any batch size and length), with its tokenizer and config.json.
 
     config.json is that of the stock architecture with the same function, if there is one, because transformers.js
     knows it. With `int8`, there is also a file with 8-bit weights (onnxruntime's dynamic quantization).
+
+    Returns:
+        Our model, the largest difference between onnxruntime and torch, and the root mean square error of the 8-bit
+        file in standard deviations of the output (None without one).
 
     Raises:
         UserError: `source` is not a complete checkpoint of ours, its family or a setting cannot be exported, outputs
@@ -161,7 +149,7 @@ def export_onnx(source: Path, output: Path, *, int8: bool = False) -> OnnxReport
         if model.can_generate():
             model.generation_config.save_pretrained(staging)
         copy_tokenizer_files(source, staging)
-    return OnnxReport(model, difference, error)
+    return model, difference, error
 
 
 def compare(graph: Graph, file: Path) -> tuple[float, float]:

@@ -17,7 +17,7 @@ from huggingface_hub import ModelCard
 from safetensors import SafetensorError, safe_open
 
 from ..common import foreign_code
-from ..common.arguments import CommandParser, build
+from ..common.arguments import CommandParser
 from ..common.checkpoints import read_config_json
 from ..common.errors import RunError, UserError, one_line
 from ..common.files import read_json
@@ -34,17 +34,6 @@ _LOCAL_PATH = re.compile(
     r"|[A-Za-z]:(?:\\\\?|/)(?!/)[\w.-]+|~/[\w.-]+|file://\S+)"
 )
 _PYTHON_BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
-
-
-@dataclass(frozen=True)
-class VerifySettings:
-    """Settings of `verify`.
-
-    Args:
-        model: Model directory.
-    """
-
-    model: Path
 
 
 @dataclass(frozen=True)
@@ -65,8 +54,8 @@ def main(argv: list[str]) -> None:
     parser = CommandParser(
         "hf-tiny-transformer verify", "Check a model directory before it is published. No foreign code is run."
     )
-    parser.add_settings(VerifySettings, positional=["model"])
-    require_verified(build(VerifySettings, parser.parse(argv)).model)
+    parser.add_argument("model", type=Path, help="Model directory.")
+    require_verified(parser.parse(argv).model)
 
 
 def require_verified(directory: Path) -> None:
@@ -92,7 +81,7 @@ def verify(directory: Path) -> Iterator[Finding]:
     Raises:
         UserError: It is not a model directory.
     """
-    read_config_json(directory)
+    read_config_json(directory, "verify")
     yield _finding("no pickle", _pickles, directory)
     yield _finding("weights in safetensors", _weights, directory)
     yield (code := _finding("no foreign code", foreign_code.find, directory))
