@@ -74,10 +74,8 @@ def main() -> None:
         runs = [pool.submit(run_family, family, folder) for family in dict.fromkeys(arguments.families)]
         for number, run in enumerate(as_completed(runs), start=1):
             one = results[run.result().family] = run.result()
-            passed, failed, skipped = one.counts()
-            print(
-                f"[{number}/{len(runs)}] {one.family}: {passed} passed, {failed} failed, {skipped} skipped", flush=True
-            )
+            counts = "{} passed, {} failed, {} skipped".format(*one.counts())
+            print(f"[{number}/{len(runs)}] {one.family}: {counts}", flush=True)
     print(f"\nCommon tests of transformers {transformers.__version__} on CPU, {time.monotonic() - start:.0f} s\n")
     if not report(results):
         raise SystemExit(1)
@@ -92,15 +90,8 @@ def run_family(family: str, tests_folder: Path) -> Results:
     log = tests_folder / "logs" / f"{family}.txt"
     log.parent.mkdir(exist_ok=True)
     # pyproject.toml and conftest.py are for our own tests.
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        str(Path(__file__).with_name("suite.py")),
-        "-p",
-        "tests.conformance.plugin",
-    ]
-    command += ["-o", "addopts=", "--noconftest", "-p", "no:cacheprovider", "--disable-warnings"]
+    command = [sys.executable, "-m", "pytest", str(Path(__file__).with_name("suite.py"))]
+    command += ["-p", "tests.conformance.plugin", "-p", "no:cacheprovider", "-o", "addopts=", "--noconftest"]
     path = [str(tests_folder), str(STAND_INS), str(REPOSITORY), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {
         FAMILY_VARIABLE: family,
