@@ -50,7 +50,7 @@ docs: $(VENV)/.docs  ## the documentation, with the references, in build/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 conformance: $(READY)  ## Hugging Face's own model tests, on our families and on stock ones
-	$(BIN)/python -m conformance
+	$(BIN)/python -m tests.conformance
 
 lint: $(READY) phrases  ## ruff (rules, docstrings, format), spelling, banned phrases
 	$(BIN)/ruff check .

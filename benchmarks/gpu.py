@@ -57,7 +57,7 @@ def steps(arguments: argparse.Namespace) -> list[tuple[str, list[str]]]:
         *epochs,
     ]
     finetune += ["--token_masking", "0.15", "--output", str(arguments.output / "finetuned")]
-    conformance = ["conformance", "--families", "encoder"] if arguments.small else ["conformance"]
+    conformance = ["tests.conformance", "--families", "encoder"] if arguments.small else ["tests.conformance"]
     return [
         *((f"tokens a second, {name}", ["benchmarks.throughput", *shape, *flags]) for name, flags in variants.items()),
         ("Hugging Face's own tests", conformance),

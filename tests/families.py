@@ -1,4 +1,4 @@
-"""Tiny models of the four families, and the inputs and labels that each of their classes takes."""
+"""Tiny models of the four families, with inputs and labels for each of their classes."""
 
 import pytest
 import torch
@@ -9,8 +9,8 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerF
 import hf_tiny_transformer as ours
 
 VOCAB = 53
-LENGTH, SOURCE_LENGTH = 9, 11  # what is written and what is read differ in length, so that mixing them up shows,
-PADDING, SOURCE_PADDING = 3, 5  # and in padding
+LENGTH, SOURCE_LENGTH = 9, 11  # both sides of a Seq2Seq differ, so that mixing them up is noticed
+PADDING, SOURCE_PADDING = 3, 5
 FAMILIES = {
     "Bert": ours.TinyTransformerBertConfig,
     "Encoder": ours.TinyTransformerEncoderConfig,
@@ -44,7 +44,7 @@ every_lm_head = pytest.mark.parametrize(("family", "task"), WITH_LM_HEAD)
 
 
 def tiny_config(family: str, **overrides) -> PreTrainedConfig:
-    """No dropout, and weights large enough that attention is far from uniform."""
+    """Build a config without dropout, with weights large enough for non-uniform attention."""
     shape = {
         "vocab_size": VOCAB,
         "hidden_size": 32,
@@ -72,12 +72,12 @@ def language_model(family: str, **overrides) -> PreTrainedModel:
 
 
 def random_ids(*shape: int) -> torch.Tensor:
-    """Any token but the padding."""
+    """Draw tokens other than padding."""
     return torch.randint(1, VOCAB, shape)
 
 
 def batch(family: str, task: str = "Model", padded: bool = True) -> dict[str, torch.Tensor]:
-    """Two texts, the second one shorter: input_ids and attention_mask, for Seq2Seq also the decoder's."""
+    """Build input_ids and attention_mask of two texts, the second one shorter; for Seq2Seq also the decoder's."""
     shape = (2, 3) if task == "ForMultipleChoice" else (2,)
     texts = {"": (LENGTH, PADDING)}
     if family == "Seq2Seq":
@@ -92,22 +92,22 @@ def batch(family: str, task: str = "Model", padded: bool = True) -> dict[str, to
 
 
 def output_ids(inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-    """The tokens that the outputs stand for: a decoder's, where there are two sides."""
+    """Return the tokens of the outputs: for Seq2Seq the decoder's."""
     return inputs.get("decoder_input_ids", inputs["input_ids"])
 
 
 def real(inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-    """True where an output belongs to a token that is no padding."""
+    """Return a mask of the outputs that belong to real tokens."""
     return inputs.get("decoder_attention_mask", inputs["attention_mask"]).bool()
 
 
 def every_third(ids: torch.Tensor) -> torch.Tensor:
-    """Labels: every third token is a target."""
+    """Build labels with every third token as a target."""
     return torch.where(torch.arange(ids.numel()).view(ids.shape) % 3 == 0, ids, -100)
 
 
 def labels_for(task: str, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """What the task's loss asks for, for the two texts of `batch`."""
+    """Build the labels of a task for the two texts of `batch`."""
     ids = output_ids(inputs)
     if task == "Model":
         return {}
@@ -123,21 +123,21 @@ def labels_for(task: str, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Te
 
 
 def training_batch(family: str, task: str | None = None, padded: bool = True) -> dict[str, torch.Tensor]:
-    """Inputs and labels; of the family's language model unless another task is named."""
+    """Build inputs and labels; by default for the language model."""
     task = task or LANGUAGE_MODELS[family]
     inputs = batch(family, task, padded)
     return inputs | labels_for(task, inputs)
 
 
 def two_documents(family: str) -> list[dict[str, torch.Tensor]]:
-    """Texts of unequal length, each as a batch of one."""
+    """Build texts of different lengths, each as a batch of one."""
     if family == "Seq2Seq":
         return [{"input_ids": random_ids(1, s), "decoder_input_ids": random_ids(1, t)} for s, t in ((4, 5), (6, 4))]
     return [{"input_ids": random_ids(1, length)} for length in (5, 4)]
 
 
 def pack(documents: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """All in one row, with positions that begin anew at each document and no attention mask."""
+    """Put all in one row, with positions that restart at each document and no attention mask."""
     inputs = {}
     for name in documents[0]:
         inputs[name] = torch.cat([document[name] for document in documents], dim=1)
@@ -147,7 +147,7 @@ def pack(documents: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
 
 
 def pad(documents: list[dict[str, torch.Tensor]], side: str = "right") -> dict[str, torch.Tensor]:
-    """One document a row, with attention masks."""
+    """Put each document in a row, with attention masks."""
     inputs = {}
     for name in documents[0]:
         rows = [document[name][0] for document in documents]
@@ -157,12 +157,12 @@ def pad(documents: list[dict[str, torch.Tensor]], side: str = "right") -> dict[s
 
 
 def other_tokens(ids: torch.Tensor) -> torch.Tensor:
-    """At each place another token, and no padding."""
+    """Replace each token by another one that is not padding."""
     return ids % (VOCAB - 1) + 1
 
 
 def tiny_tokenizer(**settings) -> PreTrainedTokenizerFast:
-    """WordPiece over five special tokens and 48 words, `word5` to `word52`, each named after its id."""
+    """Build a WordPiece tokenizer of five special tokens and the words `word5` to `word52`, named after their ids."""
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     words = special + [f"word{i}" for i in range(len(special), VOCAB)]
     tokenizer = Tokenizer(models.WordPiece({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
@@ -173,7 +173,7 @@ def tiny_tokenizer(**settings) -> PreTrainedTokenizerFast:
 
 
 def without_cache(family: str) -> dict[str, bool]:
-    """What keeps caches out of a compiled or exported graph."""
+    """Keep caches out of a compiled or exported graph."""
     return {"use_cache": False} if family in GENERATORS else {}
 
 

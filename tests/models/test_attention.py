@@ -1,4 +1,4 @@
-"""Protects the arithmetic of attention: textbook numbers, heads, masks, cross-attention, caches, rotary positions."""
+"""Protects the arithmetic of attention: textbook numbers, heads, cross-attention, caches, masks, rotary positions."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ from hf_tiny_transformer.masks import bidirectional_mask, causal_mask, cross_att
 def attention(
     hidden_size: int = 64, heads: int = 8, implementation: str = "eager", causal: bool = False
 ) -> MultiHeadAttention:
-    """An attention block in float64, so that a test's tolerance speaks of the arithmetic and not of rounding."""
+    """Build a block in float64, so that tolerances measure the arithmetic and not rounding."""
     config = TinyTransformerEncoderConfig(
         hidden_size=hidden_size, num_attention_heads=heads, attn_implementation=implementation
     )
@@ -31,7 +31,7 @@ def test_textbook_scores_and_weights():
     for projection in (block.q_proj, block.k_proj, block.v_proj, block.o_proj):
         torch.nn.init.eye_(projection.weight)
     query = torch.ones(1, 1, 64, dtype=torch.double)
-    keys = torch.stack((query[0, 0] * 112 / 64, query[0, 0] * 96 / 64, query[0, 0] * 0))  # the third one scores 0
+    keys = torch.stack((query[0, 0] * 112 / 64, query[0, 0] * 96 / 64, query[0, 0] * 0))  # the last score is 0
 
     mixed, weights = block(query, key_value_states=keys[None])
 
@@ -42,8 +42,8 @@ def test_textbook_scores_and_weights():
     torch.testing.assert_close(mixed[0, 0], weights @ keys)
 
 
-def test_heads_together_are_the_sum_of_the_heads_alone():
-    """Concatenating eight heads and projecting equals adding what each head projects with its slice of o_proj."""
+def test_output_is_the_sum_over_heads():
+    """Concatenating eight heads and projecting equals adding each head's projection by its slice of o_proj."""
     block, states = attention(hidden_size=64, heads=8), torch.randn(2, 5, 64, dtype=torch.double)
     together, weights = block(states)
 
@@ -59,20 +59,9 @@ def test_heads_together_are_the_sum_of_the_heads_alone():
     torch.testing.assert_close(together, alone)
 
 
-@pytest.mark.parametrize("padded", [False, True])
-def test_rows_of_weights_sum_to_one_and_skip_padding(padded: bool):
-    block, states = attention(), torch.randn(2, 5, 64, dtype=torch.double)
-    attention_mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]) if padded else None
-    mask = bidirectional_mask(block.config, states, attention_mask)
-    _, weights = block(states, attention_mask=mask)
-    assert weights.shape == (2, 8, 5, 5)
-    torch.testing.assert_close(weights.sum(-1), torch.ones(2, 8, 5, dtype=torch.double), atol=1e-6, rtol=0)
-    assert (weights[1, :, :, 3:].sum() == 0) == padded
-
-
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
 def test_cross_attention_reads_the_given_states(implementation: str):
-    """Queries come from one sequence, keys and values from another of its own length; nothing is hidden."""
+    """Queries come from one sequence, keys and values from another; no mask."""
     block = attention(implementation=implementation)
     states, others = torch.randn(2, 3, 64, dtype=torch.double), torch.randn(2, 7, 64, dtype=torch.double)
     query, key, value = (
@@ -85,28 +74,11 @@ def test_cross_attention_reads_the_given_states(implementation: str):
 
     torch.testing.assert_close(mixed, block.o_proj(expected.transpose(1, 2).flatten(2)), atol=1e-6, rtol=1e-6)
     changed = others.clone()
-    changed[:, -1] += 1.0  # the last key must reach the first query
+    changed[:, -1] += 1.0  # the last key reaches the first query
     assert not torch.equal(block(states, key_value_states=changed)[0][:, 0], mixed[:, 0])
 
 
-def test_causal_sdpa_hides_the_future_exactly():
-    block, states = attention(implementation="sdpa", causal=True), torch.randn(2, 6, 64, dtype=torch.double)
-    changed = states.clone()
-    changed[:, 4:] += 1.0
-    before, after = block(states)[0], block(changed)[0]
-    assert torch.equal(before[:, :4], after[:, :4])
-    assert not torch.equal(before[:, 4], after[:, 4])
-
-
-def test_sdpa_without_causality_shows_the_future():
-    """sdpa takes a missing `is_causal` for True: the encoder's blocks must say False."""
-    block, states = attention(implementation="sdpa"), torch.randn(2, 6, 64, dtype=torch.double)
-    changed = states.clone()
-    changed[:, -1] += 1.0
-    assert not torch.equal(block(states)[0][:, 0], block(changed)[0][:, 0])
-
-
-def test_self_attention_cache_gives_the_same_states_step_by_step():
+def test_self_attention_with_a_cache_step_by_step():
     block, states = attention(implementation="sdpa", causal=True), torch.randn(2, 5, 64, dtype=torch.double)
     rotary = RotaryEmbedding(block.config)
     positions = torch.arange(5)[None]
@@ -136,7 +108,7 @@ def test_cross_attention_cache_projects_the_encoder_once():
 
 
 def test_packed_mask_is_block_diagonal():
-    """Restarting positions separate the documents of a row, each row in its own way; a given mask switches that off."""
+    """Restarting positions separate the documents of each row, unless there is an attention mask."""
     config, states = attention().config, torch.zeros(2, 5, 64)
     positions = torch.tensor([[0, 1, 2, 0, 1], [0, 1, 0, 1, 2]])
     mask = bidirectional_mask(config, states, None, positions)
@@ -148,7 +120,7 @@ def test_packed_mask_is_block_diagonal():
 
 
 def test_causal_mask_is_a_triangle_per_document():
-    """Each word sees itself and what is before it in its own document; with a mask of real words, of its row."""
+    """A token attends to earlier tokens of its document; with an attention mask, of its row."""
     config, states = attention().config, torch.zeros(2, 5, 64)
     positions = torch.tensor([[0, 1, 2, 0, 1], [0, 1, 0, 1, 2]])
     documents = torch.tensor([[0, 0, 0, 1, 1], [0, 0, 1, 1, 1]])
@@ -161,8 +133,8 @@ def test_causal_mask_is_a_triangle_per_document():
     assert torch.equal((mask[:, 0] == 0)[:, 2:], (triangle & real[:, None].bool())[:, 2:])
 
 
-def test_causal_mask_reaches_back_into_a_cache():
-    """Two new words after three: each sees the whole past, and of the new ones what is before it."""
+def test_causal_mask_covers_the_cache():
+    """Two new tokens after three cached ones."""
     config, cache = attention().config, DynamicCache()
     cache.update(torch.zeros(1, 8, 3, 8), torch.zeros(1, 8, 3, 8), 0)
     mask = causal_mask(config, torch.zeros(1, 2, 64), None, torch.tensor([[3, 4]]), cache)
@@ -170,22 +142,25 @@ def test_causal_mask_reaches_back_into_a_cache():
 
 
 def test_cross_mask_pairs_the_nth_documents():
-    """Two written beside two read, and one beside one: who asks whom; without positions everybody asks everything."""
+    """The n-th document attends to the n-th; without positions on both sides, to everything."""
     config, states, others = attention().config, torch.zeros(2, 4, 64), torch.zeros(2, 5, 64)
-    written, read = torch.tensor([[0, 1, 2, 0], [0, 1, 2, 3]]), torch.tensor([[0, 1, 0, 1, 2], [0, 1, 2, 3, 4]])
-    mask = cross_attention_mask(config, states, others, None, written, read)
+    positions, encoder_positions = (
+        torch.tensor([[0, 1, 2, 0], [0, 1, 2, 3]]),
+        torch.tensor([[0, 1, 0, 1, 2], [0, 1, 2, 3, 4]]),
+    )
+    mask = cross_attention_mask(config, states, others, None, positions, encoder_positions)
     expected = torch.tensor([[[1, 1, 0, 0, 0]] * 3 + [[0, 0, 1, 1, 1]], [[1, 1, 1, 1, 1]] * 4])
     assert torch.equal(mask[:, 0] == 0, expected.bool())
 
-    for positions in ((None, None), (None, read), (written, None)):
-        free = cross_attention_mask(config, states, others, None, *positions)
+    for given in ((None, None), (None, encoder_positions), (positions, None)):
+        free = cross_attention_mask(config, states, others, None, *given)
         assert free is None or bool((free == 0).all())
     padded = cross_attention_mask(config, states, others, torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]))
     assert torch.equal(padded[:, 0] == 0, torch.tensor([[[1, 1, 1, 0, 0]] * 4, [[1, 1, 1, 1, 1]] * 4]).bool())
 
 
-def test_packed_rows_are_refused_where_they_would_leak():
-    """transformers' flash path reads packing from the positions of one row; with more rows it would ignore it."""
+def test_several_packed_rows_are_rejected_under_flash_attention():
+    """transformers reads the boundaries of one row only, and would ignore them in a larger batch."""
     config, positions = attention(implementation="flash_attention_2").config, torch.tensor([[0, 1, 0, 1, 2]])
     with pytest.raises(ValueError, match="one row only"):
         bidirectional_mask(config, torch.zeros(2, 5, 64), None, positions)
@@ -193,30 +168,30 @@ def test_packed_rows_are_refused_where_they_would_leak():
     assert bidirectional_mask(config, torch.zeros(2, 5, 64), None, torch.arange(5)[None]) is None
 
 
-def test_rotation_keeps_norms_and_undoes_itself():
+def test_rotation_keeps_norms_and_can_be_reversed():
     config = TinyTransformerEncoderConfig(hidden_size=64, num_attention_heads=4)
     query, key = torch.randn(2, 4, 9, 16), torch.randn(2, 4, 9, 16)
     cos, sin = RotaryEmbedding(config)(query, torch.arange(9)[None])
-    turned_query, turned_key = apply_rotary(query, key, cos, sin)
-    torch.testing.assert_close(turned_query.norm(dim=-1), query.norm(dim=-1))
-    torch.testing.assert_close(turned_key.norm(dim=-1), key.norm(dim=-1))
-    torch.testing.assert_close(turned_query[:, :, 0], query[:, :, 0])  # position 0 is not turned
-    assert not torch.allclose(turned_query[:, :, 1], query[:, :, 1], atol=1e-2)
-    torch.testing.assert_close(apply_rotary(turned_query, turned_key, cos, -sin)[0], query, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(rotate_half(rotate_half(query)), -query)  # two quarter turns
+    rotated_query, rotated_key = apply_rotary(query, key, cos, sin)
+    torch.testing.assert_close(rotated_query.norm(dim=-1), query.norm(dim=-1))
+    torch.testing.assert_close(rotated_key.norm(dim=-1), key.norm(dim=-1))
+    torch.testing.assert_close(rotated_query[:, :, 0], query[:, :, 0])  # position 0 is not rotated
+    assert not torch.allclose(rotated_query[:, :, 1], query[:, :, 1], atol=1e-2)
+    torch.testing.assert_close(apply_rotary(rotated_query, rotated_key, cos, -sin)[0], query, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(rotate_half(rotate_half(query)), -query)
 
 
-def test_rotary_scores_depend_on_distance_only():
+def test_rotary_scores_depend_on_the_distance():
     config = TinyTransformerEncoderConfig(hidden_size=64, num_attention_heads=4)
     query, key = torch.randn(1, 1, 1, 16).double(), torch.randn(1, 1, 1, 16).double()
     rotary = RotaryEmbedding(config)
 
     def score(query_position: int, key_position: int) -> float:
-        turned_query, _ = apply_rotary(query, key, *rotary(query, torch.tensor([[query_position]])))
-        _, turned_key = apply_rotary(query, key, *rotary(key, torch.tensor([[key_position]])))
-        return (turned_query * turned_key).sum().item()
+        rotated_query, _ = apply_rotary(query, key, *rotary(query, torch.tensor([[query_position]])))
+        _, rotated_key = apply_rotary(query, key, *rotary(key, torch.tensor([[key_position]])))
+        return (rotated_query * rotated_key).sum().item()
 
     assert score(3, 1) == pytest.approx(score(103, 101), abs=1e-4)
     assert score(1, 3) == pytest.approx(score(101, 103), abs=1e-4)
     assert abs(score(3, 1) - score(4, 1)) > 1e-2
-    assert abs(score(3, 1) - score(1, 3)) > 1e-2  # before is not after
+    assert abs(score(3, 1) - score(1, 3)) > 1e-2

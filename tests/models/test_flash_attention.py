@@ -1,7 +1,6 @@
-"""Protects the route to flash attention: the kernels need an accelerator, so plain torch stands in for them here.
+"""Protects the use of flash attention. Its kernels need an accelerator; here plain torch replaces them.
 
-All of transformers' own code runs: unpadding, finding packed documents by their positions, causality. What is checked
-is what our models hand over, by the result: it must be sdpa's.
+All of transformers' own code runs: removal of padding, packed documents, causality. Results must equal those of sdpa.
 """
 
 from collections.abc import Callable
@@ -33,7 +32,7 @@ FLASH = "flash_attention_2"
 
 
 def flash_attn_func(q, k, v, dropout_p=0.0, softmax_scale=None, causal=False):
-    """What the kernel of this name computes: (B, T, H, D); a causal query's last row sees the last key."""
+    """Compute what the kernel computes, on (B, T, H, D); a causal mask is aligned to the last key."""
     scores = torch.einsum("bqhd,bkhd->bhqk", q, k) * softmax_scale
     if causal:
         offset = k.shape[1] - q.shape[1]
@@ -44,7 +43,7 @@ def flash_attn_func(q, k, v, dropout_p=0.0, softmax_scale=None, causal=False):
 def flash_attn_varlen_func(
     q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, dropout_p=0.0, softmax_scale=None, causal=False
 ):
-    """The same for sequences of unequal length in one row, (T, H, D), which begin and end as cu_seqlens say."""
+    """Compute the same for sequences in one row, (T, H, D), with boundaries `cu_seqlens`."""
     assert cu_seqlens_q[-1] == q.shape[0] and cu_seqlens_k[-1] == k.shape[0] == v.shape[0]
     assert len(cu_seqlens_q) == len(cu_seqlens_k)
     assert max_seqlen_q >= cu_seqlens_q.diff().max() and max_seqlen_k >= cu_seqlens_k.diff().max()
@@ -61,7 +60,7 @@ def flash_attn_varlen_func(
 
 @pytest.fixture
 def calls(monkeypatch) -> list[dict]:
-    """The arguments of every attention that goes to flash."""
+    """Replace the kernels, and return the arguments of all their calls."""
     functions = (
         (
             flash_attn_func,
@@ -85,7 +84,7 @@ def calls(monkeypatch) -> list[dict]:
 
 
 def on_flash(model: PreTrainedModel, compute: Callable):
-    """transformers refuses the backend where the package is missing: the name is set behind its back."""
+    """Set the backend by its internal name: transformers rejects it without the package."""
     model.config._attn_implementation_internal = FLASH
     try:
         return compute()
@@ -95,15 +94,15 @@ def on_flash(model: PreTrainedModel, compute: Callable):
 
 @every_class
 def test_flash_attention_is_declared(family: str, task: str):
-    """Without the package transformers says that the package is missing, not that the model cannot."""
+    """The error names the missing package, not a missing feature of the model."""
     assert model_class(family, task)._supports_flash_attn
     with pytest.raises(ImportError, match=r"(?i)flash"):
         model_class(family, task)(tiny_config(family, attn_implementation=FLASH))
 
 
 @every_family
-def test_self_attention_learns_the_positions_and_cross_attention_does_not(family: str, calls: list[dict]):
-    """No mask, so that the fast kernel runs; positions are the decoder's, which say nothing of the encoder's text."""
+def test_self_attention_receives_positions_and_cross_attention_does_not(family: str, calls: list[dict]):
+    """And no mask is passed if there is no padding."""
     model, inputs = tiny_model(family), batch(family, padded=False)
     with torch.no_grad():
         on_flash(model, lambda: model(**inputs))
@@ -127,7 +126,7 @@ def test_self_attention_learns_the_positions_and_cross_attention_does_not(family
 @every_family
 @pytest.mark.parametrize("padding", ["none", "right", "left"])
 def test_flash_computes_what_sdpa_computes(family: str, padding: str, calls: list[dict]):
-    """States and gradients. Where both sides of a Seq2Seq are padded, each by its own mask."""
+    """Logits and gradients; both sides of a Seq2Seq are padded."""
     model = language_model(family).train()
     inputs = batch(family, padded=False) if padding == "none" else pad(two_documents(family), padding)
     inputs["labels"] = output_ids(inputs).masked_fill(~real(inputs), -100)
@@ -140,7 +139,7 @@ def test_flash_computes_what_sdpa_computes(family: str, padding: str, calls: lis
 
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family != "Seq2Seq"])
 def test_a_packed_row_is_packed_under_flash(family: str, calls: list[dict]):
-    """There is no mask: the restarting positions reach the kernel's caller and become the borders."""
+    """There is no mask: the boundaries are read from the positions."""
     model, inputs = tiny_model(family), pack(two_documents(family))
     with torch.no_grad():
         expected = model(**inputs).last_hidden_state
@@ -150,8 +149,8 @@ def test_a_packed_row_is_packed_under_flash(family: str, calls: list[dict]):
 
 
 @every_family
-def test_packing_is_refused_where_flash_would_leak(family: str, calls: list[dict]):
-    """Several packed rows, and for a Seq2Seq already one: transformers' flash path would drop the borders silently."""
+def test_packing_that_flash_ignores_is_rejected(family: str, calls: list[dict]):
+    """Several packed rows, and for a Seq2Seq even one: transformers would ignore the boundaries."""
     model, row = tiny_model(family), pack(two_documents(family))
     rows = {name: torch.cat((value, value)) for name, value in row.items()}
     with pytest.raises(ValueError, match="flatten the batch"):
@@ -163,13 +162,13 @@ def test_packing_is_refused_where_flash_would_leak(family: str, calls: list[dict
 
 @pytest.mark.parametrize(("family", "side"), [("Decoder", "left"), ("Seq2Seq", "left"), ("Seq2Seq", "right")])
 def test_flash_generates_what_sdpa_generates(family: str, side: str, calls: list[dict]):
-    """One query against a cache, with padding in the prompt or in the text that is read."""
+    """With a cache, and padding in the prompt or source."""
     model = language_model(family, tie_word_embeddings=False)
     inputs = {name: value for name, value in pad(two_documents(family), side).items() if "decoder" not in name}
     expected = model.generate(**inputs, max_new_tokens=6, do_sample=False)
     got = on_flash(model, lambda: model.generate(**inputs, max_new_tokens=6, do_sample=False))
     assert calls and torch.equal(got, expected)
-    assert len(set(got[:, -6:].flatten().tolist())) > 3, f"a dull continuation shows little: {got.tolist()}"
+    assert len(set(got[:, -6:].flatten().tolist())) > 3, f"a repetition of one token tests little: {got.tolist()}"
 
 
 @every_family

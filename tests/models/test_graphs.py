@@ -1,4 +1,4 @@
-"""Protects compilation and export: one graph without a break, the same numbers, other sizes than it was made with."""
+"""Protects compilation and export: one graph without a break, the same numbers, dynamic shapes."""
 
 import pytest
 import torch
@@ -9,6 +9,7 @@ from families import (
     assert_close,
     batch,
     every_family,
+    every_lm_head,
     every_third,
     gradients,
     language_model,
@@ -16,18 +17,19 @@ from families import (
     random_ids,
     real,
     tiny_model,
+    training_batch,
     without_cache,
 )
 
 
 @pytest.fixture(autouse=True)
 def _nothing_compiled_yet():
-    """Else the graphs of one test count towards the limit of recompilations of the next."""
+    """Reset the compiler: recompilations count across tests."""
     torch.compiler.reset()
 
 
 def graph_inputs(family: str, kind: str) -> dict[str, torch.Tensor]:
-    """Two rows, padded or packed, with labels."""
+    """Build two rows, padded or packed, with labels."""
     inputs = batch(family)
     if kind == "packed":
         for name in [name for name in inputs if "input_ids" in name]:
@@ -41,9 +43,9 @@ def graph_inputs(family: str, kind: str) -> dict[str, torch.Tensor]:
 @every_family
 @pytest.mark.parametrize("kind", ["padded", "packed"])
 def test_forward_and_loss_are_one_graph(family: str, kind: str):
-    """fullgraph=True: nothing makes the compiler stop. The aot_eager backend traces, and needs no C++ compiler.
+    """With the backend aot_eager, which needs no C++ compiler.
 
-    Compiled, nobody can look whether positions restart: a graph made with packed rows serves single documents, too.
+    A graph that was compiled for packed rows also serves rows of one document.
     """
     model, inputs = language_model(family, **without_cache(family)), graph_inputs(family, kind)
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
@@ -59,9 +61,21 @@ def test_forward_and_loss_are_one_graph(family: str, kind: str):
         assert_close(compiled(**inputs).logits, model(**inputs).logits)
 
 
+@every_lm_head
+def test_compiled_loss_without_logits_has_gradients(family: str, task: str):
+    """Compiled by torch 2.11, in-place additions in its autograd.Function gave gradients of zero."""
+    model, inputs = tiny_model(family, task, **without_cache(family)), training_batch(family, task)
+    compiled = torch.compile(model, backend="aot_eager")
+    expected = gradients(model, **inputs, skip_logits=True)
+    model.zero_grad()
+    compiled(**inputs, skip_logits=True).loss.backward()
+    for name, gradient in expected.items():
+        assert_close(model.get_parameter(name).grad, gradient)
+
+
 @every_family
 def test_exported_language_model(family: str):
-    """torch.export with dynamic batch and length; the graph then runs on shapes it was not traced with."""
+    """The exported graph runs on other shapes than it was traced with."""
     model, example = language_model(family, **without_cache(family)), batch(family)
     rows = torch.export.Dim("rows", min=2, max=64)
     read, written = torch.export.Dim("read", min=2, max=32), torch.export.Dim("written", min=2, max=32)
@@ -93,8 +107,7 @@ def test_exported_classifier(family: str):
     assert_close(program.module()(**inputs).logits, model(**inputs).logits)
 
 
-def test_exported_decoder_reads_packed_rows():
-    """The graph takes the positions and keeps the documents apart."""
+def test_exported_decoder_on_packed_rows():
     model = language_model("Decoder", use_cache=False)
     example = {"input_ids": random_ids(2, LENGTH), "position_ids": torch.tensor([[0, 1, 2, 3, 0, 1, 2, 3, 4]] * 2)}
     program = torch.export.export(model, (), example)

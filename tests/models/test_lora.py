@@ -1,4 +1,4 @@
-"""Protects LoRA by peft: it finds our projections by their names, trains nothing else, and merges without a trace."""
+"""Protects LoRA by peft: adapters on our projections are trained alone, saved and merged."""
 
 import copy
 
@@ -39,17 +39,17 @@ def train(model: PeftModel, inputs: dict[str, torch.Tensor], steps: int = 5) -> 
 
 @every_family
 @pytest.mark.parametrize("typed", [False, True])
-def test_adapters_alone_learn_and_merge(family: str, typed: bool):
-    """With peft's class for the task and without; cross-attention gets its adapters, too."""
+def test_only_adapters_are_trained_and_they_merge(family: str, typed: bool):
+    """With peft's class for the task and without; also in cross-attention."""
     original = language_model(family)
     model = lora(copy.deepcopy(original), TASK_TYPES[family] if typed else None).train()
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     assert trained and all("lora_" in name for name in trained)
-    blocks = 6 if family == "Seq2Seq" else 2  # two layers; a Seq2Seq has two sides, and one side asks the other
+    blocks = 6 if family == "Seq2Seq" else 2  # two layers; in a Seq2Seq also of the decoder and of cross-attention
     assert len(trained) == blocks * 2 * 2
 
     inputs = training_batch(family)
-    assert_close(model(**inputs).loss, original(**inputs).loss)  # an adapter begins as nothing
+    assert_close(model(**inputs).loss, original(**inputs).loss)  # a new adapter changes nothing
     losses = train(model, inputs)
     assert losses[-1] < losses[0] - 1e-2
     for name, parameter in model.get_base_model().named_parameters():
@@ -68,7 +68,7 @@ def test_adapters_alone_learn_and_merge(family: str, typed: bool):
 
 @every_family
 def test_an_adapter_is_saved_and_opened(family: str, tmp_path):
-    """The base from its own directory, the adapter from another; the adapter's file holds no base weight."""
+    """From a directory of its own, without the weights of the base."""
     base = language_model(family)
     base.save_pretrained(tmp_path / "base")
     model = lora(type(base).from_pretrained(tmp_path / "base"), TASK_TYPES[family])
@@ -78,7 +78,7 @@ def test_an_adapter_is_saved_and_opened(family: str, tmp_path):
     model.save_pretrained(tmp_path / "adapter")
     reopened = type(base).from_pretrained(tmp_path / "base")
     reopened = PeftModel.from_pretrained(reopened, tmp_path / "adapter").eval()
-    through_transformers = type(base).from_pretrained(tmp_path / "adapter")  # it finds the base by the adapter's config
+    through_transformers = type(base).from_pretrained(tmp_path / "adapter")  # finds the base by the adapter's config
     with torch.no_grad():
         expected = model(**inputs).logits
         assert_close(reopened(**inputs).logits, expected)
@@ -89,16 +89,16 @@ def test_an_adapter_is_saved_and_opened(family: str, tmp_path):
 
 @pytest.mark.parametrize("family", GENERATORS)
 def test_an_adapted_model_generates(family: str):
-    """`generate` of peft's wrapper writes what the merged model writes."""
+    """As the merged model does."""
     model = lora(language_model(family, tie_word_embeddings=False), TASK_TYPES[family], init_lora_weights=False).eval()
     prompt = {"input_ids": random_ids(2, 5), "attention_mask": torch.ones(2, 5, dtype=torch.long)}
-    written = model.generate(**prompt, max_new_tokens=6, do_sample=False)
-    assert torch.equal(model.merge_and_unload().generate(**prompt, max_new_tokens=6, do_sample=False), written)
+    generated = model.generate(**prompt, max_new_tokens=6, do_sample=False)
+    assert torch.equal(model.merge_and_unload().generate(**prompt, max_new_tokens=6, do_sample=False), generated)
 
 
 @pytest.mark.parametrize("family", [family for family in LANGUAGE_MODELS if family != "Seq2Seq"])
-def test_a_classifier_head_is_trained_beside_the_adapters(family: str):
-    """`task_type="SEQ_CLS"` keeps the layer called `classifier` trainable."""
+def test_the_classifier_is_trained_with_the_adapters(family: str):
+    """`task_type="SEQ_CLS"` finds the layer by its name."""
     model = lora(tiny_model(family, "ForSequenceClassification"), "SEQ_CLS")
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert any("classifier" in name for name in trained)
@@ -109,7 +109,7 @@ def test_a_classifier_head_is_trained_beside_the_adapters(family: str):
 
 @every_family
 def test_adapters_train_under_checkpointing_in_the_trainer(family: str, tmp_path):
-    """Frozen embeddings and recomputed layers: `enable_input_require_grads` must find our embeddings."""
+    """With frozen embeddings: `enable_input_require_grads` must find them."""
     model = lora(language_model(family), TASK_TYPES[family])
     inputs = training_batch(family)
     rows = [{name: value[index] for name, value in inputs.items()} for index in range(2)]

@@ -1,4 +1,4 @@
-"""Protects who sees whom: backends agree, padding is invisible, encoders look both ways, decoders only back."""
+"""Protects which tokens attend to which in whole models: padding, both directions, the future; backends agree."""
 
 import pytest
 import torch
@@ -47,7 +47,7 @@ def test_backends_agree(family: str, backend: str, padded: bool):
 @every_family
 @pytest.mark.parametrize("padded", [False, True])
 def test_backends_agree_on_loss_and_gradients(family: str, padded: bool):
-    """eager and sdpa; flex attention has a backward pass on accelerators only."""
+    """eager and sdpa; flex attention has no backward pass on CPU."""
     model, inputs = language_model(family).train(), training_batch(family, padded=padded)
     results = []
     for backend in BACKENDS[:2]:
@@ -59,8 +59,8 @@ def test_backends_agree_on_loss_and_gradients(family: str, padded: bool):
 @every_family
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.usefixtures("_flex_uncompiled")
-def test_padding_is_not_seen(family: str, backend: str):
-    """Other words where the mask says padding: not one bit of the real tokens' states differs."""
+def test_padding_tokens_have_no_effect(family: str, backend: str):
+    """Other tokens in padding positions: the states of real tokens are bit-identical."""
     model, inputs = tiny_model(family, attn_implementation=backend), batch(family)
     changed = dict(inputs)
     for name in [name for name in inputs if "input_ids" in name]:
@@ -75,8 +75,7 @@ def test_padding_is_not_seen(family: str, backend: str):
 @every_family
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.usefixtures("_flex_uncompiled")
-def test_a_padded_text_is_the_text_alone(family: str, backend: str):
-    """The second text of the batch, cut to its real tokens."""
+def test_a_padded_text_gives_the_states_of_the_text_alone(family: str, backend: str):
     model, inputs = tiny_model(family, attn_implementation=backend), batch(family)
     alone = {}
     for name in [name for name in inputs if "input_ids" in name]:
@@ -90,8 +89,8 @@ def test_a_padded_text_is_the_text_alone(family: str, backend: str):
 @pytest.mark.parametrize("family", ENCODERS)
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.usefixtures("_flex_uncompiled")
-def test_encoders_look_both_ways(family: str, backend: str):
-    """Without a mask sdpa would be causal if the blocks did not say otherwise."""
+def test_encoders_attend_to_later_tokens(family: str, backend: str):
+    """Without a mask; sdpa would be causal if the module had no `is_causal`."""
     model, ids = tiny_model(family, attn_implementation=backend), random_ids(2, LENGTH)
     changed = torch.cat((ids[:, :-1], other_tokens(ids[:, -1:])), dim=1)
     with torch.no_grad():
@@ -103,8 +102,8 @@ def test_encoders_look_both_ways(family: str, backend: str):
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.usefixtures("_flex_uncompiled")
-def test_decoders_do_not_see_the_future(family: str, backend: str, padded: bool):
-    """Another fifth word: the states before it stay as they are to the last bit, its own and the later ones differ."""
+def test_decoders_do_not_attend_to_later_tokens(family: str, backend: str, padded: bool):
+    """Another fifth token: earlier states are bit-identical, its own and later ones differ."""
     model, inputs = tiny_model(family, attn_implementation=backend), batch(family, padded=padded)
     name = "decoder_input_ids" if family == "Seq2Seq" else "input_ids"
     changed = inputs | {name: inputs[name].clone()}
@@ -117,8 +116,7 @@ def test_decoders_do_not_see_the_future(family: str, backend: str, padded: bool)
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.usefixtures("_flex_uncompiled")
-def test_a_decoder_sees_all_of_its_encoder(backend: str):
-    """The first written token already depends on the last one read, and on the first; the encoder looks both ways."""
+def test_a_decoder_attends_to_all_encoder_tokens(backend: str):
     model, inputs = tiny_model("Seq2Seq", attn_implementation=backend), batch("Seq2Seq", padded=False)
     with torch.no_grad():
         before = model(**inputs)
@@ -132,8 +130,8 @@ def test_a_decoder_sees_all_of_its_encoder(backend: str):
 
 
 @every_family
-def test_attentions_and_hidden_states_come_out(family: str):
-    """One of each layer, and the embeddings; rows of weights sum to one and skip padding."""
+def test_attentions_and_hidden_states(family: str):
+    """One per layer, and the embeddings; weights sum to one, and are zero on padding and later tokens of a decoder."""
     model, inputs = tiny_model(family, attn_implementation="eager"), batch(family)
     outputs = model(**inputs, output_attentions=True, output_hidden_states=True)
     squares = {"attentions": ("", LENGTH, LENGTH)}
@@ -143,9 +141,9 @@ def test_attentions_and_hidden_states_come_out(family: str):
             "decoder_attentions": ("decoder_", LENGTH, LENGTH),
             "cross_attentions": ("", LENGTH, SOURCE_LENGTH),
         }
-        read = outputs.encoder_hidden_states
-        assert [tuple(states.shape) for states in read] == [(2, SOURCE_LENGTH, 32)] * (LAYERS + 1)
-        assert torch.equal(read[-1], outputs.encoder_last_hidden_state)
+        encoded = outputs.encoder_hidden_states
+        assert [tuple(states.shape) for states in encoded] == [(2, SOURCE_LENGTH, 32)] * (LAYERS + 1)
+        assert torch.equal(encoded[-1], outputs.encoder_last_hidden_state)
     states = outputs.decoder_hidden_states if family == "Seq2Seq" else outputs.hidden_states
     assert [tuple(state.shape) for state in states] == [(2, LENGTH, 32)] * (LAYERS + 1)
     assert torch.equal(states[-1], outputs.last_hidden_state)
@@ -157,40 +155,31 @@ def test_attentions_and_hidden_states_come_out(family: str):
             assert_close(weights.sum(-1), torch.ones(2, HEADS, rows))
             assert weights.masked_select(padding).max() == 0
             if rows == columns == LENGTH and family in GENERATORS:
-                assert weights.triu(1).max() == 0  # the future
+                assert weights.triu(1).max() == 0  # later tokens
 
 
 @every_class
-def test_task_models_hand_on_what_was_asked_for(family: str, task: str):
+def test_task_models_return_attentions_on_request(family: str, task: str):
     model, inputs = tiny_model(family, task, attn_implementation="eager"), training_batch(family, task)
-    quiet = model(**inputs)
-    asked = model(**inputs, output_attentions=True, output_hidden_states=True)
+    plain = model(**inputs)
+    requested = model(**inputs, output_attentions=True, output_hidden_states=True)
     sides = ["encoder_", "decoder_"] if family == "Seq2Seq" else [""]
     for side in sides:
-        assert len(asked[f"{side}attentions"]) == LAYERS and len(asked[f"{side}hidden_states"]) == LAYERS + 1
-        assert f"{side}attentions" not in quiet and f"{side}hidden_states" not in quiet
-    assert ("cross_attentions" in asked) == (family == "Seq2Seq")
+        assert len(requested[f"{side}attentions"]) == LAYERS and len(requested[f"{side}hidden_states"]) == LAYERS + 1
+        assert f"{side}attentions" not in plain and f"{side}hidden_states" not in plain
+    assert ("cross_attentions" in requested) == (family == "Seq2Seq")
     as_tuple = model(**inputs, return_dict=False)
-    assert isinstance(as_tuple, tuple) and torch.equal(as_tuple[0], quiet[0])
-
-
-@every_family
-def test_attentions_need_the_eager_backend(family: str):
-    """sdpa has no weights to show: transformers says so, instead of handing out None."""
-    model = tiny_model(family, attn_implementation="sdpa")
-    with pytest.raises(ValueError, match="output_attentions"):
-        model.config.output_attentions = True
+    assert isinstance(as_tuple, tuple) and torch.equal(as_tuple[0], plain[0])
 
 
 @every_family
 @pytest.mark.parametrize("backend", BACKENDS[:2])
-def test_a_ready_mask_passes_through(family: str, backend: str):
-    """A 4-D mask, in the backend's own form, is taken as it is."""
+def test_a_4d_mask_is_used_unchanged(family: str, backend: str):
     model, inputs = tiny_model(family, attn_implementation=backend), batch(family, padded=False)
     name = "decoder_attention_mask" if family == "Seq2Seq" else "attention_mask"
     visible = torch.ones(LENGTH, LENGTH, dtype=torch.bool)
     visible = visible.tril() if family in GENERATORS else visible
-    visible[3:, :2] = False  # from the fourth word on, the first two are forgotten
+    visible[3:, :2] = False  # later tokens do not attend to the first two
     mask = visible.expand(2, 1, -1, -1)
     if backend == "eager":
         mask = torch.zeros(mask.shape).masked_fill(~mask, torch.finfo(torch.float).min)

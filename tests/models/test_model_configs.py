@@ -1,4 +1,4 @@
-"""Protects users from configurations that cannot work: each wrong value is refused, and the message names its field."""
+"""Protects against configurations that cannot work: invalid values are rejected, and the message names the field."""
 
 import pytest
 from families import FAMILIES, every_family, language_model, tiny_config, tiny_model
@@ -39,22 +39,22 @@ TRUNK_FAMILIES = ["Encoder", "Decoder", "Seq2Seq"]
         ("Seq2Seq", {"decoder_start_token_id": "start"}, "decoder_start_token_id"),
     ],
 )  # fmt: skip
-def test_wrong_configs_are_refused(family: str, wrong: dict, message: str):
+def test_invalid_values_are_rejected(family: str, wrong: dict, message: str):
     with pytest.raises(StrictDataclassError, match=message):
         tiny_config(family, **wrong)
 
 
 @every_family
-def test_the_defaults_make_a_model(family: str):
-    """Every field has a value that works, and no two configs share a mutable one."""
+def test_the_defaults_build_a_model(family: str):
+    """And no two configs share a mutable default."""
     config = FAMILIES[family]()
     assert config != FAMILIES[family](hidden_size=64)
     assert FAMILIES[family]().to_dict() == config.to_dict()
     assert sum(parameter.numel() for parameter in tiny_model(family).parameters()) > 0
 
 
-def test_a_decoder_of_another_depth():
-    """None means as deep as the encoder, whatever that depth is."""
+def test_num_decoder_layers():
+    """None means as many as the encoder has."""
     assert tiny_config("Seq2Seq", num_hidden_layers=3).num_decoder_layers == 3
     model = language_model("Seq2Seq", num_hidden_layers=3, num_decoder_layers=1)
     assert (len(model.model.encoder.layers), len(model.model.decoder.layers)) == (3, 1)

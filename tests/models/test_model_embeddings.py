@@ -1,4 +1,4 @@
-"""Protects the embedding matrices: one storage where they are tied, and all of them resized, tied or not."""
+"""Protects embedding matrices: tied ones share their storage, and all of them are resized."""
 
 import pytest
 import torch
@@ -6,7 +6,6 @@ from families import (
     VOCAB,
     assert_close,
     batch,
-    every_class,
     every_family,
     every_lm_head,
     gradients,
@@ -19,7 +18,7 @@ from transformers import PreTrainedModel
 
 
 def embeddings(model: PreTrainedModel) -> dict[str, nn.Parameter]:
-    """Every matrix with a row per token, under its own name, tied or not."""
+    """Return every matrix with a row per token by its name, tied or not."""
     matrices = {
         name: parameter
         for name, parameter in model.named_parameters(remove_duplicate=False)
@@ -30,7 +29,7 @@ def embeddings(model: PreTrainedModel) -> dict[str, nn.Parameter]:
 
 
 def expected_names(family: str, task: str) -> set[str]:
-    """Seq2Seq has two sides with embeddings of their own; a language model has its output besides."""
+    """Name the embeddings of each side, and the output matrix of a language model."""
     prefix = "" if task == "Model" else "model."
     sides = ["encoder.", "decoder."] if family == "Seq2Seq" else [""]
     names = {f"{prefix}{side}embed_tokens.weight" for side in sides}
@@ -39,7 +38,7 @@ def expected_names(family: str, task: str) -> set[str]:
 
 @every_lm_head
 def test_output_matrix_stays_tied(family: str, task: str, tmp_path):
-    """One storage: when built, after a load, after a resize, and after a load of the resized."""
+    """When built, loaded, resized, and loaded after a resize."""
     model = tiny_model(family, task)
     model.save_pretrained(tmp_path / "first")
     resized = type(model).from_pretrained(tmp_path / "first")
@@ -58,20 +57,19 @@ def test_output_matrix_stays_tied(family: str, task: str, tmp_path):
     assert_close(logits[..., :VOCAB], expected)
 
 
-@pytest.mark.parametrize(("family", "task"), [("Seq2Seq", "Model")])
-def test_both_sides_of_a_trunk_share_their_embeddings(family: str, task: str, tmp_path):
-    model = tiny_model(family, task)
+def test_both_sides_of_a_seq2seq_trunk_share_embeddings(tmp_path):
+    model = tiny_model("Seq2Seq")
     model.resize_token_embeddings(VOCAB + 7)
     model.save_pretrained(tmp_path)
     for tied in (model, type(model).from_pretrained(tmp_path)):
         matrices = embeddings(tied)
-        assert matrices.keys() == expected_names(family, task)
+        assert matrices.keys() == expected_names("Seq2Seq", "Model")
         assert len({matrix.data_ptr() for matrix in matrices.values()}) == 1
 
 
 @every_lm_head
 def test_untied_matrices_are_resized_each(family: str, task: str, tmp_path):
-    """Each keeps its own rows, and a file keeps each: nothing of the old vocabulary changes."""
+    """Each keeps its rows, also in a file, and the model computes the same for old tokens."""
     model = tiny_model(family, task, tie_word_embeddings=False)
     originals = {name: matrix.detach().clone() for name, matrix in embeddings(model).items()}
     assert originals.keys() == expected_names(family, task)
@@ -91,34 +89,19 @@ def test_untied_matrices_are_resized_each(family: str, task: str, tmp_path):
         new = {name: torch.full_like(ids, VOCAB + 6) if "input_ids" in name else ids for name, ids in inputs.items()}
         with torch.no_grad():
             assert_close(untied(**inputs)[0][..., :VOCAB], expected)
-            assert untied(**new)[0].isfinite().all()  # the new tokens can be read on both sides
+            assert untied(**new)[0].isfinite().all()
 
 
-@every_class
-@pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("size", [VOCAB - 10, VOCAB + 10])
-def test_every_class_can_grow_and_shrink(family: str, task: str, tied: bool, size: int):
-    model = tiny_model(family, task, tie_word_embeddings=tied)
-    returned = model.resize_token_embeddings(size, mean_resizing=False)
-    assert returned is model.get_input_embeddings() and returned.num_embeddings == size
-    assert {matrix.shape[0] for matrix in embeddings(model).values()} == {size}
-    assert model.config.vocab_size == size
-    inputs = training_batch(family, task)
-    small = {name: tensor.clamp(max=size - 1) for name, tensor in inputs.items()}
-    assert model(**small)[0].isfinite().all()
-
-
-@every_family
-def test_resizing_to_a_multiple(family: str):
-    model = language_model(family, tie_word_embeddings=False)
+def test_resizing_to_a_multiple():
+    model = language_model("Seq2Seq", tie_word_embeddings=False)
     model.resize_token_embeddings(pad_to_multiple_of=16)
     assert {matrix.shape[0] for matrix in embeddings(model).values()} == {64}
     assert model.config.vocab_size == 64
 
 
 @every_family
-def test_a_tied_matrix_learns_from_all_its_uses(family: str):
-    """Its gradient is the sum of the gradients that its copies have in an untied model of equal weights."""
+def test_the_gradient_of_a_tied_matrix_is_the_sum_over_its_uses(family: str):
+    """Compared with the separate matrices of an untied model with equal weights."""
     tied, untied = language_model(family), language_model(family, tie_word_embeddings=False)
     untied.load_state_dict(tied.state_dict())
     inputs = training_batch(family)
@@ -129,9 +112,9 @@ def test_a_tied_matrix_learns_from_all_its_uses(family: str):
     assert_close(gradients(tied, **inputs)[next(iter(embeddings(tied)))], sum(copies))
 
 
-@every_class
-def test_new_embeddings_are_used(family: str, task: str):
-    """`set_input_embeddings` and tying again: what was set is what the model computes with, everywhere."""
+@every_lm_head
+def test_set_input_embeddings(family: str, task: str):
+    """After `tie_weights`, every use of the matrix has changed."""
     model = tiny_model(family, task)
     fresh = nn.Embedding(VOCAB, 32)
     inputs = batch(family, task)
@@ -145,14 +128,14 @@ def test_new_embeddings_are_used(family: str, task: str):
 
 
 @every_family
-def test_embeddings_can_be_given(family: str):
+def test_inputs_embeds(family: str):
     model, inputs = tiny_model(family), batch(family)
     embed = model.get_input_embeddings()
-    given = {
+    embedded = {
         name.replace("input_ids", "inputs_embeds"): embed(value) if "input_ids" in name else value
         for name, value in inputs.items()
     }
-    assert torch.equal(model(**given).last_hidden_state, model(**inputs).last_hidden_state)
+    assert torch.equal(model(**embedded).last_hidden_state, model(**inputs).last_hidden_state)
     for name in [name for name in inputs if "input_ids" in name]:
         both = inputs | {name.replace("input_ids", "inputs_embeds"): embed(inputs[name])}
         neither = {other: value for other, value in inputs.items() if other != name}

@@ -1,4 +1,4 @@
-"""Protects what models learn from: losses, their parts in a large batch, gradients under checkpointing."""
+"""Protects losses and gradients: accumulation, activation checkpointing, autocast, loss without logits."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ from hf_tiny_transformer import token_loss
 
 @every_family
 def test_language_model_losses(family: str):
-    """The mean over the targets; a Decoder's logits are compared with the label of the next position."""
+    """The mean over the targets; a Decoder compares each position with the label of the next."""
     model, inputs = language_model(family), training_batch(family)
     outputs = model(**inputs)
     logits, labels = outputs.logits, inputs["labels"]
@@ -41,28 +41,28 @@ def test_language_model_losses(family: str):
     assert "loss" not in model(**{name: value for name, value in inputs.items() if name != "labels"})
 
 
-def test_a_seq2seq_reads_its_labels_one_step_late():
-    """Behind the start token, with padding where nothing is asked: what DataCollatorForSeq2Seq relies on."""
+def test_a_seq2seq_makes_decoder_input_ids_from_labels():
+    """Shifted behind the start token, with padding instead of -100; DataCollatorForSeq2Seq relies on it."""
     model, inputs = language_model("Seq2Seq", decoder_start_token_id=7), training_batch("Seq2Seq")
     shifted = model.prepare_decoder_input_ids_from_labels(torch.tensor([[3, 4, 5], [6, 2, -100], [8, -100, -100]]))
     assert shifted.tolist() == [[7, 3, 4], [7, 6, 2], [7, 8, 0]]
     labels = inputs["labels"]
     given = model.prepare_decoder_input_ids_from_labels(labels)
-    read = {name: inputs[name] for name in ("input_ids", "attention_mask")}
-    by_itself = model(**read, labels=labels)
-    assert_close(by_itself.loss, model(**read, decoder_input_ids=given, labels=labels).loss)
+    source = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+    by_itself = model(**source, labels=labels)
+    assert_close(by_itself.loss, model(**source, decoder_input_ids=given, labels=labels).loss)
     assert_close(by_itself.loss, cross_entropy(by_itself.logits.flatten(0, 1), labels.flatten()))
     for missing in ({"decoder_start_token_id": None}, {"pad_token_id": None}):
         with pytest.raises(ValueError, match=r"decoder_start_token_id.*pad_token_id"):
-            language_model("Seq2Seq", **missing)(**read, labels=labels)
+            language_model("Seq2Seq", **missing)(**source, labels=labels)
 
 
 @every_lm_head
 def test_target_positions_give_the_dense_loss(family: str, task: str):
-    """The head runs on the targets only; a Decoder's targets are the positions before them."""
+    """The head runs on the targets only."""
     model, inputs = tiny_model(family, task), training_batch(family, task)
     labels = inputs.pop("labels")
-    # sparse labels are compared as they are: a Decoder's shift is made here
+    # sparse labels are not shifted, so that a Decoder's are shifted here
     compared = nn.functional.pad(labels[:, 1:], (0, 1), value=-100) if family == "Decoder" else labels
     targets = (compared.flatten() != -100).nonzero().flatten()
     dense = model(**inputs, labels=labels)
@@ -73,7 +73,8 @@ def test_target_positions_give_the_dense_loss(family: str, task: str):
 
 
 @pytest.mark.parametrize("family", GENERATORS)
-def test_logits_to_keep_are_the_last_ones_or_those_named(family: str):
+def test_logits_to_keep(family: str):
+    """A number of last positions, or the positions themselves."""
     model, inputs = language_model(family), batch(family)
     with torch.no_grad():
         full = model(**inputs).logits
@@ -84,8 +85,8 @@ def test_logits_to_keep_are_the_last_ones_or_those_named(family: str):
         assert_close(model(**inputs, logits_to_keep=0).logits, full)
 
 
-def test_logits_to_keep_and_their_labels_give_the_loss_of_that_part():
-    """Seq2Seq compares in place, so the labels of the kept positions go with them."""
+def test_logits_to_keep_with_their_labels():
+    """Seq2Seq does not shift, so that the labels of the kept positions can be passed."""
     model, inputs = language_model("Seq2Seq"), training_batch("Seq2Seq")
     labels = inputs.pop("labels")
     kept = model(**inputs, labels=labels[:, -4:].contiguous(), logits_to_keep=4).loss
@@ -93,10 +94,10 @@ def test_logits_to_keep_and_their_labels_give_the_loss_of_that_part():
 
 
 @every_lm_head
-def test_parts_of_a_batch_add_up_to_the_whole(family: str, task: str):
-    """With the whole's count of targets, the gradients of two micro-batches sum to those of the batch."""
+def test_gradients_of_micro_batches_add_up(family: str, task: str):
+    """With `num_items_in_batch` of the whole batch."""
     model, inputs = tiny_model(family, task), training_batch(family, task)
-    if task != "ForPreTraining":  # there the next-sentence loss is shared out by the count of masked tokens
+    if task != "ForPreTraining":  # its next-sentence loss is weighted by the number of targets
         inputs["labels"] = torch.where(real(inputs), output_ids(inputs), -100)  # the second text has fewer targets
     whole = gradients(model, **inputs)
     targets = inputs["labels"][:, 1:] if family == "Decoder" else inputs["labels"]
@@ -113,7 +114,7 @@ def test_parts_of_a_batch_add_up_to_the_whole(family: str, task: str):
 @every_family
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_activation_checkpointing_gives_the_same_gradients(family: str, reentrant: bool):
-    """Also a Seq2Seq's encoder, which the decoder's checkpointed layers must carry gradients to."""
+    """Also in the encoder of a Seq2Seq, through the checkpointed layers of the decoder."""
     model, inputs = language_model(family).train(), training_batch(family)
     first = model.model.decoder.layers[0] if family == "Seq2Seq" else model.model.layers[0]
     calls = []
@@ -124,7 +125,7 @@ def test_activation_checkpointing_gives_the_same_gradients(family: str, reentran
     got = gradients(model, **inputs)
     assert got.keys() == expected.keys()
     assert_close(got, expected)
-    assert len(calls) == 3  # once without, and with it once more in the backward pass
+    assert len(calls) == 3  # once without; with it, again in the backward pass
     model.activation_checkpointing_disable()
     gradients(model, **inputs)
     assert len(calls) == 4
@@ -134,7 +135,7 @@ def test_activation_checkpointing_gives_the_same_gradients(family: str, reentran
 @pytest.mark.parametrize("backend", BACKENDS[:2])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_autocast_trains(family: str, backend: str, dtype: torch.dtype):
-    """Half-precision products over fp32 weights: nearly the same loss, and gradients of the same size."""
+    """Half-precision products of fp32 weights: about the same loss and gradients."""
     model, inputs = language_model(family, attn_implementation=backend).train(), training_batch(family)
     expected, exact = model(**inputs).loss, gradients(model, **inputs)
     with torch.autocast("cpu", dtype):
@@ -146,7 +147,7 @@ def test_autocast_trains(family: str, backend: str, dtype: torch.dtype):
 
 @pytest.mark.parametrize("family", CLASSIFIERS)
 def test_classifier_losses(family: str):
-    """One label, several labels, one number; the kind is taken from the config or from the labels."""
+    """Single-label, multi-label and regression, by the config or by the labels."""
     inputs = batch(family)
     cases = [
         (3, None, torch.tensor([2, 0]), cross_entropy),
@@ -161,15 +162,15 @@ def test_classifier_losses(family: str):
 
 
 @pytest.mark.parametrize("family", CLASSIFIERS)
-def test_a_classifier_reads_the_whole_text_and_nothing_else(family: str):
-    """The verdict on a padded text is that on the text alone, and a Decoder finds its end on either side."""
+def test_a_classifier_depends_on_every_token_and_not_on_padding(family: str):
+    """A Decoder finds the last token with padding on either side."""
     model, inputs = tiny_model(family, "ForSequenceClassification"), batch(family)
     count = inputs["attention_mask"][1].sum()
     alone = inputs["input_ids"][1:, :count]
     with torch.no_grad():
         expected = model(alone).logits
         assert_close(model(**inputs).logits[1:], expected)
-        if family == "Decoder":  # rotary positions only know distances
+        if family == "Decoder":  # with rotary positions only distances matter
             rolled = {name: value.roll(LENGTH - count.item(), dims=1)[1:] for name, value in inputs.items()}
             assert_close(model(**rolled).logits, expected)
         for place in range(count):
@@ -185,7 +186,7 @@ def test_token_question_and_choice_losses(family: str):
     outputs = tiny_model(family, "ForTokenClassification")(**inputs, labels=tags)
     assert_close(outputs.loss, cross_entropy(outputs.logits.flatten(0, 1), tags.flatten()))
 
-    starts, ends = torch.tensor([1, LENGTH + 3]), torch.tensor([4, 2])  # the second start lies outside: ignored
+    starts, ends = torch.tensor([1, LENGTH + 3]), torch.tensor([4, 2])  # the second start is outside the text: ignored
     model = tiny_model(family, "ForQuestionAnswering")
     outputs = model(**inputs, start_positions=starts, end_positions=ends)
     expected = cross_entropy(outputs.start_logits[:1], starts[:1]) + cross_entropy(outputs.end_logits, ends)
@@ -198,11 +199,10 @@ def test_token_question_and_choice_losses(family: str):
 
 
 @every_family
-def test_a_language_model_learns_one_batch_by_heart(family: str):
-    """Masked words from the rest, a Decoder's next words from those before, a Seq2Seq's words from what it read."""
+def test_a_language_model_overfits_one_batch(family: str):
     model = language_model(family, initializer_range=0.02).train()
     inputs = batch(family)
-    if family == "Seq2Seq":  # what the decoder reads is made of the labels
+    if family == "Seq2Seq":  # decoder_input_ids are made from the labels
         inputs = {"labels": inputs.pop("decoder_input_ids"), "input_ids": inputs["input_ids"]}
     else:
         inputs["labels"] = every_third(inputs["input_ids"])
@@ -214,12 +214,12 @@ def test_a_language_model_learns_one_batch_by_heart(family: str):
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss.item())
-    assert abs(losses[0] - torch.tensor(float(VOCAB)).log().item()) < 0.5  # a fresh model knows nothing
+    assert abs(losses[0] - torch.tensor(float(VOCAB)).log().item()) < 0.5  # a uniform guess
     assert losses[-1] < 0.1
 
 
 @pytest.mark.parametrize(("family", "task"), [(family, task) for family, task in LANGUAGE_MODELS.items()])
-def test_dropout_acts_in_training_only(family: str, task: str):
+def test_dropout_applies_in_training_only(family: str, task: str):
     names = (
         ["hidden_dropout_prob", "attention_probs_dropout_prob"]
         if family == "Bert"
@@ -239,17 +239,17 @@ def test_dropout_acts_in_training_only(family: str, task: str):
 
 @every_lm_head
 @pytest.mark.parametrize("rows_at_once", [1, 5, 1000])
-def test_a_loss_without_logits_is_the_same_loss(family: str, task: str, rows_at_once: int, monkeypatch):
-    """Whatever the chunks: dense, on the targets only, and as a part of a larger batch; gradients too."""
+def test_skip_logits_gives_the_same_loss_and_gradients(family: str, task: str, rows_at_once: int, monkeypatch):
+    """For any chunk size: dense, with target_positions, and with num_items_in_batch."""
     monkeypatch.setattr(token_loss, "CPU_CHUNK", rows_at_once * VOCAB)
     monkeypatch.setattr(token_loss, "CPU_SLICE", 7)
     model, inputs = tiny_model(family, task), training_batch(family, task)
     inputs["labels"] = torch.where(real(inputs), output_ids(inputs), -100)
     for extra in ({}, {"num_items_in_batch": torch.tensor(50)}):
-        plain, frugal = model(**inputs, **extra), model(**inputs, **extra, skip_logits=True)
-        assert_close(frugal.loss, plain.loss)
+        plain, skipped = model(**inputs, **extra), model(**inputs, **extra, skip_logits=True)
+        assert_close(skipped.loss, plain.loss)
         assert plain[1].shape == (2, LENGTH, VOCAB)
-        assert not {"logits", "prediction_logits"} & set(frugal)
+        assert not {"logits", "prediction_logits"} & set(skipped)
         assert_close(gradients(model, **inputs, **extra, skip_logits=True), gradients(model, **inputs, **extra))
     labels = inputs.pop("labels").flatten()
     targets = torch.tensor([2, 3, 9])
@@ -257,8 +257,8 @@ def test_a_loss_without_logits_is_the_same_loss(family: str, task: str, rows_at_
     assert_close(gradients(model, **sparse, skip_logits=True), gradients(model, **sparse))
 
 
-def test_a_loss_without_logits_needs_labels_and_survives_extremes():
-    """Sure of the wrong token: a large loss, not infinity. bf16 autocast: near the fp32 loss. No gradient unasked."""
+def test_skip_logits_in_extreme_cases():
+    """Without labels an error; under autocast about the same loss; for a probability of zero a finite loss."""
     model, inputs = language_model("Encoder"), training_batch("Encoder")
     with pytest.raises(ValueError, match="labels"):
         model(input_ids=inputs["input_ids"], skip_logits=True)
@@ -273,12 +273,12 @@ def test_a_loss_without_logits_needs_labels_and_survives_extremes():
         assert not model(**inputs, skip_logits=True).loss.requires_grad
         model.lm_head.bias[0] = 1e4
         inputs["labels"] = torch.ones_like(inputs["labels"])
-        sure_of_the_wrong = model(**inputs, skip_logits=True).loss
-    assert 80 < sure_of_the_wrong < 90
+        wrong_token = model(**inputs, skip_logits=True).loss
+    assert 80 < wrong_token < 90
 
 
-def test_labels_that_a_caller_has_shifted_are_taken_as_they_are():
-    """With logits and without; `labels` only says that a loss is wanted."""
+def test_shift_labels_are_used_unchanged():
+    """`labels` then only request a loss."""
     model, inputs = language_model("Decoder"), training_batch("Decoder")
     shifted = nn.functional.pad(inputs["labels"][:, 1:], (0, 1), value=-100)
     expected = model(**inputs).loss

@@ -1,4 +1,4 @@
-"""Protects packed rows: several documents in one row are what they are alone, and none sees its neighbour."""
+"""Protects packed rows: documents give the same states as alone, and do not attend to each other."""
 
 import pytest
 import torch
@@ -27,8 +27,7 @@ TRUNK_FAMILIES = ["Encoder", "Decoder", "Seq2Seq"]
 @every_family
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.usefixtures("_flex_uncompiled")
-def test_packed_is_padded_is_alone(family: str, backend: str):
-    """In eval mode and with the config's `use_cache`: the mask is made before the cache is."""
+def test_packed_documents_give_the_states_of_padded_and_single_ones(family: str, backend: str):
     model, documents = tiny_model(family, attn_implementation=backend), two_documents(family)
     with torch.no_grad():
         packed = model(**pack(documents)).last_hidden_state[0]
@@ -40,8 +39,7 @@ def test_packed_is_padded_is_alone(family: str, backend: str):
 
 @pytest.mark.parametrize("family", TRUNK_FAMILIES)
 @pytest.mark.parametrize("positions", POSITIONS)
-def test_packing_knows_every_kind_of_position(family: str, positions: str):
-    """The positions that separate the documents are also the ones that are embedded, where any are."""
+def test_packing_with_every_kind_of_positions(family: str, positions: str):
     model, documents = tiny_model(family, position_embedding_type=positions), two_documents(family)
     with torch.no_grad():
         packed = model(**pack(documents)).last_hidden_state[0]
@@ -52,8 +50,8 @@ def test_packing_knows_every_kind_of_position(family: str, positions: str):
 @every_family
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.usefixtures("_flex_uncompiled")
-def test_a_neighbour_changes_not_one_bit(family: str, backend: str):
-    """Other words in one document, on either side of a Seq2Seq: that document differs, the other one does not."""
+def test_documents_do_not_affect_each_other(family: str, backend: str):
+    """Other tokens in one document, on either side of a Seq2Seq: the states of the other are bit-identical."""
     model, documents = tiny_model(family, attn_implementation=backend), two_documents(family)
     border = output_ids(documents[0]).shape[1]
     places = [slice(0, border), slice(border, None)]
@@ -71,7 +69,7 @@ def test_a_neighbour_changes_not_one_bit(family: str, backend: str):
 @every_family
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.usefixtures("_flex_uncompiled")
-def test_each_row_is_packed_in_its_own_way(family: str, backend: str):
+def test_rows_with_different_boundaries(family: str, backend: str):
     model = tiny_model(family, attn_implementation=backend)
     first, second = two_documents(family), two_documents(family)[::-1]  # lengths 5 + 4, and 4 + 5
     rows = [pack(first), pack(second)]
@@ -83,8 +81,8 @@ def test_each_row_is_packed_in_its_own_way(family: str, backend: str):
 
 @every_family
 @pytest.mark.parametrize("backend", BACKENDS[:2])
-def test_packed_rows_teach_what_padded_ones_teach(family: str, backend: str):
-    """Equal loss, equal gradients. A causal document's first token is no target: no document tells what comes next."""
+def test_packed_and_padded_rows_have_the_same_gradients(family: str, backend: str):
+    """The first token of a causal document is no target: nothing precedes it."""
     model = language_model(family, attn_implementation=backend).train()
     documents = two_documents(family)
     first = 1 if family == "Decoder" else 0
@@ -101,8 +99,7 @@ def test_packed_rows_teach_what_padded_ones_teach(family: str, backend: str):
 
 
 @every_family
-def test_an_attention_mask_switches_packing_off(family: str):
-    """Who gives a mask decides alone: restarting positions are then positions and nothing else."""
+def test_an_attention_mask_disables_packing(family: str):
     model, documents = tiny_model(family, attn_implementation="eager"), two_documents(family)
     inputs = pack(documents)
     masks = {
@@ -121,8 +118,8 @@ def test_an_attention_mask_switches_packing_off(family: str):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.usefixtures("_flex_uncompiled")
-def test_the_nth_written_document_asks_the_nth_read_one(backend: str):
-    """Also where one row of a batch holds two documents and the other one, and where the two sides differ in number."""
+def test_the_nth_document_attends_to_the_nth_encoder_document(backend: str):
+    """Also if the rows, or the two sides, hold different numbers of documents."""
     model = tiny_model("Seq2Seq", attn_implementation=backend)
     row = pack(two_documents("Seq2Seq"))
     single = {name: ids for name, ids in row.items() if "input_ids" in name}
@@ -131,7 +128,7 @@ def test_the_nth_written_document_asks_the_nth_read_one(backend: str):
         together = model(**{name: torch.cat((row[name], single[name])) for name in row}).last_hidden_state
         assert_close(together[:1], model(**row).last_hidden_state)
         assert_close(together[1:], model(**single).last_hidden_state)
-        # one document written, two read: only the first is its own
+        # one document in the decoder, two in the encoder: it attends to the first
         lone = single | {"position_ids": row["position_ids"]}
         before = model(**lone).last_hidden_state
         changed = lone["input_ids"].clone()
@@ -140,8 +137,7 @@ def test_the_nth_written_document_asks_the_nth_read_one(backend: str):
 
 
 @pytest.mark.parametrize("family", GENERATORS)
-def test_a_cache_that_was_given_is_no_packing(family: str):
-    """While writing goes on, positions that restart are the caller's affair: the past stays visible."""
+def test_a_cache_disables_packing(family: str):
     model, inputs = tiny_model(family), batch(family, padded=False)
     side = "decoder_" if family == "Seq2Seq" else ""
     ids = inputs.pop(f"{side}input_ids")
@@ -156,8 +152,7 @@ def test_a_cache_that_was_given_is_no_packing(family: str):
 
 
 @pytest.mark.parametrize("use_cache", [True, False])
-def test_a_packed_row_fills_its_cache_all_the_same(use_cache: bool):
-    """The cache that comes out holds every token of the row, whichever document it is of."""
+def test_a_packed_row_fills_the_cache(use_cache: bool):
     model, documents = tiny_model("Decoder"), two_documents("Decoder")
     with torch.no_grad():
         outputs = model(**pack(documents), use_cache=use_cache)

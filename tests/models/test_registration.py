@@ -76,7 +76,9 @@ def test_names_of_the_package():
 def test_no_model_class_is_missing_from_the_table():
     for module in set(MODULES.values()):
         for name, value in vars(import_module(module)).items():
-            is_public = re.fullmatch(r"TinyTransformer\w+(Model|For[A-Z]\w+)", name) and not name.endswith("TrainedModel")
+            is_public = re.fullmatch(r"TinyTransformer\w+(Model|For[A-Z]\w+)", name) and not name.endswith(
+                "TrainedModel"
+            )
             if is_public and isinstance(value, type) and issubclass(value, PreTrainedModel):
                 assert name in MODULES
 

@@ -1,4 +1,4 @@
-"""Protects that a checkpoint of ours opens in sentence-transformers with mean pooling, trains and is saved there."""
+"""Protects the use in sentence-transformers: a checkpoint opens with mean pooling, is trained and saved."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ PAIRS = [(f"word{i} word{i + 1}", f"word{i + 1} word{i} word5") for i in range(6
 
 @pytest.fixture(params=["Encoder", "Bert"])
 def checkpoint(request, tmp_path: Path) -> Path:
-    """A masked language model, as pretraining leaves it."""
+    """A masked language model with a tokenizer."""
     model_class = getattr(ours, f"TinyTransformer{request.param}ForMaskedLM")
     model_class(tiny_config(request.param)).save_pretrained(tmp_path / "checkpoint")
     tiny_tokenizer(model_max_length=32).save_pretrained(tmp_path / "checkpoint")
@@ -31,8 +31,8 @@ def similarity_of_pairs(model) -> float:
     return (model.similarity(first, second).diagonal().mean() - model.similarity(first, second).mean()).item()
 
 
-def test_it_opens_with_mean_pooling_trains_and_comes_back(checkpoint: Path, tmp_path: Path):
-    """Padding in the batch changes nothing; pairs draw nearer; what is saved opens as it was, its code beside it."""
+def test_open_train_save(checkpoint: Path, tmp_path: Path):
+    """Padding changes nothing, training increases the similarity of pairs, and the code is saved with the model."""
     model = sentence_transformers.SentenceTransformer(str(checkpoint), device="cpu")
     trunk = AutoModel.from_pretrained(checkpoint).eval()
     tokenizer = tiny_tokenizer()

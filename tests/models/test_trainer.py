@@ -1,4 +1,4 @@
-"""Protects training with transformers' Trainer: its collators, accumulation, checkpoints, on our classes unchanged."""
+"""Protects training with transformers' Trainer: collators, gradient accumulation, label smoothing, checkpoints."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ from transformers import (
 )
 
 TRAINABLE = [(family, task) for family, task in CLASSES if task != "Model"]
-# whose loss is a mean over a varying number of targets, or over the rows of the batch
+# losses that are a mean over a varying number of targets, or over the rows of the batch
 SUMMED_LOSSES = [
     *LANGUAGE_MODELS.items(),
     ("Bert", "ForTokenClassification"),
@@ -42,13 +42,17 @@ SUMMED_LOSSES = [
 
 
 def rows_for(task: str, count: int) -> list[dict[str, torch.Tensor]]:
-    """Texts whose labels follow from their words; the second half of the rows has few targets, the first many."""
+    """Build texts with labels that depend on their tokens; of each 16, the first 8 have more targets."""
     rows = []
     for index in range(count):
         ids = random_ids(3, 9) if task == "ForMultipleChoice" else random_ids(9)
         targets = torch.rand(ids.shape) < (0.9 if index % 16 < 8 else 0.2)
         targets[..., 4] = True
-        row = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "name": f"text {index}"}  # no model takes this
+        row = {
+            "input_ids": ids,
+            "attention_mask": torch.ones_like(ids),
+            "name": f"text {index}",
+        }
         if task in LANGUAGE_MODELS.values() or task == "ForPreTraining":
             row["labels"] = torch.where(targets, ids, -100)
         elif task == "ForTokenClassification":
@@ -66,7 +70,7 @@ def rows_for(task: str, count: int) -> list[dict[str, torch.Tensor]]:
 
 
 def train(model: PreTrainedModel, rows: list, folder, trainer_class=Trainer, collator=None, **settings) -> Trainer:
-    """On the CPU, each step's loss in the log."""
+    """Train on CPU, and log the loss of each step."""
     settings = {"learning_rate": 1e-2, "lr_scheduler_type": "constant", "logging_steps": 1} | settings
     settings |= {"output_dir": str(folder), "use_cpu": True, "report_to": [], "disable_tqdm": True, "seed": 1}
     arguments = Seq2SeqTrainingArguments if trainer_class is Seq2SeqTrainer else TrainingArguments
@@ -81,7 +85,7 @@ def losses(trainer: Trainer) -> list[float]:
 
 @pytest.mark.parametrize(("family", "task"), TRAINABLE)
 def test_the_loss_falls(family: str, task: str, tmp_path):
-    """Eight texts, by heart; the trained model evaluates, predicts, and its file holds what was learned."""
+    """On eight texts; the model can then be evaluated, used for prediction, and saved."""
     model, rows = tiny_model(family, task, initializer_range=0.05), rows_for(task, 8)
     trainer = train(model, rows, tmp_path, max_steps=15, save_strategy="no")
     curve = losses(trainer)
@@ -96,8 +100,8 @@ def test_the_loss_falls(family: str, task: str, tmp_path):
 
 
 @pytest.mark.parametrize(("family", "task"), SUMMED_LOSSES)
-def test_four_batches_of_eight_are_one_of_thirty_two(family: str, task: str, tmp_path):
-    """The curves agree, though the micro-batches differ in their number of targets."""
+def test_four_batches_of_eight_equal_one_of_thirty_two(family: str, task: str, tmp_path):
+    """Although the micro-batches differ in their number of targets."""
     rows = rows_for(task, 96)
     curves, weights = [], []
     for size in (32, 8):
@@ -117,33 +121,32 @@ def test_four_batches_of_eight_are_one_of_thirty_two(family: str, task: str, tmp
     assert_close(weights[1], weights[0])
 
 
-def test_the_micro_batches_above_are_unequal():
-    """A mean of means would be another number, by far."""
-    rows = rows_for("ForMaskedLM", 32)
-    model = language_model("Encoder")
-
-    def loss_of(some: list) -> torch.Tensor:
-        return model(**{name: torch.stack([row[name] for row in some]) for name in ("input_ids", "labels")}).loss
-
-    mean_of_means = torch.stack([loss_of(rows[start : start + 8]) for start in range(0, 32, 8)]).mean()
-    assert (mean_of_means - loss_of(rows)).abs() > 1e-3
+def test_label_smoothing_shifts_the_labels_of_a_decoder(tmp_path):
+    """Trainer recognises a causal language model by its name in transformers' tables (families.py)."""
+    model, inputs = language_model("Decoder"), {"input_ids": random_ids(2, 9)}
+    inputs["labels"] = inputs["input_ids"].clone()
+    arguments = TrainingArguments(output_dir=str(tmp_path), label_smoothing_factor=0.1, use_cpu=True, report_to=[])
+    smoothed = Trainer(model, arguments).compute_loss(model, dict(inputs))
+    logits = model(**inputs).logits[:, :-1].flatten(0, 1)
+    targets = inputs["labels"][:, 1:].flatten()
+    assert_close(smoothed, torch.nn.functional.cross_entropy(logits, targets, label_smoothing=0.1))
 
 
 @every_family
-def test_training_resumes_where_it_stopped(family: str, tmp_path):
-    """Three steps, a checkpoint, three more from it: the weights of six at a stretch."""
+def test_resume_is_exact(family: str, tmp_path):
+    """Three steps, a checkpoint and three more steps give the weights of six steps."""
     task, rows = LANGUAGE_MODELS[family], rows_for(LANGUAGE_MODELS[family], 24)
     settings = {"max_steps": 6, "save_steps": 3, "per_device_train_batch_size": 4}
-    at_a_stretch = train(language_model(family), rows, tmp_path / "run", **settings)
+    uninterrupted = train(language_model(family), rows, tmp_path / "run", **settings)
     fresh = tiny_model(family, task)
     train(fresh, rows, tmp_path / "run", **settings, resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-3"))
     for name, parameter in fresh.named_parameters():
-        assert torch.equal(parameter, at_a_stretch.model.get_parameter(name)), name
+        assert torch.equal(parameter, uninterrupted.model.get_parameter(name)), name
 
 
 @pytest.mark.parametrize("family", ["Bert", "Encoder", "Decoder"])
 def test_language_model_collator(family: str, tmp_path):
-    """Texts of unequal length from a tokenizer; masked words, or with mlm=False the next ones."""
+    """On texts of different lengths; with mlm=False for the Decoder."""
     tokenizer = tiny_tokenizer()
     texts = ["word5 word6 word7 word8", "word9 word10", "word11 word12 word13 word14 word15 word16"] * 4
     rows = [dict(tokenizer(text)) for text in texts]
@@ -158,7 +161,7 @@ def test_language_model_collator(family: str, tmp_path):
 
 
 def test_flattening_collator(tmp_path):
-    """Texts end to end in one row instead of padded ones: the loss and the gradients are the same."""
+    """Packed texts give the loss and gradients of padded ones."""
     tokenizer = tiny_tokenizer(padding_side="right")
     texts = ["word5 word6 word7 word8", "word9 word10", "word11 word12 word13 word14 word15 word16"]
     rows = [{"input_ids": tokenizer(text)["input_ids"]} for text in texts]
@@ -176,7 +179,7 @@ def test_flattening_collator(tmp_path):
 
 
 def test_seq2seq_trainer_generates_what_it_learned(tmp_path):
-    """DataCollatorForSeq2Seq asks the model for decoder_input_ids; evaluation writes texts, not logits."""
+    """DataCollatorForSeq2Seq makes decoder_input_ids with the model; evaluation generates."""
     tokenizer = tiny_tokenizer()
     model = language_model(
         "Seq2Seq", initializer_range=0.05, decoder_start_token_id=2, eos_token_id=3, pad_token_id=0, bos_token_id=2

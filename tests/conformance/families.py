@@ -1,13 +1,13 @@
-"""What is tested: our four families, and the stock ones they are held against."""
+"""The families under test: ours, and the stock ones that they are compared with."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
 
-FAMILY_VARIABLE = "CONFORMANCE_FAMILY"  # tells the process that runs pytest which of the below to test
+FAMILY_VARIABLE = "CONFORMANCE_FAMILY"  # environment variable that names the family to suite.py
 
-# every tiny config has these, where it knows the field
+# Fields of every tiny config that knows them.
 SHAPE = {
     "vocab_size": 99,
     "hidden_size": 32,
@@ -23,14 +23,14 @@ SHAPE = {
 
 @dataclass(frozen=True)
 class Family:
-    """Its classes are those that the Auto classes open its config with.
+    """A config class; the tested classes are those that the Auto classes open it with.
 
     Args:
-        config_class: dotted name; only the process that tests the family imports it.
-        settings: fields of the tiny config beside `SHAPE`.
-        counterparts: the stock families that ours is held against; none for a stock family.
+        config_class: Dotted name.
+        settings: Fields of the tiny config in addition to `SHAPE`.
+        counterparts: Stock families that a family of ours is compared with.
         left_out: Auto classes whose class is not tested.
-        deselected: tests that upstream's own test file of the family replaces or leaves out, and why.
+        deselected: Tests that transformers' own test file of the family overrides, and why.
     """
 
     config_class: str
@@ -54,10 +54,7 @@ OURS = {
 }
 
 STOCK = {
-    "stock-bert": Family(
-        "transformers.BertConfig",
-        left_out=("AutoModelForCausalLM",),  # BERT as a decoder, which ours is not
-    ),
+    "stock-bert": Family("transformers.BertConfig", left_out=("AutoModelForCausalLM",)),  # our Bert has no decoder
     "stock-modernbert": Family("transformers.ModernBertConfig"),
     "stock-llama": Family("transformers.LlamaConfig", settings={"num_key_value_heads": 2}),
     "stock-modernbert-decoder": Family("transformers.ModernBertDecoderConfig"),
@@ -76,6 +73,3 @@ STOCK = {
 }
 
 FAMILIES = OURS | STOCK
-
-# tests that ours skips and its counterpart passes, where that is right: name -> why
-JUSTIFIED: dict[str, str] = {}

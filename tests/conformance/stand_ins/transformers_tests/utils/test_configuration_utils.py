@@ -1,6 +1,6 @@
-"""Stands in for a table of transformers' tests that its source distribution leaves out."""
+"""Replaces a table of transformers' tests that its source distribution lacks."""
 
-# every field that all configurations have, at a value that is not its default
+# Every field of all configurations, with a value that is not its default.
 config_common_kwargs = {
     "architectures": ["SomeModel"],
     "chunk_size_feed_forward": 5,

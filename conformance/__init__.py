@@ -1,1 +1,0 @@
-"""Hugging Face's own common model tests, run on our families and on stock ones, side by side."""

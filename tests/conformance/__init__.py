@@ -1,0 +1,1 @@
+"""Hugging Face's own model tests, run on our families and on stock ones."""
