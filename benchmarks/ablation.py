@@ -22,7 +22,7 @@ import torch
 from accelerate import Accelerator
 from torch.optim.swa_utils import AveragedModel
 
-from finetune.environment import require_writable_parent
+from hf_tiny_transformer.common.files import require_writable_parent
 from hf_tiny_transformer.runs import atomic_write_json, keep_freed_memory, run_cli
 from pretrain.build import build_loop, validation_batches
 from pretrain.checkpoint import Progress

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from hf_tiny_transformer.attend_figure import draw_over_image
 from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
@@ -23,7 +24,6 @@ from transformers import Trainer, TrainingArguments, ViTImageProcessorPil, set_s
 
 from hf_tiny_transformer import TinyTransformerEncoderForImageClassification, TinyTransformerEncoderImageConfig
 from hf_tiny_transformer.attend import read_image_attention
-from hf_tiny_transformer.attend_figure import draw_over_image
 from hf_tiny_transformer.runs import atomic_directory, atomic_write_json, require_free_output, run_cli
 
 SPLIT_SEED = 0

@@ -13,10 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from onnxruntime import InferenceSession, SessionOptions
-
 from hf_tiny_transformer.checkpoint_files import open_ours
 from hf_tiny_transformer.onnx_export import INT8_FILE, MODEL_FILE, Graph
+from onnxruntime import InferenceSession, SessionOptions
+
 from hf_tiny_transformer.runs import UserError, run_cli
 
 SHAPES = ((1, 16), (1, 128), (16, 128))

@@ -20,8 +20,8 @@ from sklearn.preprocessing import StandardScaler
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import hf_tiny_transformer  # noqa: F401  (registers the families)
-from finetune.environment import quieten
 from hf_tiny_transformer import attend
+from hf_tiny_transformer.common.environment import quieten_libraries
 from hf_tiny_transformer.common.sample import load_sample
 from hf_tiny_transformer.layers import mean_pool
 from hf_tiny_transformer.runs import run_cli
@@ -35,7 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.probe", description=__doc__.splitlines()[0])
     parser.add_argument("models", nargs="*", help="model directories")
     names = parser.parse_args().models
-    quieten()
+    quieten_libraries()
     models = {name: attend.load(name) for name in names}
     sample = load_sample()
     examples = sample.train + sample.validation

@@ -29,7 +29,7 @@ from accelerate.utils import set_seed
 from torch.nn.functional import cross_entropy
 from transformers import BertConfig, BertForMaskedLM
 
-from finetune.environment import require_writable_parent
+from hf_tiny_transformer.common.files import require_writable_parent
 from hf_tiny_transformer.runs import UserError, atomic_write_json, keep_freed_memory, run_cli
 from pretrain.build import batch_source, build_loop, validation_batches
 from pretrain.checkpoint import Progress

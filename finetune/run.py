@@ -426,7 +426,10 @@ def _read_identity(folder: Path) -> dict[str, Any]:
 
 
 def _require_same_settings(
-    path: Path, before: dict[str, Any], settings: FinetuneSettings, chosen: set[str] = frozenset()  # type: ignore[assignment]
+    path: Path,
+    before: dict[str, Any],
+    settings: FinetuneSettings,
+    chosen: set[str] = frozenset(),  # type: ignore[assignment]
 ) -> None:
     """Compare the user's settings; what a search chose, and a length that is not given, are not the user's."""
     for name, value in settings.public().items():

@@ -116,7 +116,9 @@ def score_seed(training: Training, directory: Path, reported: dict[str, EncodedS
     if not result.reported:
         started = time.perf_counter()
         model = load_seed(training, directory)
-        scores = {name: training.kind.scores(outputs_of(training, model, split), split) for name, split in reported.items()}
+        scores = {
+            name: training.kind.scores(outputs_of(training, model, split), split) for name, split in reported.items()
+        }
         seconds = round(result.seconds + time.perf_counter() - started, 2)
         result = dataclasses.replace(result, reported=scores, seconds=seconds)
         wait_for_everyone()

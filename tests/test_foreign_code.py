@@ -17,7 +17,7 @@ from huggingface_hub import ModelCard
 from test_pretrain import TINY, without
 from transformers import BertConfig, BertForMaskedLM
 
-import finetune.cli
+import finetune.__main__
 import pretrain.cli
 from hf_tiny_transformer.__main__ import main
 from hf_tiny_transformer.card_code import refused_snippet
@@ -122,7 +122,7 @@ def corpus(tmp_path_factory) -> Path:
 
 def train(model: Path, texts: Path, output: Path, *flags: str) -> int:
     arguments = ["--model", str(model), "--task", str(texts), "--text", "text", "--label", "label", "--seeds", "1"]
-    return finetune.cli.main([*arguments, "--output", str(output), "--epochs", "1", *flags])
+    return finetune.__main__.main([*arguments, "--output", str(output), "--epochs", "1", *flags])
 
 
 def adapt(model: Path, corpus: Path, output: Path, *flags: str) -> int:
@@ -194,7 +194,7 @@ def test_a_model_with_code_of_its_own_is_refused_or_run_by_the_flag(form, attack
     answered = ["predict", "--model", str(source), "--input", str(texts), "--text", "text"]
     answered += ["--output", str(tmp_path / "a.jsonl")]
     for arguments in ([*scored, str(tmp_path / "first")], answered):
-        assert finetune.cli.main(arguments) == 2
+        assert finetune.__main__.main(arguments) == 2
         error = capsys.readouterr().err
         assert "config.json: auto_map" in error and "--trust-remote-code" in error and "Traceback" not in error
     assert train(source, texts, tmp_path / "out") == 2 and not marker.exists()
@@ -202,7 +202,7 @@ def test_a_model_with_code_of_its_own_is_refused_or_run_by_the_flag(form, attack
         assert run_cli(lambda command=command: main([*command, str(source)])) in (1, 2)
         assert not marker.exists()
     capsys.readouterr()
-    assert finetune.cli.main([*scored, str(tmp_path / "second"), "--trust-remote-code"]) == 0
+    assert finetune.__main__.main([*scored, str(tmp_path / "second"), "--trust-remote-code"]) == 0
     assert marker.exists()
     assert train(source, texts, tmp_path / "out", "--trust-remote-code") == 2
     assert "could not carry" in capsys.readouterr().err and not (tmp_path / "out").exists()
@@ -215,10 +215,10 @@ def test_commands_that_only_read_run_nothing(attack, marker, texts, tmp_path, ca
     edit(tmp_path / "tuned" / "tokenizer_config.json", auto_map={"AutoTokenizer": [None, "payload.Tokenizer"]})
     shutil.copy(tmp_path / "org" / "repo" / "payload.py", tmp_path / "tuned")
     arguments = ["predict", "--model", str(tmp_path / "tuned"), "--input", str(texts), "--text", "text"]
-    assert finetune.cli.main([*arguments, "--output", str(tmp_path / "a.jsonl")]) == 0
+    assert finetune.__main__.main([*arguments, "--output", str(tmp_path / "a.jsonl")]) == 0
     assert run_cli(lambda: main(["attend", "--model", str(source), "--text", "word5", "--output", "page.html"])) == 0
     assert not marker.exists()
-    assert finetune.cli.main([*arguments, "--output", str(tmp_path / "b.jsonl"), "--trust-remote-code"]) == 0
+    assert finetune.__main__.main([*arguments, "--output", str(tmp_path / "b.jsonl"), "--trust-remote-code"]) == 0
     assert marker.exists()
 
 

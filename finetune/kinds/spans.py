@@ -12,14 +12,11 @@ import torch
 from transformers import AutoModelForQuestionAnswering, DataCollatorWithPadding, PreTrainedConfig
 
 from hf_tiny_transformer.publish.card import THIS_DIRECTORY
-from hf_tiny_transformer.common.errors import UserError
 
 from ..data import Example
-from ..settings import FinetuneSettings
 from .base import Answer, Checkpoint, EncodedSplit, Kind, ModelInput, Outputs, require_fast_tokenizer, rounded
 
 LONGEST_ANSWER = 30  # tokens, as in the scripts of transformers and of the original BERT
-SHORTEST_ROW = 16  # tokens: fewer leave hardly any room for question and context
 IMPOSSIBLE = "handle_impossible_answer"  # a field of the config, named after the parameter of transformers' pipeline
 NO_ANSWER = 0  # the position of [CLS], which means "not in this window"
 
@@ -77,6 +74,7 @@ class Spans(Kind):
     pipeline_tag = "question-answering"
     default_max_length = 384
     answer_length = 384
+    shortest = 16  # fewer leave hardly any room for question and context
     reads: ClassVar = {"question": ("question",), "text": ("context", "text")}
     fields = ("prediction", "start", "end", "probability")
 
@@ -88,16 +86,6 @@ class Spans(Kind):
     def config_fields(self) -> dict[str, Any]:
         """Return whether there may be no answer."""
         return {IMPOSSIBLE: self.unanswerable}
-
-    def check(self, settings: FinetuneSettings) -> None:
-        """Check the settings, the length too."""
-        super().check(settings)
-        self.check_length(settings.max_length)
-
-    def check_length(self, max_length: int | None) -> None:
-        """Check that a row has room for question and context."""
-        if max_length is not None and max_length < SHORTEST_ROW:
-            raise UserError(f"--max_length {max_length}: must be at least {SHORTEST_ROW} for this task")
 
     def describe(self) -> str:
         """Describe the answers."""

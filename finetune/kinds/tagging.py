@@ -28,7 +28,7 @@ from .base import (
 
 OUTSIDE = "O"
 UNLABELLED = -100  # ignored by torch's cross entropy
-PUNCTUATION = ".,;:!?()[]{}\"'«»“”‘’„…"
+PUNCTUATION = ".,;:!?()[]{}\"'«»\u2018\u2019\u201c\u201d\u201e\u2026"
 _WORD = re.compile(r"[^ \t\r\n]+")  # a no-break space is part of a word, as in `data.conll`
 _ENTITY_TAG = re.compile(r"[BIES]-.|O$")
 
