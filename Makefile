@@ -28,7 +28,7 @@ pretrain: $(READY)  ## the main job: raw text in, a fine-tuned model and its fig
 		--report $(RUN)/report.md --output $(RUN)/finetuned
 
 $(VENV)/.extras: $(READY)
-	for extra in deepspeed web; do \
+	for extra in web; do \
 		$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[$$extra]" \
 			|| echo "$$extra does not install here: its tests will be skipped"; \
 	done
@@ -37,8 +37,8 @@ $(VENV)/.extras: $(READY)
 test: $(READY) $(VENV)/.extras  ## the tests, on all cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
-tour: $(READY)  ## docs/tour.md in both languages: every number and picture anew
-	$(BIN)/python -m tour
+tour: $(READY)  ## write docs/tour.md in both languages, with its numbers and pictures
+	$(BIN)/python -m docs.tour
 
 conformance: $(READY)  ## Hugging Face's own model tests, on our families and on stock ones
 	$(BIN)/python -m conformance

@@ -22,8 +22,9 @@ import torch
 from accelerate import Accelerator
 from torch.optim.swa_utils import AveragedModel
 
-from hf_tiny_transformer.common.files import require_writable_parent
-from hf_tiny_transformer.runs import atomic_write_json, keep_freed_memory, run_cli
+from hf_tiny_transformer.common.environment import keep_freed_memory
+from hf_tiny_transformer.common.errors import run_command
+from hf_tiny_transformer.common.files import atomic_write_json, require_writable_parent
 from pretrain.build import build_loop, validation_batches
 from pretrain.checkpoint import Progress
 from pretrain.cli import parse
@@ -187,4 +188,4 @@ def _figures(run: dict) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(run_cli(main))
+    sys.exit(run_command(main))

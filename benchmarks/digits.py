@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from hf_tiny_transformer.attend_figure import draw_over_image
 from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
@@ -23,8 +22,10 @@ from torch.utils.data import Dataset, default_collate
 from transformers import Trainer, TrainingArguments, ViTImageProcessorPil, set_seed
 
 from hf_tiny_transformer import TinyTransformerEncoderForImageClassification, TinyTransformerEncoderImageConfig
-from hf_tiny_transformer.attend import read_image_attention
-from hf_tiny_transformer.runs import atomic_directory, atomic_write_json, require_free_output, run_cli
+from hf_tiny_transformer.attend.figure import draw_over_image
+from hf_tiny_transformer.attend.read import read_image_attention
+from hf_tiny_transformer.common.errors import run_command
+from hf_tiny_transformer.common.files import atomic_directory, atomic_write_json, require_free_output
 
 SPLIT_SEED = 0
 EPOCHS = 60
@@ -146,4 +147,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_cli(main))
+    sys.exit(run_command(main))

@@ -13,11 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from hf_tiny_transformer.checkpoint_files import open_ours
-from hf_tiny_transformer.onnx_export import INT8_FILE, MODEL_FILE, Graph
 from onnxruntime import InferenceSession, SessionOptions
 
-from hf_tiny_transformer.runs import UserError, run_cli
+from hf_tiny_transformer.common.errors import UserError, run_command
+from hf_tiny_transformer.convert.onnx import INT8_FILE, MODEL_FILE, Graph
+from hf_tiny_transformer.convert.stock import open_ours
 
 SHAPES = ((1, 16), (1, 128), (16, 128))
 ROUNDS, WARM_UP = 15, 3
@@ -74,4 +74,4 @@ def _medians(runs: dict[str, Callable]) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    sys.exit(run_cli(main))
+    sys.exit(run_command(main))

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from transformers import AutoTokenizer
 
-from hf_tiny_transformer.runs import UserError, run_cli
+from hf_tiny_transformer.common.errors import UserError, run_command
 from pretrain.metrics import peak_memory
 
 BLOCK = 128
@@ -137,4 +137,4 @@ def _in_a_process(side: str, text: Path, tokenizer: Path) -> list[float]:
 
 
 if __name__ == "__main__":
-    sys.exit(run_cli(main))
+    sys.exit(run_command(main))

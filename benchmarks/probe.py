@@ -20,11 +20,11 @@ from sklearn.preprocessing import StandardScaler
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import hf_tiny_transformer  # noqa: F401  (registers the families)
-from hf_tiny_transformer import attend
+from hf_tiny_transformer.attend.read import load
 from hf_tiny_transformer.common.environment import quieten_libraries
+from hf_tiny_transformer.common.errors import run_command
 from hf_tiny_transformer.common.sample import load_sample
 from hf_tiny_transformer.layers import mean_pool
-from hf_tiny_transformer.runs import run_cli
 
 FOLDS = StratifiedKFold(3, shuffle=True, random_state=0)
 BATCH = 64
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("models", nargs="*", help="model directories")
     names = parser.parse_args().models
     quieten_libraries()
-    models = {name: attend.load(name) for name in names}
+    models = {name: load(name) for name in names}
     sample = load_sample()
     examples = sample.train + sample.validation
     texts, labels = [e.text for e in examples], np.array([e.label for e in examples])
@@ -66,4 +66,4 @@ def show(name: str, scores: np.ndarray) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_cli(main))
+    sys.exit(run_command(main))

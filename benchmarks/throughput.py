@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from transformers import BertConfig, BertForMaskedLM, PreTrainedModel
 
-from hf_tiny_transformer.runs import keep_freed_memory
+from hf_tiny_transformer.common.environment import keep_freed_memory
 from pretrain.metrics import peak_memory
 from pretrain.speed import matrix_rate, step_flops, synchronize
 

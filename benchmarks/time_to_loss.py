@@ -29,8 +29,9 @@ from accelerate.utils import set_seed
 from torch.nn.functional import cross_entropy
 from transformers import BertConfig, BertForMaskedLM
 
-from hf_tiny_transformer.common.files import require_writable_parent
-from hf_tiny_transformer.runs import UserError, atomic_write_json, keep_freed_memory, run_cli
+from hf_tiny_transformer.common.environment import keep_freed_memory
+from hf_tiny_transformer.common.errors import UserError, run_command
+from hf_tiny_transformer.common.files import atomic_write_json, require_writable_parent
 from pretrain.build import batch_source, build_loop, validation_batches
 from pretrain.checkpoint import Progress
 from pretrain.cli import parse
@@ -257,4 +258,4 @@ def _arguments() -> tuple[argparse.Namespace, list[str]]:
 
 
 if __name__ == "__main__":
-    sys.exit(run_cli(main))
+    sys.exit(run_command(main))

@@ -34,7 +34,8 @@ from datatrove.pipeline.readers import JsonlReader
 from datatrove.pipeline.writers import JsonlWriter
 from datatrove.utils.hashing import HashConfig
 
-from hf_tiny_transformer.runs import UserError, atomic_write_json, run_cli
+from hf_tiny_transformer.common.errors import UserError, run_command
+from hf_tiny_transformer.common.files import atomic_write_json
 from pretrain.readers import open_sources
 from pretrain.survey import documents_of
 
@@ -113,4 +114,4 @@ def _require_same(path: Path, settings: dict) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_cli(main))
+    sys.exit(run_command(main))

@@ -77,8 +77,8 @@ class CommandParser(ArgumentParser):
         """Turn jsonargparse's message, which may fill a paragraph, into one line that names the flag."""
         known = [option for action in self._actions for option in action.option_strings]
         if match := re.search(r"unrecognized arguments: (\S+)", message):
-            flag = match[1].partition("=")[0]
-            return f"unknown argument {match[1]}{suggestion(flag, known)}"
+            typed = next((word for word in argv if with_underscores(word) == match[1]), match[1])
+            return f"unknown argument {typed}{suggestion(match[1].partition('=')[0], known)}"
         if match := re.search(r"arguments are required: ([^,]+)", message):
             flag = f"--{match[1].lstrip('-')}"
             return f"{flag if flag in known else match[1]} is required"

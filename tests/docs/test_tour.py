@@ -1,4 +1,4 @@
-"""Protects the tour and the Chinese README: every number, source line and picture in them is what the code gives."""
+"""Protects the tour and the Chinese README: every number, source line and picture in them matches the code."""
 
 import re
 from pathlib import Path
@@ -7,10 +7,10 @@ import pytest
 from jinja2 import Environment, meta
 from PIL import Image
 
-from tour import numbers, pictures
-from tour.__main__ import LANGUAGES, render
+from docs.tour import numbers, pictures
+from docs.tour.__main__ import LANGUAGES, render
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PAGES = list(LANGUAGES)
 LARGEST_PICTURE = 100_000  # bytes
 every_page = pytest.mark.parametrize("page", PAGES)
@@ -57,7 +57,7 @@ def test_the_pictures_are_there_and_small(page: str):
 
 def test_both_languages_say_the_same():
     """The same numbers, formulas, pictures and source lines, in the same order."""
-    templates = [(ROOT / "tour" / f"{page}.j2").read_text(encoding="utf-8") for page in PAGES]
+    templates = [(ROOT / "docs" / "tour" / f"{page}.j2").read_text(encoding="utf-8") for page in PAGES]
     for pattern in (r"\$\$.*?\$\$", r"\(tour/[\w-]+\.png\)", r'source\("[^"]+"\)', r"^## "):
         found = [re.findall(pattern, text, re.M) for text in templates]
         assert found[0] == found[1] and found[0], pattern
@@ -70,7 +70,7 @@ def test_pictures_of_the_code_need_no_model(tmp_path):
     """And models that are not there leave their pictures alone, with a word."""
     lines = list(pictures.draw_all(tmp_path, tmp_path / "a", tmp_path / "b", tmp_path / "c"))
     assert sorted(path.stem for path in tmp_path.iterdir()) == ["computing", "encoder", "mask", "positions"]
-    assert sum("no model there" in line for line in lines) == 3
+    assert sum("no such model" in line for line in lines) == 3
 
 
 def test_the_chinese_readme_says_nothing_that_the_english_one_does_not():

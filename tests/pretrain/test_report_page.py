@@ -1,7 +1,7 @@
 """Protects the page that compares pretraining runs in a real browser."""
 
 from browser import fits, opened
-from test_report import leave_run
+from test_pretrain_report import leave_run
 
 from pretrain.report import report
 

@@ -1,4 +1,4 @@
-"""Every number of the tour, computed by the classes and functions that the text is about."""
+"""Compute every number of the tour with the classes and functions that the text is about."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from hf_tiny_transformer import (
     TinyTransformerEncoderConfig,
     TinyTransformerEncoderForMaskedLM,
 )
-from hf_tiny_transformer.attention import MultiHeadAttention, apply_rotary, causal_mask, eager_attention_forward
+from hf_tiny_transformer.attention import MultiHeadAttention, apply_rotary, eager_attention_forward
 from hf_tiny_transformer.layers import GatedMLP, sinusoidal_positions
+from hf_tiny_transformer.masks import causal_mask
 from pretrain.cli import parse
 from pretrain.objectives.masking import REPLACED_BY_MASK, REPLACED_BY_RANDOM
 
@@ -24,12 +25,12 @@ BERT_BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads":
 
 
 def all_numbers() -> dict[str, str]:
-    """Name in the templates -> text. No trained model is needed, and nothing is drawn at random."""
+    """Return the texts of the templates by name; they need no trained model and nothing random."""
     return {**one_query(), **several_heads(), **positions(), **the_encoder(), **the_mask(), **bert()}
 
 
 def one_query() -> dict[str, str]:
-    """One query and two keys with scores 112 and 96, through our attention."""
+    """Compute our attention of one query and two keys with scores 112 and 96."""
     weights, mixed = attend_to(SCORES)
     undivided = torch.tensor(SCORES).softmax(-1)
     return {
@@ -48,8 +49,10 @@ def one_query() -> dict[str, str]:
 
 
 def attend_to(scores: tuple[float, ...]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weights (S,) and mixed value (HEAD_DIM,) of a query whose products with S keys are `scores`; the values are the
-    first S unit vectors, so that the mix shows how much of each is in it."""
+    """Return weights (S,) and output (HEAD_DIM,) of a query whose products with S keys are `scores`.
+
+    The values are the first S unit vectors, so that the output shows how much of each is in it.
+    """
     query = torch.ones(1, 1, 1, HEAD_DIM)
     keys = torch.stack([query[0, 0, 0] * score / HEAD_DIM for score in scores])[None, None]
     values = torch.eye(len(scores), HEAD_DIM)[None, None]
@@ -58,7 +61,7 @@ def attend_to(scores: tuple[float, ...]) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def several_heads() -> dict[str, str]:
-    """The original Transformer's attention: eight heads cost what one costs."""
+    """Count the parameters of the original Transformer's attention: eight heads have as many as one."""
     sizes = {"hidden_size": 512, "num_hidden_layers": 1, "intermediate_size": 2048}
     eight, one = (
         MultiHeadAttention(TinyTransformerEncoderConfig(**sizes, num_attention_heads=heads), 0) for heads in (8, 1)
@@ -73,7 +76,7 @@ def several_heads() -> dict[str, str]:
 
 
 def positions() -> dict[str, str]:
-    """The sinusoidal position of the second word, and what rotary positions make of distances."""
+    """Compute the sinusoidal position of the second word, and scores of rotary positions by distance."""
     second = sinusoidal_positions(torch.tensor([[1]]), 4, torch.float)[0, 0]
     numbers = {f"sine_{i}": f"{value:.2f}" for i, value in enumerate(second.tolist())}
     for name, (asks, asked) in {"near": (3, 1), "far": (103, 101), "other": (3, 0)}.items():
@@ -82,7 +85,7 @@ def positions() -> dict[str, str]:
 
 
 def rotary_score(asks: int, asked: int) -> float:
-    """Product of two equal feature pairs (1, 0) at these positions, turned by one radian a position."""
+    """Return the product of two pairs (1, 0) at these positions, rotated by one radian per position."""
     pair = torch.tensor([[[[1.0, 0.0]]]])
     turned = []
     for position in (asks, asked):
@@ -92,7 +95,7 @@ def rotary_score(asks: int, asked: int) -> float:
 
 
 def the_encoder() -> dict[str, str]:
-    """Where the parameters of the model that `make pretrain` trains are."""
+    """Describe the model that `make pretrain` trains."""
     parts = encoder_parts()
     _, recipe = parse(["--recipe", "sample", "--output", "unused"])
     return {
@@ -105,7 +108,7 @@ def the_encoder() -> dict[str, str]:
 
 
 def encoder_parts() -> dict[str, int]:
-    """Part of the sample recipe's model -> its parameters."""
+    """Return the number of parameters in each part of the sample recipe's model."""
     _, recipe = parse(["--recipe", "sample", "--output", "unused"])
     with torch.device("meta"):
         model = TinyTransformerEncoderForMaskedLM(
@@ -119,14 +122,14 @@ def encoder_parts() -> dict[str, int]:
 
 
 def the_mask() -> dict[str, str]:
-    """A decoder that finds all words alike: what the mask alone decides."""
+    """Compute the weights of a decoder with equal scores, which only the mask decides."""
     weights = masked_weights()
     rows = {f"mask_row_{i}": ", ".join(f"{w:.2f}" for w in row) for i, row in enumerate(weights.tolist())}
     return {**rows, "student": " ".join(STUDENT)}
 
 
 def masked_weights() -> torch.Tensor:
-    """(4, 4) weights of "I am a student" under the causal mask, where all scores are equal."""
+    """Return the weights (4, 4) of "I am a student" under the causal mask, with equal scores."""
     alike = torch.zeros(1, 1, len(STUDENT), HEAD_DIM)
     config = TinyTransformerDecoderConfig(attn_implementation="eager")
     mask = causal_mask(config, alike[0], attention_mask=None)
@@ -134,7 +137,7 @@ def masked_weights() -> torch.Tensor:
 
 
 def bert() -> dict[str, str]:
-    """BERT-base's size, as our class has it, and how its words are hidden."""
+    """Count the parameters of BERT-base in our class, and describe how words are masked."""
     with torch.device("meta"):
         base = TinyTransformerBertModel(TinyTransformerBertConfig(vocab_size=30522, **BERT_BASE))
     percent = {"masked": REPLACED_BY_MASK, "random": REPLACED_BY_RANDOM}
@@ -149,5 +152,5 @@ def bert() -> dict[str, str]:
 
 
 def count(module: nn.Module) -> int:
-    """Its parameters."""
+    """Return the number of parameters of a module."""
     return sum(parameter.numel() for parameter in module.parameters())

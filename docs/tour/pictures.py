@@ -1,4 +1,4 @@
-"""The pictures of the tour: of the code itself, and of models that were trained with it where there are some."""
+"""Draw the pictures of the tour: of the code itself, and of trained models if they exist."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 from transformers import AutoModelForMaskedLM, AutoTokenizer, pipeline
 
-from hf_tiny_transformer.attend import AttentionMap, load, read_attention, read_image_attention
-from hf_tiny_transformer.attend_figure import HEAT, draw_heads, draw_heat_map, draw_lines, draw_over_image
+from hf_tiny_transformer.attend.figure import HEAT, draw_heads, draw_heat_map, draw_lines, draw_over_image
+from hf_tiny_transformer.attend.read import AttentionMap, load, read_attention, read_image_attention
 from hf_tiny_transformer.layers import sinusoidal_positions
 
 from .numbers import HEAD_DIM, SCORES, STUDENT, attend_to, encoder_parts, masked_weights
@@ -24,7 +24,7 @@ DPI = 90
 
 
 def draw_all(folder: Path, encoder: Path, seq2seq: Path, digits: Path) -> Iterator[str]:
-    """Draws what can be drawn into `folder`; yields a line for each group of pictures."""
+    """Draw what can be drawn into `folder`; yield a line for each group of pictures."""
     folder.mkdir(parents=True, exist_ok=True)
     groups = {
         None: of_the_code,
@@ -34,7 +34,7 @@ def draw_all(folder: Path, encoder: Path, seq2seq: Path, digits: Path) -> Iterat
     }
     for model, draw in groups.items():
         if model is not None and not (model / "config.json").is_file():
-            yield f"{model}: no model there; its pictures stay as they are"
+            yield f"{model}: no such model; its pictures are unchanged"
             continue
         figures = draw() if model is None else draw(model)
         for name, figure in figures.items():
@@ -43,7 +43,7 @@ def draw_all(folder: Path, encoder: Path, seq2seq: Path, digits: Path) -> Iterat
 
 
 def of_the_code() -> dict[str, Figure]:
-    """What needs no trained model."""
+    """Draw the pictures that need no trained model."""
     student = AttentionMap("all words alike", list(STUDENT), list(STUDENT), masked_weights()[None, None])
     return {
         "computing": scores_and_weights(),
@@ -54,7 +54,7 @@ def of_the_code() -> dict[str, Figure]:
 
 
 def of_an_encoder(directory: Path) -> dict[str, Figure]:
-    """What a model made by `make pretrain` attends to, and what it puts into a blank."""
+    """Draw the attention of the model from `make pretrain`, and its guesses for a blank."""
     model, tokenizer = load(directory)
     (it,) = read_attention(model, tokenizer, IT)
     return {
@@ -66,20 +66,20 @@ def of_an_encoder(directory: Path) -> dict[str, Figure]:
 
 
 def of_a_seq2seq(directory: Path) -> dict[str, Figure]:
-    """What a decoder asks its encoder."""
+    """Draw the cross-attention of an encoder-decoder."""
     cross = read_attention(*load(directory), SPANS)[0]
     return {"decoder": draw_heat_map(cross)}
 
 
 def of_digits(directory: Path) -> dict[str, Figure]:
-    """Attention over a picture."""
+    """Draw the attention over an image."""
     model, processor = load(directory, image=True)
     image = Image.open(directory / "example.png")
     return {"digits": draw_over_image(read_image_attention(model, processor, image), image)}
 
 
 def scores_and_weights() -> Figure:
-    """Two products become two shares."""
+    """Draw how two scores become two weights."""
     weights, _ = attend_to(SCORES)
     steps = {
         "q · k": SCORES,
@@ -95,7 +95,7 @@ def scores_and_weights() -> Figure:
 
 
 def sinusoids() -> Figure:
-    """The vectors that are added to the embeddings of 64 positions."""
+    """Draw the position vectors of 64 positions."""
     vectors = sinusoidal_positions(torch.arange(64)[None], 128, torch.float)[0]
     figure = Figure(figsize=(7, 3.2), layout="constrained")
     axes = figure.subplots()
@@ -106,14 +106,14 @@ def sinusoids() -> Figure:
 
 
 def parameters() -> Figure:
-    """Where the weights of the sample recipe's model are."""
+    """Draw the number of parameters in each part of the sample recipe's model."""
     figure = Figure(figsize=(7, 1.9), layout="constrained")
     bars(figure.subplots(), "parameters", encoder_parts(), "{:,}")
     return figure
 
 
 def guesses(directory: Path) -> Figure:
-    """What the model would put into the blank."""
+    """Draw the most likely tokens for the blank."""
     model, tokenizer = AutoModelForMaskedLM.from_pretrained(directory), AutoTokenizer.from_pretrained(directory)
     found = pipeline("fill-mask", model=model, tokenizer=tokenizer, device="cpu")(BLANK, top_k=6)
     figure = Figure(figsize=(7, 2.3), layout="constrained")
@@ -122,7 +122,7 @@ def guesses(directory: Path) -> Figure:
 
 
 def bars(axes: Axes, title: str, values: dict[str, float], written: str) -> None:
-    """A bar for each value, the first at the top, with its number as `written` formats it."""
+    """Draw a bar for each value, the first at the top, with its number formatted by `written`."""
     drawn = axes.barh(list(values), list(values.values()), color="#74aed4")
     axes.bar_label(drawn, [written.format(value) for value in values.values()], padding=3)
     axes.set(title=title, xticks=[], xlim=(0, 1.3 * max(values.values())))

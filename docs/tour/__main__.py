@@ -1,4 +1,4 @@
-"""`python -m tour`: writes docs/tour.md and docs/tour.zh-CN.md anew, and the pictures whose models are there."""
+"""Write docs/tour.md, docs/tour.zh-CN.md and the pictures whose models exist: `python -m docs.tour`."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ import sys
 from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
-from transformers.utils import logging as transformers_logging
 
-from hf_tiny_transformer.runs import atomic_write_text, run_cli
+from hf_tiny_transformer.common.environment import quieten_libraries
+from hf_tiny_transformer.common.errors import run_command
+from hf_tiny_transformer.common.files import atomic_write_text
 
 from .numbers import all_numbers
 
-ROOT = Path(__file__).resolve().parent.parent
-LANGUAGES = {"tour.md": "lines", "tour.zh-CN.md": "行"}  # page -> what stands before the numbers of source lines
+ROOT = Path(__file__).resolve().parents[2]
+LANGUAGES = {"tour.md": "lines", "tour.zh-CN.md": "行"}  # page -> the word before the numbers of source lines
 
 
 def source(name: str, word: str) -> str:
-    """A link from docs/ to the lines of a class or function, "package.module:Name.method"."""
+    """Return a link from docs/ to the lines of a class or function, "package.module:Name.method"."""
     module, _, path = name.partition(":")
     found = importlib.import_module(module)
     for part in path.split("."):
@@ -32,7 +33,7 @@ def source(name: str, word: str) -> str:
 
 
 def render(page: str) -> str:
-    """The text of docs/PAGE as the code is now."""
+    """Return the text of docs/PAGE for the current code."""
     template = (Path(__file__).parent / f"{page}.j2").read_text(encoding="utf-8")
     environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True)
     environment.globals["source"] = lambda name: source(name, LANGUAGES[page])
@@ -40,14 +41,13 @@ def render(page: str) -> str:
 
 
 def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m tour", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--model", type=Path, default="runs/sample/pretrained", help="an encoder: make pretrain's")
-    parser.add_argument("--seq2seq", type=Path, default="runs/seq2seq", help="of python -m pretrain --recipe seq2seq")
-    parser.add_argument("--digits", type=Path, default="runs/digits", help="of python -m benchmarks.digits")
+    """Run the command."""
+    parser = argparse.ArgumentParser(prog="python -m docs.tour", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--model", type=Path, default="runs/sample/pretrained", help="encoder, from make pretrain")
+    parser.add_argument("--seq2seq", type=Path, default="runs/seq2seq", help="from python -m pretrain --recipe seq2seq")
+    parser.add_argument("--digits", type=Path, default="runs/digits", help="from python -m benchmarks.digits")
     given = parser.parse_args()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    quieten_libraries()
     for page in LANGUAGES:
         atomic_write_text(ROOT / "docs" / page, render(page))
         print(f"docs/{page}")
@@ -58,4 +58,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_cli(main))
+    sys.exit(run_command(main))

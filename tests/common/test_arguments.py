@@ -1,0 +1,82 @@
+"""Protects the one argument parser: flags from a dataclass, either spelling, one-line errors with suggestions."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from hf_tiny_transformer.common.arguments import CommandParser, build
+from hf_tiny_transformer.common.errors import UserError, suggestion
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of a test.
+
+    Args:
+        runs: Directories.
+        learning_rate: Peak of the schedule.
+        max_steps: Steps to train.
+        device: Where to run.
+        resume: Whether to continue.
+        examples: Texts to show.
+        hidden: Has no flag.
+    """
+
+    runs: list[Path]
+    learning_rate: float
+    max_steps: int | None = None
+    device: Literal["cpu", "gpu"] = "cpu"
+    resume: bool = False
+    examples: list[str] = field(default_factory=lambda: ["a"])
+    hidden: int = 7
+
+
+def parse(*argv: str) -> Settings:
+    parser = CommandParser("test", "A test.")
+    parser.add_settings(Settings, positional=["runs"], skip=["hidden"])
+    return build(Settings, parser.parse(argv))
+
+
+def test_values_have_the_types_of_the_fields():
+    assert parse("x", "y", "--learning-rate=1e-3") == Settings([Path("x"), Path("y")], 1e-3)
+    flags = ("--learning_rate", "2", "--max-steps", "5", "--device=gpu", "--resume", "--examples", "b", "c")
+    assert parse("x", *flags) == Settings([Path("x")], 2.0, 5, "gpu", True, ["b", "c"])
+    assert parse("x", "--learning-rate", "2", "--max-steps", "null", "--resume=false") == Settings([Path("x")], 2.0)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["x"], "--learning_rate is required"),
+        (["--learning-rate=1"], "runs is required"),
+        (["x", "--lerning-rate=1"], "unknown argument --lerning-rate=1 (did you mean --learning_rate?)"),
+        (["x", "--learning-rate=fast"], "--learning_rate fast: must be a number"),
+        (["x", "--learning-rate=1", "--max-steps", "1.5"], "--max_steps 1.5: must be a whole number or null"),
+        (["x", "--learning-rate=1", "--device=tpu"], "--device tpu: must be one of cpu, gpu"),
+        (["x", "--learning-rate"], "--learning_rate requires a value"),
+        (["x", "--learning-rate=1", "--resume=maybe"], "--resume maybe: must be true or false"),
+        (["x", "--learning-rate=1", "--hidden=1"], "unknown argument --hidden=1"),
+        (["x", "--learning=1"], "unknown argument --learning=1"),
+    ],
+)
+def test_bad_arguments_are_one_line(argv, message):
+    with pytest.raises(UserError) as caught:
+        parse(*argv)
+    assert str(caught.value).startswith(message) and str(caught.value).endswith("; see test --help")
+    assert "\n" not in str(caught.value)
+
+
+def test_help_comes_from_the_docstring(capsys):
+    with pytest.raises(SystemExit) as caught:
+        parse("--help")
+    text = " ".join(capsys.readouterr().out.split())
+    assert caught.value.code == 0
+    assert "Peak of the schedule. (required)" in text and "Steps to train. (default: null)" in text
+    assert "<class" not in text and "hidden" not in text
+
+
+def test_a_suggestion_is_close():
+    assert suggestion("fine-tune", ["finetune", "pretrain"]) == " (did you mean finetune?)"
+    assert suggestion("quux", ["finetune", "pretrain"]) == ""
