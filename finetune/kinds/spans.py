@@ -80,15 +80,12 @@ class Spans(Kind):
 
     @classmethod
     def from_config(cls, config: PreTrainedConfig) -> Spans:
-        """Return the kind, with or without unanswerable questions."""
         return cls(unanswerable=bool(getattr(config, IMPOSSIBLE, False)))
 
     def config_fields(self) -> dict[str, Any]:
-        """Return whether there may be no answer."""
         return {IMPOSSIBLE: self.unanswerable}
 
     def describe(self) -> str:
-        """Describe the answers."""
         return "answering questions with a part of a text" + (" or with nothing" if self.unanswerable else "")
 
     def usage(self, example: Example, trust: str) -> str:
@@ -130,7 +127,6 @@ print(tokenizer.decode(encoded["input_ids"][0][answer.start_logits.argmax() : an
         return WindowSplit(examples, rows, cut, windows)
 
     def collator(self, checkpoint: Checkpoint) -> Callable[[list[ModelInput]], dict[str, torch.Tensor]]:
-        """Pad to the longest row."""
         return DataCollatorWithPadding(checkpoint.tokenizer)
 
     def outputs(self, logits: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
@@ -138,7 +134,6 @@ print(tokenizer.decode(encoded["input_ids"][0][answer.start_logits.argmax() : an
         return torch.stack(tuple(logits[:2]), dim=-1).float()
 
     def decode(self, outputs: Outputs, split: EncodedSplit) -> list[str]:
-        """Return the answers."""
         return [found.text for found in self.find(outputs, split)]
 
     def find(self, outputs: Outputs, split: EncodedSplit) -> list[Found]:
@@ -171,7 +166,6 @@ print(tokenizer.decode(encoded["input_ids"][0][answer.start_logits.argmax() : an
         ]
 
     def references(self, examples: Sequence[Example]) -> list[list[str]]:
-        """Return the accepted answers."""
         return [[text for _, text in example.label] for example in examples]
 
     def answer(self, outputs: Outputs, split: EncodedSplit) -> list[Answer]:
@@ -186,7 +180,6 @@ print(tokenizer.decode(encoded["input_ids"][0][answer.start_logits.argmax() : an
         return answers
 
     def spell(self, label: Any) -> str:
-        """Return the accepted answers as a JSON list."""
         return json.dumps([text for _, text in label], ensure_ascii=False)
 
 
