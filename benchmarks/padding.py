@@ -8,17 +8,19 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from transformers import DataCollatorWithPadding
 
 import hf_tiny_transformer  # noqa: F401  (registers our model families)
-from finetune.checkpoint import Checkpoint, open_checkpoint
+from finetune.kinds import Checkpoint
 from finetune.kinds.sequence import SingleLabel
 from finetune.settings import FinetuneSettings
 from finetune.tasks import open_task
-from finetune.train import EncodedSplits, encode_splits, train_seed
+from finetune.train import Training, train_seed
 from hf_tiny_transformer.common.environment import quieten_libraries
 from hf_tiny_transformer.common.errors import run_command
 
@@ -40,15 +42,15 @@ def main() -> None:
     quieten_libraries()
     settings = FinetuneSettings(arguments.model, arguments.task, "unused", data=arguments.data, epochs=1)
     task, splits = open_task(settings)
-    splits = dataclasses.replace(splits, train=splits.train[: arguments.max_rows], reported={})
-    checkpoint = open_checkpoint(settings.model, task.kind, dropout=None, max_length=None)
-    data = encode_splits(task.kind, splits, checkpoint)
-    fixed = FixedLength(task.kind.label_names, task.kind.metrics, task.kind.main)
+    checkpoint = task.kind.open(settings.model)
+    parts = splits.train[: arguments.max_rows], splits.validation
+    training = Training(task.kind, checkpoint, settings, *(task.kind.encode(part, checkpoint) for part in parts))
+    fixed = FixedLength(task.kind.label_names, task.kind.metric, task.kind.metrics, task.kind.main)
     times = {"grouped by length": [], "padded to max_length": []}
     for number in range(1, arguments.rounds + 1):  # in turns, so that both see the same machine
         for (name, seconds), kind in zip(times.items(), (task.kind, fixed), strict=True):
-            seconds.append(_seconds(kind, checkpoint, settings, data, f"round {number}, {name}"))
-    rows = data.train.rows
+            seconds.append(_seconds(dataclasses.replace(training, kind=kind), f"round {number}, {name}"))
+    rows = training.train.rows
     mean = sum(len(row["input_ids"]) for row in rows) / len(rows)
     print(f"{task.name}: {len(rows)} rows, {mean:.1f} tokens each in the mean, at most {checkpoint.max_length}")
     best = {name: [min(column) for column in zip(*seconds, strict=True)] for name, seconds in times.items()}
@@ -58,12 +60,11 @@ def main() -> None:
     print(f"ratio: {wall:.2f} in time, {cpu:.2f} in CPU time")
 
 
-def _seconds(
-    kind: SingleLabel, checkpoint: Checkpoint, settings: FinetuneSettings, data: EncodedSplits, title: str
-) -> tuple[float, float]:
+def _seconds(training: Training, title: str) -> tuple[float, float]:
     """By the clock, and of this process's CPU time, which tells more where others are at work on the machine."""
     wall, cpu = time.perf_counter(), time.process_time()
-    train_seed(kind, checkpoint, settings, data, 1, title=title)
+    with tempfile.TemporaryDirectory() as scratch:
+        train_seed(training, Path(scratch), 1, title)
     return time.perf_counter() - wall, time.process_time() - cpu
 
 

@@ -9,21 +9,20 @@ own. Scores are on the validation rows, after the last epoch: nothing is chosen,
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import random
 import statistics
 import sys
 import tempfile
+from pathlib import Path
 
 import torch
 from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, Trainer, TrainingArguments
 
 import hf_tiny_transformer  # noqa: F401  (registers our model families)
-from finetune.checkpoint import Checkpoint, open_checkpoint
 from finetune.kinds.sequence import SingleLabel
 from finetune.settings import FinetuneSettings
 from finetune.tasks import open_task
-from finetune.train import EncodedSplits, encode_splits, train_seed
+from finetune.train import Training, train_seed
 from hf_tiny_transformer.common.environment import quieten_libraries
 from hf_tiny_transformer.common.errors import run_command
 
@@ -53,14 +52,16 @@ def main() -> None:
     if not isinstance(task.kind, SingleLabel):
         parser.error(f"--task {arguments.task}: only tasks with one label are compared, such as sst2 or mrpc")
     rows = random.Random(0).sample(splits.train, min(arguments.max_rows, len(splits.train)))
-    checkpoint = open_checkpoint(settings.model, task.kind, dropout=None, max_length=None)
-    data = encode_splits(task.kind, dataclasses.replace(splits, train=rows, reported={}), checkpoint)
+    checkpoint = task.kind.open(settings.model)
+    train, validation = (task.kind.encode(part, checkpoint) for part in (rows, splits.validation))
+    training = Training(task.kind, checkpoint, settings, train, validation)
     scores: dict[str, list[float]] = {"finetune": [], "plain Trainer": []}
     for seed in range(1, arguments.seeds + 1):
-        trained = train_seed(task.kind, checkpoint, settings, data, seed, title=f"finetune, seed {seed}")
+        with tempfile.TemporaryDirectory() as scratch:
+            trained = train_seed(training, Path(scratch), seed, f"finetune, seed {seed}")
         scores["finetune"].append(trained.epochs[-1]["validation"])
-        scores["plain Trainer"].append(_plain(task.kind, checkpoint, settings, data, seed))
-    print(f"{task.name}: {len(data.train.rows):,} training rows, {len(data.validation.rows):,} validation rows")
+        scores["plain Trainer"].append(_plain(training, seed))
+    print(f"{task.name}: {len(train.rows):,} training rows, {len(validation.rows):,} validation rows")
     print(f"| | {task.kind.main}, % | seeds |\n| --- | ---: | --- |")
     for name, found in scores.items():
         spread = f" ± {100 * statistics.stdev(found):.2f}" if len(found) > 1 else ""
@@ -68,10 +69,9 @@ def main() -> None:
         print(f"| {name} | {100 * statistics.mean(found):.2f}{spread} | {each} |")
 
 
-def _plain(
-    kind: SingleLabel, checkpoint: Checkpoint, settings: FinetuneSettings, data: EncodedSplits, seed: int
-) -> float:
+def _plain(training: Training, seed: int) -> float:
     """The same training as a script with nothing but transformers would write it."""
+    kind, settings, checkpoint = training.kind, training.settings, training.checkpoint
     with tempfile.TemporaryDirectory() as scratch:
         trainer = Trainer(
             model_init=lambda: AutoModelForSequenceClassification.from_pretrained(
@@ -89,12 +89,12 @@ def _plain(
                 disable_tqdm=True,
                 dataloader_pin_memory=False,
             ),
-            train_dataset=data.train.rows,
+            train_dataset=training.train.rows,
             data_collator=DataCollatorWithPadding(checkpoint.tokenizer),
         )
         trainer.train()
-        logits = trainer.predict(data.validation.rows).predictions
-    return kind.scores(kind.outputs(torch.from_numpy(logits)).numpy(), data.validation)[kind.main]
+        logits = trainer.predict(training.validation.rows).predictions
+    return kind.scores(kind.outputs(torch.from_numpy(logits)).numpy(), training.validation)[kind.main]
 
 
 if __name__ == "__main__":

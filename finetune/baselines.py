@@ -64,7 +64,9 @@ def tfidf(kind: SequenceKind, splits: Splits) -> Row:
         for name, examples in splits.reported.items()
     }
     name, seconds = f"TF-IDF + {kind.linear_name} (C {best:g})", time.perf_counter() - started
-    return Row.single(name, tried[best], reported, seconds, f"words and pairs of words; C by validation: {_listed(tried)}")
+    return Row.single(
+        name, tried[best], reported, seconds, f"words and pairs of words; C by validation: {_listed(tried)}"
+    )
 
 
 def most_alike(kind: MultipleChoice, splits: Splits) -> Row:

@@ -40,7 +40,7 @@ def main(argv: list[str]) -> None:
     else:
         settings = parse_settings(argv)
         if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() in ("true", "1"):
-            raise UserError("DeepSpeed (ACCELERATE_USE_DEEPSPEED) is not supported; launch with pretrain/launch/ddp.yaml")
+            raise UserError("DeepSpeed (ACCELERATE_USE_DEEPSPEED) is unsupported; launch with pretrain/launch/ddp.yaml")
         command = shlex.join([*shlex.split(PROGRAM), *map(public_name, argv)])
         if settings.task == "glue":
             from .suite import run_suite

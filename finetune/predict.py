@@ -85,7 +85,9 @@ class PredictSettings:
     def columns(self) -> dict[str, list[str]]:
         """The columns that flags name, by text."""
         given = {"question": self.question, "text": self.text, "pair": self.pair, CHOICES: self.choices}
-        return {name: [value] if isinstance(value, str) else value for name, value in given.items() if value is not None}
+        return {
+            name: [value] if isinstance(value, str) else value for name, value in given.items() if value is not None
+        }
 
 
 def main(argv: list[str]) -> None:

@@ -269,10 +269,13 @@ def describe_model(
         model=Section(
             header=("", ""),
             rows=[
-                ("architecture", f"{model.config.model_type}: {type(model).__name__}" + (f", {shape}" if shape else "")),
+                (
+                    "architecture",
+                    f"{model.config.model_type}: {type(model).__name__}" + (f", {shape}" if shape else ""),
+                ),
                 (
                     "tokenizer",
-                    f"{describe_tokenizer(checkpoint.tokenizer)}; texts are truncated to {checkpoint.max_length} tokens",
+                    f"{describe_tokenizer(checkpoint.tokenizer)}; texts of at most {checkpoint.max_length} tokens",
                 ),
                 ("parameters", f"{results.parameters:,}"),
             ],

@@ -36,35 +36,13 @@ from hf_tiny_transformer.common.processes import is_main, say, wait_for_everyone
 from hf_tiny_transformer.publish.card import write_card
 from hf_tiny_transformer.publish.facts import estimate_energy, public_name
 
+from . import report, train
 from .baselines import from_scratch, quick_baselines
 from .data.glue import load_test
-from .report import (
-    RESULTS_FILE,
-    SEARCH,
-    SEEDS,
-    Results,
-    Row,
-    describe_model,
-    draw_curve,
-    markdown_report,
-    table_cells,
-    text_table,
-)
+from .report import RESULTS_FILE, SEARCH, SEEDS, Results, Row
 from .settings import FinetuneSettings
 from .tasks import SUITE, Task, open_task
-from .train import (
-    RESULT,
-    SeedResult,
-    Training,
-    discard_weights,
-    disk_errors,
-    load_seed,
-    outputs_of,
-    read_result,
-    score_seed,
-    search,
-    train_seed,
-)
+from .train import RESULT, SeedResult, Training, disk_errors
 from .trainer import LAST
 
 RUN_FILE = "run.json"
@@ -142,17 +120,15 @@ class Run:
             }
             self.require_same()
         with self.step("tokenize"):
-            train, validation = (
-                kind.encode(rows, self.checkpoint) for rows in (self.splits.train, self.splits.validation)
-            )
-            self.training = Training(kind, self.checkpoint, settings, train, validation)
+            parts = (kind.encode(rows, self.checkpoint) for rows in (self.splits.train, self.splits.validation))
+            self.training = Training(kind, self.checkpoint, settings, *parts)
             self.reported = {name: kind.encode(rows, self.checkpoint) for name, rows in self.splits.reported.items()}
         return None
 
     def search(self) -> None:
         """Choose learning rate, batch size and epochs on validation."""
         if self.settings.search:
-            self.training, self.searched, seconds = search(self.training, self.folder / "trials")
+            self.training, self.searched, seconds = train.search(self.training, self.folder / "trials")
             self.timings[SEARCH] = round(seconds, 2)
 
     def train_seeds(self) -> list[SeedResult]:
@@ -160,14 +136,14 @@ class Run:
         results: list[SeedResult] = []
         for seed in range(1, self.settings.seeds + 1):
             directory = self.seed_directory(seed)
-            if (earlier := read_result(directory)) is not None and earlier.reported:
+            if (earlier := train.read_result(directory)) is not None and earlier.reported:
                 say(f"finished before: seed {seed}")
-            train_seed(self.training, directory, seed, f"seed {seed}")
-            results.append(score_seed(self.training, directory, self.reported))
+            train.train_seed(self.training, directory, seed, f"seed {seed}")
+            results.append(train.score_seed(self.training, directory, self.reported))
             best = best_of(results).seed
             for other in range(1, seed + 1):
                 if other != best:
-                    discard_weights(self.seed_directory(other))
+                    train.discard_weights(self.seed_directory(other))
         self.timings[SEEDS] = round(sum(result.seconds for result in results), 2)  # in all parts of a resumed run
         return results
 
@@ -194,8 +170,8 @@ class Run:
             rows: The table; the last row is this run's.
         """
         best = best_of(results)
-        model, submission = load_seed(self.training, self.seed_directory(best.seed)), {}
-        outputs = {name: outputs_of(self.training, model, split) for name, split in self.reported.items()}
+        model, submission = train.load_seed(self.training, self.seed_directory(best.seed)), {}
+        outputs = {name: train.outputs_of(self.training, model, split) for name, split in self.reported.items()}
         if self.settings.submission:
             with self.step("answer the test rows"):
                 submission = answer_test(self.task, self.training, model)
@@ -210,17 +186,17 @@ class Run:
             for name, text in submission.items():
                 atomic_write_text(staging / "submission" / name, text)
             (staging / "training").mkdir()
-            draw_curve(collected, staging / "training" / "loss.png")
+            report.draw_curve(collected, staging / "training" / "loss.png")
             atomic_write_json(staging / RESULTS_FILE, vars(collected))
             name, example = self.output.absolute().name, self.splits.train[0]
             try:
-                write_card(staging, describe_model(collected, self.task, model, self.checkpoint, example, name))
+                write_card(staging, report.describe_model(collected, self.task, model, self.checkpoint, example, name))
             except RunError as error:
                 failure = error
-        print(text_table(table_cells(rows, self.task.kind.main)))
+        print(report.text_table(report.table_cells(rows, self.task.kind.main)))
         print(f"seed {best.seed}, the best on validation, is in {self.output}", flush=True)
         if self.report is not None:
-            atomic_write_text(self.report, markdown_report(collected, rows))
+            atomic_write_text(self.report, report.markdown_report(collected, rows))
             print(f"report: {self.report}")
         if failure is not None:
             raise RunError(f"{self.output}: {failure}") from failure
@@ -405,7 +381,7 @@ def answer_test(task: Task, training: Training, model: PreTrainedModel) -> dict[
     labels, answers = task.glue.file_labels, {}
     for name, rows in load_test(task.glue, task.text_columns, training.settings.data).items():
         split = task.kind.encode([example for _, example in rows], training.checkpoint, labelled=False)
-        predictions = task.kind.decode(outputs_of(training, model, split), split)
+        predictions = task.kind.decode(train.outputs_of(training, model, split), split)
         spelled = [labels[value] if labels else f"{min(5.0, max(0.0, value)):.3f}" for value in predictions]  # STS-B
         lines = [f"{index}\t{answer}" for (index, _), answer in zip(rows, spelled, strict=True)]
         answers[f"{name}.tsv"] = "\n".join(["index\tprediction", *lines]) + "\n"
@@ -426,7 +402,10 @@ def _read_identity(folder: Path) -> dict[str, Any]:
 
 
 def _require_same_settings(
-    path: Path, before: dict[str, Any], settings: FinetuneSettings, chosen: set[str] = frozenset()  # type: ignore[assignment]
+    path: Path,
+    before: dict[str, Any],
+    settings: FinetuneSettings,
+    chosen: set[str] = frozenset(),  # type: ignore[assignment]
 ) -> None:
     """Compare the user's settings; what a search chose, and a length that is not given, are not the user's."""
     for name, value in settings.public().items():

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from hf_tiny_transformer.publish.facts import check_license, public_name
 from hf_tiny_transformer.common.errors import UserError
 from hf_tiny_transformer.common.processes import world_size
+from hf_tiny_transformer.publish.facts import check_license, public_name
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class FinetuneSettings:
 
     Args:
         model: Directory with config.json, model.safetensors and tokenizer files, or a model id on the Hub.
-        task: sample-sentiment (needs no network); cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte or wnli; glue (all nine);
+        task: sample-sentiment (needs no network); cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte or wnli; glue (all);
             ner or qa, with --data; or a table of your own (.csv, .tsv, .jsonl, .parquet) with --text, and --label or
             --target; for multiple choice also --choices.
         output: Directory for the result; it must be empty or new.
@@ -47,7 +47,7 @@ class FinetuneSettings:
         patience: Epochs without a better validation score after which training stops. Default: null (never).
         search: Trials of a search for learning rate, batch size and epochs on validation (Optuna). Default: 0 (off).
         lora: Rank of low-rank adapters (peft), merged into the saved weights. Default: null (train all weights).
-        warmup_ratio: Share of the steps in which the learning rate rises, before it falls linearly to zero. Default: 0.1.
+        warmup_ratio: Share of the steps in which the learning rate rises, before it falls linearly. Default: 0.1.
         weight_decay: AdamW's weight decay, on matrices only (not on norms and biases). Default: 0.01.
         dropout: Value of every dropout field of the model's config. Default: null (the checkpoint's own).
         token_masking: Share of the training tokens that [MASK] replaces, drawn again in every epoch. Default: 0.

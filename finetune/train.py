@@ -21,9 +21,8 @@ from hf_tiny_transformer.common.files import atomic_write_json, read_json
 from hf_tiny_transformer.common.processes import is_main, wait_for_everyone, world_size
 
 from .data import HELD_OUT_SEED
-from .kinds import Checkpoint, EncodedSplit, Kind
-from .settings import FinetuneSettings
-from .trainer import FineTuner, epoch_records, remove_checkpoints, with_adapters
+from .kinds import EncodedSplit
+from .trainer import FineTuner, Training, epoch_records, remove_checkpoints, with_adapters
 
 RESULT, WEIGHTS = "result.json", "model.safetensors"
 RATE_SPAN = 10.0  # a search goes from a tenth of --learning_rate to ten times it
@@ -43,25 +42,6 @@ class SeedResult:
     seconds: float
     epochs: list[dict[str, Any]]
     reported: dict[str, dict[str, float]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Training:
-    """Everything that all seeds of a setting share. The reported splits are not part of it: no choice can read them."""
-
-    kind: Kind
-    checkpoint: Checkpoint
-    settings: FinetuneSettings
-    train: EncodedSplit
-    validation: EncodedSplit
-
-    def using(self, **changes: Any) -> Training:
-        """Return the same with other settings."""
-        return dataclasses.replace(self, settings=dataclasses.replace(self.settings, **changes))
-
-    def build(self, seed: int) -> PreTrainedModel:
-        """Return the model before training."""
-        return self.checkpoint.build(seed, from_scratch=self.settings.from_scratch)
 
 
 def train_seed(training: Training, directory: Path, seed: int, title: str) -> SeedResult:
@@ -85,17 +65,7 @@ def train_seed(training: Training, directory: Path, seed: int, title: str) -> Se
         adapted = with_adapters(model, training.settings.lora)
         model = adapted.get_base_model()
     with disk_errors(directory):
-        trainer = FineTuner(
-            training.kind,
-            training.checkpoint,
-            training.settings,
-            training.validation,
-            model,
-            directory,
-            seed=seed,
-            train=training.train,
-            title=title,
-        )
+        trainer = FineTuner(training, model, directory, seed=seed, title=title)
         trainer.train_or_resume()
         epochs = epoch_records(training.kind, trainer.state)
         best = max(epochs, key=lambda epoch: epoch["validation"])  # the first among equals
@@ -116,7 +86,9 @@ def score_seed(training: Training, directory: Path, reported: dict[str, EncodedS
     if not result.reported:
         started = time.perf_counter()
         model = load_seed(training, directory)
-        scores = {name: training.kind.scores(outputs_of(training, model, split), split) for name, split in reported.items()}
+        scores = {
+            name: training.kind.scores(outputs_of(training, model, split), split) for name, split in reported.items()
+        }
         seconds = round(result.seconds + time.perf_counter() - started, 2)
         result = dataclasses.replace(result, reported=scores, seconds=seconds)
         wait_for_everyone()
@@ -146,8 +118,7 @@ def load_seed(training: Training, directory: Path) -> PreTrainedModel:
 def outputs_of(training: Training, model: PreTrainedModel, split: EncodedSplit) -> np.ndarray:
     """Return the model's output for each of `split.rows`, in their order."""
     with tempfile.TemporaryDirectory() as scratch:  # Trainer wants a directory
-        arguments = training.kind, training.checkpoint, training.settings, split, model, Path(scratch)
-        return FineTuner(*arguments).predictions()
+        return FineTuner(training, model, Path(scratch), predicted=split).predictions()
 
 
 def read_result(directory: Path) -> SeedResult | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import json
 import re
@@ -12,6 +13,7 @@ import warnings
 import zipfile
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -52,57 +54,71 @@ STATE = "trainer_state.json"
 _LAYER = re.compile(r"(?:^|\.)(?:layers?|h|block)\.(\d+)\.")
 
 
+@dataclass(frozen=True)
+class Training:
+    """Everything that all seeds of a setting share. The reported splits are not part of it: no choice can read them."""
+
+    kind: Kind
+    checkpoint: Checkpoint
+    settings: FinetuneSettings
+    train: EncodedSplit
+    validation: EncodedSplit
+
+    def using(self, **changes: Any) -> Training:
+        """Return the same with other settings."""
+        return dataclasses.replace(self, settings=dataclasses.replace(self.settings, **changes))
+
+    def build(self, seed: int) -> PreTrainedModel:
+        """Return the model before training."""
+        return self.checkpoint.build(seed, from_scratch=self.settings.from_scratch)
+
+
 class FineTuner(Trainer):
     """Trains on batches of texts of similar length; evaluates by the kind's scores, on rows sorted by length.
 
     Args:
-        kind: The kind of task.
-        checkpoint: The model's tokenizer and length.
-        settings: Of the run.
-        evaluated: The split that is scored after each epoch, or the one to predict.
+        training: What to train.
         model: The model; it is modified.
         directory: For Trainer's checkpoints.
         seed: Of order, dropout and masking.
-        train: The training split; without one the object only predicts.
         title: Begins each line of progress.
+        predicted: A split to predict instead of training.
     """
 
     def __init__(
         self,
-        kind: Kind,
-        checkpoint: Checkpoint,
-        settings: FinetuneSettings,
-        evaluated: EncodedSplit,
+        training: Training,
         model: nn.Module,
         directory: Path,
         *,
         seed: int = 0,
-        train: EncodedSplit | None = None,
         title: str = "",
+        predicted: EncodedSplit | None = None,
     ) -> None:
-        self.kind, self.evaluated, self.longest = kind, evaluated, checkpoint.max_length
-        rows = None if train is None else MaskedTexts(train.rows, checkpoint.tokenizer, settings.token_masking)
+        kind, checkpoint, settings = training.kind, training.checkpoint, training.settings
+        self.kind, self.longest, self.evaluated = kind, checkpoint.max_length, predicted or training.validation
         super().__init__(
             model=model,
             args=_arguments(kind, settings, seed, directory),
             data_collator=kind.collator(checkpoint),
-            train_dataset=rows,
-            eval_dataset=[evaluated.rows[i] for i in evaluated.by_length],
-            compute_metrics=lambda found: kind.scores(self._in_order(found.predictions), evaluated),
+            train_dataset=MaskedTexts(training.train.rows, checkpoint.tokenizer, settings.token_masking),
+            eval_dataset=[self.evaluated.rows[i] for i in self.evaluated.by_length],
+            compute_metrics=lambda found: kind.scores(self._in_order(found.predictions), self.evaluated),
             preprocess_logits_for_metrics=lambda logits, _labels: kind.outputs(logits),
             optimizer_cls_and_kwargs=_optimizer(model, settings),
         )
         self.remove_callback(PrinterCallback)
+        if predicted is not None:
+            return
+        self.add_callback(Progress(title, kind.main, settings.epochs))
         if settings.patience is not None:
             self.add_callback(EarlyStoppingCallback(settings.patience))
-        if train is not None:
-            self.add_callback(Progress(title, kind.main, settings.epochs))
-            if world_size() > 1:
-                # Trainer multiplies the loss by the number of processes if `forward` takes **kwargs: it assumes that
-                # the model divided by the items of all of them. Stock BERT does not, and label smoothing never does.
-                batch = self.data_collator(train.rows[:1])
-                divides = not self.args.label_smoothing_factor and _divides_by_items(self.model, batch)
-                self.model_accepts_loss_kwargs = self.model_accepts_loss_kwargs and divides
+        if world_size() > 1:
+            # Trainer multiplies the loss by the number of processes if `forward` takes **kwargs: it assumes that the
+            # model divided by the items of all of them. Stock BERT does not, and label smoothing never does.
+            batch = self.data_collator(training.train.rows[:1])
+            divides = not self.args.label_smoothing_factor and _divides_by_items(self.model, batch)
+            self.model_accepts_loss_kwargs = self.model_accepts_loss_kwargs and divides
 
     def train_or_resume(self) -> None:
         """Train, or continue after the last complete epoch in the directory; the model then has the best weights.
@@ -250,7 +266,7 @@ class Progress(TrainerCallback):
 
     def __init__(self, title: str, main: str, total: int) -> None:
         self.title, self.main, self.total = title, main, total
-        self.bar = _Bar() if sys.stderr.isatty() and is_main() else None
+        self.bar = ProgressCallback() if sys.stderr.isatty() and is_main() else None
 
     def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Note the time, and say where a resumed training continues."""
@@ -297,10 +313,6 @@ class Progress(TrainerCallback):
             self.bar.training_bar.write(line, file=sys.stderr)
         else:
             say(line)
-
-
-class _Bar(ProgressCallback):
-    """transformers' bar, driven by `Progress`."""
 
 
 def epoch_records(kind: Kind, state: TrainerState) -> list[dict[str, Any]]:

@@ -13,16 +13,16 @@ import numpy as np
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_tiny_transformer.publish.card import THIS_DIRECTORY
 from hf_tiny_transformer.common.checkpoints import UNLIMITED, load_model, read_config, read_tokenizer, usable_length
 from hf_tiny_transformer.common.errors import UserError
 from hf_tiny_transformer.common.foreign_code import strip_loaded
+from hf_tiny_transformer.publish.card import THIS_DIRECTORY
 
 from .. import metrics
 from ..data import Example
 from ..settings import FinetuneSettings
 
-ModelInput = dict[str, Any]  # input_ids, attention_mask, ..., labels; not padded; one list per choice where there are any
+ModelInput = dict[str, Any]  # input_ids, attention_mask, ..., labels; not padded; one list per choice, if any
 Outputs = Sequence[np.ndarray]  # one array for each row of a split, padded or not
 Answer = dict[str, Any]
 DROPOUT_FIELDS = (
@@ -116,9 +116,10 @@ class Kind(ABC):
     generates: ClassVar[bool] = False  # evaluation lets the model generate; `outputs` then gets token ids
     default_max_length: ClassVar[int] = 128  # in training
     answer_length: ClassVar[int] = UNLIMITED  # the default in prediction
+    shortest: ClassVar[int] = 0  # tokens per row
     smooths: ClassVar[bool] = False  # whether label smoothing is possible
     baselines: ClassVar[tuple[str, ...]] = ()  # names in `baselines.BASELINES`
-    # The texts that prediction reads, with the columns that hold each by default; one without is read if its flag is given.
+    # The texts that prediction reads, each with its default columns; one without is read if its flag is given.
     reads: ClassVar[dict[str, tuple[str, ...]]] = {"text": ("text",)}
     fields: tuple[str, ...] = ("prediction",)  # the keys of an answer
 
@@ -221,13 +222,6 @@ pipe = pipeline("{self.pipeline_tag}", model=model_id{trust})
         if settings.label_smoothing and not self.smooths:
             raise UserError("--label_smoothing is for tasks with one label per text; leave it out")
 
-    def check_length(self, max_length: int | None) -> None:
-        """Check the tokens per text.
-
-        Raises:
-            UserError: They are too few for a row.
-        """
-
     def open(
         self,
         source: str,
@@ -250,7 +244,8 @@ pipe = pipeline("{self.pipeline_tag}", model=model_id{trust})
         Raises:
             UserError: Files are missing, unreadable or inconsistent, or the model has no head for this kind.
         """
-        self.check_length(max_length)
+        if max_length is not None and max_length < self.shortest:
+            raise UserError(f"--max_length {max_length}: must be at least {self.shortest} for this task")
         default = self.answer_length
         if config is None:
             default = self.default_max_length
@@ -292,9 +287,7 @@ def tokenize(checkpoint: Checkpoint, *columns: Sequence[str], **options: Any) ->
     else:
         texts = zip(*columns, strict=True)
         full = [len(ids) >= length for ids in encoded["input_ids"]]
-        cut = [
-            is_full and len(tokenizer(*row)["input_ids"]) > length for is_full, row in zip(full, texts, strict=True)
-        ]
+        cut = [is_full and len(tokenizer(*row)["input_ids"]) > length for is_full, row in zip(full, texts, strict=True)]
     return [{name: values[i] for name, values in encoded.items()} for i in range(len(cut))], cut
 
 

@@ -43,15 +43,12 @@ class MultipleChoice(Kind):
 
     @classmethod
     def from_config(cls, config: PreTrainedConfig) -> MultipleChoice:
-        """Return the kind; how many texts are shared is not in the config."""
         return cls()
 
     def config_fields(self) -> dict[str, Any]:
-        """Return nothing: a choice has no name."""
         return {}
 
     def describe(self) -> str:
-        """Describe the choice."""
         return "choosing among several texts the one that goes with another"
 
     def pairs(self, texts: Sequence[str]) -> list[tuple[str, str]]:
@@ -89,7 +86,6 @@ print(choices[scores.argmax()])"""
         return EncodedSplit(examples, rows, cut)
 
     def collator(self, checkpoint: Checkpoint) -> Callable[[list[ModelInput]], dict[str, torch.Tensor]]:
-        """Pad to the longest choice; transformers' collator requires labels."""
         pad = DataCollatorForMultipleChoice(checkpoint.tokenizer)
 
         def collate(rows: list[ModelInput]) -> dict[str, torch.Tensor]:
@@ -99,11 +95,9 @@ print(choices[scores.argmax()])"""
         return collate
 
     def decode(self, outputs: Outputs, split: EncodedSplit) -> np.ndarray:
-        """Return the indices of the most probable choices."""
         return np.array([row.argmax() for row in outputs])
 
     def references(self, examples: Sequence[Example]) -> np.ndarray:
-        """Return the indices."""
         return np.array([example.label for example in examples])
 
     def answer(self, outputs: Outputs, split: EncodedSplit) -> list[Answer]:
@@ -116,5 +110,4 @@ print(choices[scores.argmax()])"""
         return answers
 
     def constant(self, references: np.ndarray) -> int:
-        """Return the most frequent index."""
         return Counter(references.tolist()).most_common(1)[0][0]

@@ -65,7 +65,6 @@ class SequenceKind(Kind):
         """Return a scikit-learn estimator that fits its data more closely the larger `strength` is."""
 
     def encode(self, examples: Sequence[Example], checkpoint: Checkpoint, *, labelled: bool = True) -> EncodedSplit:
-        """Tokenize each example as one row."""
         rows, cut = tokenize(checkpoint, *zip(*(example.texts for example in examples), strict=True))
         if labelled:
             for row, example in zip(rows, examples, strict=True):
@@ -73,11 +72,9 @@ class SequenceKind(Kind):
         return EncodedSplit(examples, rows, cut)
 
     def collator(self, checkpoint: Checkpoint) -> Callable[[list[ModelInput]], dict[str, torch.Tensor]]:
-        """Pad to the longest row."""
         return DataCollatorWithPadding(checkpoint.tokenizer)
 
     def call(self, example: Example) -> str:
-        """Return the call for a text or a pair."""
         if len(example.texts) == 2:
             return f"print(pipe({{'text': {example.texts[0]!r}, 'text_pair': {example.texts[1]!r}}}))"
         return super().call(example)
@@ -97,27 +94,21 @@ class SingleLabel(SequenceKind):
     fields = ("prediction", "probability")
 
     def config_fields(self) -> dict[str, Any]:
-        """Return problem type and labels."""
         return {"problem_type": "single_label_classification"} | label_fields(self.label_names)
 
     def describe(self) -> str:
-        """Name the labels."""
         return f"text classification ({', '.join(self.label_names)})"
 
     def target(self, label: int) -> int:
-        """Return the index."""
         return label
 
     def references(self, examples: Sequence[Example]) -> np.ndarray:
-        """Return the indices."""
         return np.array([example.label for example in examples])
 
     def decode(self, outputs: Outputs, split: EncodedSplit) -> np.ndarray:
-        """Return the indices of the most probable labels."""
         return np.stack(outputs).argmax(axis=-1)
 
     def answer(self, outputs: Outputs, split: EncodedSplit) -> list[Answer]:
-        """Return the most probable label and its probability."""
         probabilities, indices = torch.from_numpy(np.stack(outputs)).softmax(dim=-1).max(dim=-1)
         return [
             {"prediction": self.label_names[index], "probability": rounded(probability)}
@@ -125,15 +116,12 @@ class SingleLabel(SequenceKind):
         ]
 
     def spell(self, label: int) -> str:
-        """Return the label's name."""
         return self.label_names[label]
 
     def constant(self, references: np.ndarray) -> int:
-        """Return the most frequent label."""
         return Counter(references.tolist()).most_common(1)[0][0]
 
     def linear(self, strength: float) -> LogisticRegression:
-        """Return logistic regression."""
         return LogisticRegression(C=strength, max_iter=1000)
 
 
@@ -150,23 +138,18 @@ class MultiLabel(SequenceKind):
     fields = ("prediction", "probabilities")
 
     def config_fields(self) -> dict[str, Any]:
-        """Return problem type and labels."""
         return {"problem_type": "multi_label_classification"} | label_fields(self.label_names)
 
     def describe(self) -> str:
-        """Name the labels."""
         return f"text classification with any number of labels ({', '.join(self.label_names)})"
 
     def call(self, example: Example) -> str:
-        """Ask for the probability of each label."""
         return super().call(example)[:-2] + ", top_k=None))  # the probability of each label"
 
     def target(self, label: tuple[int, ...]) -> list[float]:
-        """Return 1.0 for each label that applies."""
         return [float(index in label) for index in range(len(self.label_names))]
 
     def references(self, examples: Sequence[Example]) -> np.ndarray:
-        """Return (N, labels) of 0 and 1."""
         return np.array([self.target(example.label) for example in examples], dtype=int)
 
     def decode(self, outputs: Outputs, split: EncodedSplit) -> np.ndarray:
@@ -174,7 +157,6 @@ class MultiLabel(SequenceKind):
         return (np.stack(outputs) > 0).astype(int)
 
     def answer(self, outputs: Outputs, split: EncodedSplit) -> list[Answer]:
-        """Return the predicted labels and the probability of each label."""
         answers: list[Answer] = []
         for row in torch.from_numpy(np.stack(outputs)).sigmoid():
             probabilities = dict(zip(self.label_names, map(rounded, row), strict=True))
@@ -183,15 +165,12 @@ class MultiLabel(SequenceKind):
         return answers
 
     def spell(self, label: Sequence[int]) -> str:
-        """Return the labels' names, joined."""
         return SEPARATOR.join(self.label_names[index] for index in label)
 
     def constant(self, references: np.ndarray) -> np.ndarray:
-        """Return the labels of more than half the rows."""
         return (references.mean(axis=0) > 0.5).astype(int)
 
     def linear(self, strength: float) -> OneVsRestClassifier:
-        """Return one logistic regression per label."""
         return OneVsRestClassifier(LogisticRegression(C=strength, max_iter=1000))
 
 
@@ -206,27 +185,21 @@ class Regression(SequenceKind):
     linear_name = "ridge regression"
 
     def config_fields(self) -> dict[str, Any]:
-        """Return problem type and one output."""
         return {"problem_type": "regression"} | label_fields(["score"])
 
     def describe(self) -> str:
-        """Name the output."""
         return "scoring text with a number"
 
     def call(self, example: Example) -> str:
-        """Ask for the number itself."""
         return super().call(example)[:-2] + ", function_to_apply='none'))"
 
     def target(self, label: float) -> float:
-        """Return the number."""
         return float(label)
 
     def references(self, examples: Sequence[Example]) -> np.ndarray:
-        """Return the numbers."""
         return np.array([example.label for example in examples], dtype=float)
 
     def decode(self, outputs: Outputs, split: EncodedSplit) -> np.ndarray:
-        """Return the numbers."""
         return np.stack(outputs)[:, 0].astype(float)
 
     def score_predictions(self, predictions: np.ndarray, examples: Sequence[Example]) -> dict[str, float]:
@@ -236,18 +209,14 @@ class Regression(SequenceKind):
         return super().score_predictions(predictions, examples)
 
     def answer(self, outputs: Outputs, split: EncodedSplit) -> list[Answer]:
-        """Return the number; a list where a foreign model has several outputs."""
         numbers = [[rounded(number) for number in row] for row in outputs]
         return [{"prediction": row[0] if len(row) == 1 else row} for row in numbers]
 
     def spell(self, label: float) -> str:
-        """Return the number without trailing zeros."""
         return f"{label:g}"
 
     def constant(self, references: np.ndarray) -> float:
-        """Return the mean."""
         return float(references.mean())
 
     def linear(self, strength: float) -> Ridge:
-        """Return ridge regression."""
         return Ridge(alpha=1 / strength)

@@ -12,14 +12,11 @@ import torch
 from transformers import AutoModelForQuestionAnswering, DataCollatorWithPadding, PreTrainedConfig
 
 from hf_tiny_transformer.publish.card import THIS_DIRECTORY
-from hf_tiny_transformer.common.errors import UserError
 
 from ..data import Example
-from ..settings import FinetuneSettings
 from .base import Answer, Checkpoint, EncodedSplit, Kind, ModelInput, Outputs, require_fast_tokenizer, rounded
 
 LONGEST_ANSWER = 30  # tokens, as in the scripts of transformers and of the original BERT
-SHORTEST_ROW = 16  # tokens: fewer leave hardly any room for question and context
 IMPOSSIBLE = "handle_impossible_answer"  # a field of the config, named after the parameter of transformers' pipeline
 NO_ANSWER = 0  # the position of [CLS], which means "not in this window"
 
@@ -77,30 +74,18 @@ class Spans(Kind):
     pipeline_tag = "question-answering"
     default_max_length = 384
     answer_length = 384
+    shortest = 16  # fewer leave hardly any room for question and context
     reads: ClassVar = {"question": ("question",), "text": ("context", "text")}
     fields = ("prediction", "start", "end", "probability")
 
     @classmethod
     def from_config(cls, config: PreTrainedConfig) -> Spans:
-        """Return the kind, with or without unanswerable questions."""
         return cls(unanswerable=bool(getattr(config, IMPOSSIBLE, False)))
 
     def config_fields(self) -> dict[str, Any]:
-        """Return whether there may be no answer."""
         return {IMPOSSIBLE: self.unanswerable}
 
-    def check(self, settings: FinetuneSettings) -> None:
-        """Check the settings, the length too."""
-        super().check(settings)
-        self.check_length(settings.max_length)
-
-    def check_length(self, max_length: int | None) -> None:
-        """Check that a row has room for question and context."""
-        if max_length is not None and max_length < SHORTEST_ROW:
-            raise UserError(f"--max_length {max_length}: must be at least {SHORTEST_ROW} for this task")
-
     def describe(self) -> str:
-        """Describe the answers."""
         return "answering questions with a part of a text" + (" or with nothing" if self.unanswerable else "")
 
     def usage(self, example: Example, trust: str) -> str:
@@ -142,7 +127,6 @@ print(tokenizer.decode(encoded["input_ids"][0][answer.start_logits.argmax() : an
         return WindowSplit(examples, rows, cut, windows)
 
     def collator(self, checkpoint: Checkpoint) -> Callable[[list[ModelInput]], dict[str, torch.Tensor]]:
-        """Pad to the longest row."""
         return DataCollatorWithPadding(checkpoint.tokenizer)
 
     def outputs(self, logits: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
@@ -150,7 +134,6 @@ print(tokenizer.decode(encoded["input_ids"][0][answer.start_logits.argmax() : an
         return torch.stack(tuple(logits[:2]), dim=-1).float()
 
     def decode(self, outputs: Outputs, split: EncodedSplit) -> list[str]:
-        """Return the answers."""
         return [found.text for found in self.find(outputs, split)]
 
     def find(self, outputs: Outputs, split: EncodedSplit) -> list[Found]:
@@ -183,7 +166,6 @@ print(tokenizer.decode(encoded["input_ids"][0][answer.start_logits.argmax() : an
         ]
 
     def references(self, examples: Sequence[Example]) -> list[list[str]]:
-        """Return the accepted answers."""
         return [[text for _, text in example.label] for example in examples]
 
     def answer(self, outputs: Outputs, split: EncodedSplit) -> list[Answer]:
@@ -198,7 +180,6 @@ print(tokenizer.decode(encoded["input_ids"][0][answer.start_logits.argmax() : an
         return answers
 
     def spell(self, label: Any) -> str:
-        """Return the accepted answers as a JSON list."""
         return json.dumps([text for _, text in label], ensure_ascii=False)
 
 

@@ -28,7 +28,7 @@ from .base import (
 
 OUTSIDE = "O"
 UNLABELLED = -100  # ignored by torch's cross entropy
-PUNCTUATION = ".,;:!?()[]{}\"'«»“”‘’„…"
+PUNCTUATION = ".,;:!?()[]{}\"'«»\u2018\u2019\u201c\u201d\u201e\u2026"
 _WORD = re.compile(r"[^ \t\r\n]+")  # a no-break space is part of a word, as in `data.conll`
 _ENTITY_TAG = re.compile(r"[BIES]-.|O$")
 
@@ -63,24 +63,19 @@ class Tagging(Kind):
 
     @classmethod
     def from_config(cls, config: PreTrainedConfig) -> Tagging:
-        """Return the kind with the config's labels."""
         return cls(label_names(config))
 
     def config_fields(self) -> dict[str, Any]:
-        """Return the labels."""
         return label_fields(self.label_names)
 
     def describe(self) -> str:
-        """Name the types of entities."""
         types = sorted({name[2:] for name in self.label_names if name != OUTSIDE})
         return f"named entities ({', '.join(types)})"
 
     def call(self, example: Example) -> str:
-        """Ask for entities rather than tokens."""
         return super().call(example)[:-2] + ", aggregation_strategy='simple'))"
 
     def encode(self, examples: Sequence[Example], checkpoint: Checkpoint, *, labelled: bool = True) -> TaggedSplit:
-        """Tokenize each example as one row."""
         require_fast_tokenizer(checkpoint)
         rows, cut = tokenize(checkpoint, [example.texts[0] for example in examples], return_offsets_mapping=True)
         pieces = [
@@ -97,7 +92,6 @@ class Tagging(Kind):
         return TaggedSplit(examples, rows, cut, pieces)
 
     def collator(self, checkpoint: Checkpoint) -> Callable[[list[ModelInput]], dict[str, torch.Tensor]]:
-        """Pad rows and their labels."""
         return DataCollatorForTokenClassification(checkpoint.tokenizer, label_pad_token_id=UNLABELLED)
 
     def outputs(self, logits: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
@@ -106,7 +100,6 @@ class Tagging(Kind):
         return torch.stack([index.float(), probability], dim=-1)
 
     def decode(self, outputs: Outputs, split: EncodedSplit) -> list[list[str]]:
-        """Return each word's tag."""
         assert isinstance(split, TaggedSplit)
         return [
             [OUTSIDE if position is None else self.label_names[int(row[position, 0])] for position in pieces]
@@ -114,7 +107,6 @@ class Tagging(Kind):
         ]
 
     def references(self, examples: Sequence[Example]) -> list[list[str]]:
-        """Return each word's right tag."""
         return [list(example.label) for example in examples]
 
     def answer(self, outputs: Outputs, split: EncodedSplit) -> list[Answer]:

@@ -52,19 +52,15 @@ class TextToText(Kind):
 
     @classmethod
     def from_config(cls, config: PreTrainedConfig) -> TextToText:
-        """Return the kind; its metric is not in the config."""
         return cls()
 
     def config_fields(self) -> dict[str, Any]:
-        """Return nothing: there are no labels."""
         return {}
 
     def describe(self) -> str:
-        """Describe the output."""
         return "writing a text for a text"
 
     def usage(self, example: Example, trust: str) -> str:
-        """Return code that generates."""
         return f"""from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 {THIS_DIRECTORY}
@@ -74,7 +70,6 @@ encoded = tokenizer({example.texts[0]!r}, truncation=True, return_tensors="pt")
 print(tokenizer.decode(model.generate(**encoded, max_length=128)[0], skip_special_tokens=True))"""
 
     def encode(self, examples: Sequence[Example], checkpoint: Checkpoint, *, labelled: bool = True) -> WrittenSplit:
-        """Tokenize each example as one row."""
         targets = {"text_target": [example.label for example in examples]} if labelled else {}
         rows, cut = tokenize(checkpoint, [example.texts[0] for example in examples], **targets)
         # Models put the start token before the labels to make the decoder's input. Where the tokenizer begins a text
@@ -85,7 +80,6 @@ print(tokenizer.decode(model.generate(**encoded, max_length=128)[0], skip_specia
         return WrittenSplit(examples, rows, cut, checkpoint.tokenizer)
 
     def collator(self, checkpoint: Checkpoint) -> Callable[[list[ModelInput]], dict[str, torch.Tensor]]:
-        """Pad texts and labels."""
         return DataCollatorForSeq2Seq(checkpoint.tokenizer)
 
     def outputs(self, logits: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
@@ -93,16 +87,13 @@ print(tokenizer.decode(model.generate(**encoded, max_length=128)[0], skip_specia
         return logits  # type: ignore[return-value]
 
     def decode(self, outputs: Outputs, split: EncodedSplit) -> list[str]:
-        """Return the texts."""
         assert isinstance(split, WrittenSplit)
         tokenizer = split.tokenizer
         texts = [np.where(ids < 0, tokenizer.pad_token_id, ids) for ids in outputs]  # Trainer pads with -100
         return [text.strip() for text in tokenizer.batch_decode(texts, skip_special_tokens=True)]
 
     def references(self, examples: Sequence[Example]) -> list[str]:
-        """Return the texts to write."""
         return [example.label for example in examples]
 
     def answer(self, outputs: Outputs, split: EncodedSplit) -> list[Answer]:
-        """Return the text."""
         return [{"prediction": text} for text in self.decode(outputs, split)]

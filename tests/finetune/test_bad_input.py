@@ -110,7 +110,10 @@ BAD_FLAGS: dict[str, tuple[dict[str, str | None], list[str]]] = {
     "no task": ({"task": None}, ["--task is required", "--help"]),
     "no output": ({"output": None}, ["--output is required"]),
     "empty model": ({"model": " "}, ["--model is empty"]),
-    "unknown flag": ({"learning-speed": "1"}, ["unknown argument --learning-speed (did you mean --learning_rate?)", "--help"]),
+    "unknown flag": (
+        {"learning-speed": "1"},
+        ["did you mean --learning_rate?", "--help"],
+    ),
     "abbreviated flag": ({"learning": "1"}, ["unknown argument --learning"]),
     "text for a number": ({"learning_rate": "fast"}, ["--learning_rate fast", "a number"]),
     "fraction of an epoch": ({"epochs": "1.5"}, ["--epochs 1.5", "a whole number"]),

@@ -72,7 +72,10 @@ def test_targets_answers_and_columns():
     of_one = split_of(0, 1)
     assert single.decode(outputs, of_one).tolist() == [0, 2] and single.scores(outputs, of_one) == {"accuracy": 0.5}
     rows = single.predictions(outputs, of_one, ["text"])
-    assert [(r["index"], r["text"], r["label"], r["prediction"]) for r in rows] == [(0, "x", "a", "a"), (1, "y", "b", "c")]
+    assert [(r["index"], r["text"], r["label"], r["prediction"]) for r in rows] == [
+        (0, "x", "a", "a"),
+        (1, "y", "b", "c"),
+    ]
     softmax = np.exp(outputs) / np.exp(outputs).sum(axis=1, keepdims=True)
     assert [r["probability"] for r in rows] == pytest.approx(softmax.max(axis=1).tolist(), abs=1e-6)
 
@@ -99,7 +102,8 @@ def test_outputs_are_the_models_row_by_row(name, toy):
     split = kind.encode([Example(pair, label) for pair in texts], checkpoint)
     training = Training(kind, checkpoint, settings, split, split)
     model = training.build(1)
-    assert from_config(model.config, "x") == kind or name == "number"
+    model.config.architectures = [type(model).__name__]
+    assert from_config(model.config, "x") == kind
     with torch.no_grad():
         for row, output in zip(split.rows, outputs_of(training, model, split), strict=True):
             alone = model(**{key: torch.tensor([value]) for key, value in row.items() if key != "labels"}).logits[0]
@@ -130,7 +134,10 @@ def test_byte_level_tokenizers_include_the_space_before_a_word():
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=SPECIAL, initial_alphabet=alphabet)
     bpe.train_from_iterator([" ".join(PEOPLE + PLACES + VERBS)] * 5, trainer)
-    tokenizer, words = PreTrainedTokenizerFast(tokenizer_object=bpe, pad_token="[PAD]"), ["anna", "zzé", "oslo", "'", "in"]
+    tokenizer, words = (
+        PreTrainedTokenizerFast(tokenizer_object=bpe, pad_token="[PAD]"),
+        ["anna", "zzé", "oslo", "'", "in"],
+    )
     split = TAGS.encode([Example((" ".join(words),), ["O"] * 5)], opened(TAGS, tokenizer))
     ids, first = split.rows[0]["input_ids"], split.first_pieces[0]
     assert [tokenizer.decode(ids[a:b]).strip() for a, b in pairwise([*first, len(ids)])] == words
@@ -238,7 +245,10 @@ def test_each_choice_is_read_as_its_own_pair():
     split = kind.encode([example, example], opened(kind, tokenizer, 16))
     for i, choice in enumerate(("plain3 good1", "plain3 bad1 bad2")):
         assert split.rows[1]["input_ids"][i] == tokenizer("plain1 plain2", choice)["input_ids"]
-    assert split.rows[0]["labels"] == 1 and kind.collator(opened(kind, tokenizer))(split.rows)["labels"].tolist() == [1, 1]
+    assert split.rows[0]["labels"] == 1 and kind.collator(opened(kind, tokenizer))(split.rows)["labels"].tolist() == [
+        1,
+        1,
+    ]
     answer = kind.answer(np.array([[0.0, 2.0], [3.0, 0.0]], dtype=np.float32), split)
     assert [(a["prediction"], a["choice"]) for a in answer] == [(1, "bad1 bad2"), (0, "good1")]
 

@@ -1,4 +1,4 @@
-"""Protects a fine-tuning run: scores are what they claim, choices never read the reported split, runs repeat exactly."""
+"""Protects a fine-tuning run: scores are what they claim, no choice reads the reported split, runs repeat."""
 
 import json
 import os
@@ -204,7 +204,9 @@ def of_two_processes(tasks, tmp_path_factory) -> Path:
     import sys
 
     folder = tmp_path_factory.mktemp("two")
-    program = "import json, sys\nfrom finetune.__main__ import main\nsys.exit(max(map(main, json.loads(sys.argv[1]))))\n"
+    program = (
+        "import json, sys\nfrom finetune.__main__ import main\nsys.exit(max(map(main, json.loads(sys.argv[1]))))\n"
+    )
     (folder / "several.py").write_text(program)
     commands = json.dumps([[*flags, *SHORT, "--output", str(folder / name)] for name, flags in tasks.items()])
     config = REPOSITORY / "pretrain" / "launch" / "cpu-2.yaml"

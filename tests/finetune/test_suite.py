@@ -22,12 +22,18 @@ def write(path: Path, header: str, count: int, labels: tuple[str, ...] = ()) -> 
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [] if labels and path.parent.name == "CoLA" else [header]
     for i in range(count):
-        text, label = f"{(BAD if labels and i % len(labels) else GOOD)[i % 8]} plain{i % 24}", labels[i % len(labels)] if labels else ""
+        text, label = (
+            f"{(BAD if labels and i % len(labels) else GOOD)[i % 8]} plain{i % 24}",
+            labels[i % len(labels)] if labels else "",
+        )
         if labels and path.parent.name == "CoLA":
             lines.append(f"gj04\t{label}\t*\t{text}")
             continue
         columns = header.split("\t")
-        cells = {c: f"{text} {c[-1]}" if c.startswith("sentence") else label if c in ("score", "gold_label") else str(i) for c in columns}
+        cells = {
+            c: f"{text} {c[-1]}" if c.startswith("sentence") else label if c in ("score", "gold_label") else str(i)
+            for c in columns
+        }
         lines.append("\t".join(cells[column] for column in columns))
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
