@@ -58,20 +58,16 @@ def main(argv: Sequence[str]) -> None:
 def run(name: str, argv: Sequence[str]) -> None:
     """Run a command of the table.
 
-    Args:
-        name: Its name.
-        argv: Its arguments.
-
     Raises:
         RunError: A package is missing, or the command fails.
     """
-    from .common.environment import quieten_libraries
-
     target, _, extra = COMMANDS[name]
     module, _, function = target.partition(":")
     install = f"run: pip install '{PROG}[{extra}]'"
-    quieten_libraries()
     try:
+        from .common.environment import quieten_libraries  # imports torch
+
+        quieten_libraries()
         getattr(importlib.import_module(module), function)(list(argv))
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]

@@ -3,8 +3,7 @@
 
 from huggingface_hub.dataclasses import strict
 
-from .configuration_base import TinyTransformerConfig
-from .configuration_fields import activation_field, positive_field, probability_field
+from .configuration_base import TinyTransformerConfig, activation_field, positive_field, probability_field
 
 
 @strict

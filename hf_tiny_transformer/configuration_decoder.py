@@ -3,7 +3,7 @@
 
 from huggingface_hub.dataclasses import strict
 
-from .configuration_fields import probability_field
+from .configuration_base import probability_field
 from .configuration_trunk import TinyTransformerTrunkConfig
 
 

@@ -5,7 +5,7 @@ from typing import Literal
 
 from huggingface_hub.dataclasses import strict
 
-from .configuration_fields import probability_field
+from .configuration_base import probability_field
 from .configuration_trunk import TinyTransformerTrunkConfig
 
 

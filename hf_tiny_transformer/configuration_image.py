@@ -5,8 +5,8 @@ from typing import Literal
 
 from huggingface_hub.dataclasses import strict
 
+from .configuration_base import positive_field
 from .configuration_encoder import TinyTransformerEncoderConfig
-from .configuration_fields import positive_field
 
 
 @strict

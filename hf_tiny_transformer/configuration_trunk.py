@@ -6,8 +6,7 @@ from typing import Literal
 from huggingface_hub.dataclasses import strict
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from .configuration_base import TinyTransformerConfig
-from .configuration_fields import activation_field, positive_field, probability_field
+from .configuration_base import TinyTransformerConfig, activation_field, positive_field, probability_field
 
 
 @strict

@@ -1,101 +1,76 @@
-"""The table of the families, all of whose classes are imported here, and their registration with the Auto classes.
+"""The table of all families and their classes, and its registration with transformers' Auto classes."""
 
-It happens once, when this module is imported; when that is: `registration.py`."""
+import sys
 
-from transformers import (
-    AutoImageProcessor,
-    AutoModel,
-    AutoModelForCausalLM,
-    AutoModelForImageClassification,
-    AutoModelForMaskedLM,
-    AutoModelForMultipleChoice,
-    AutoModelForNextSentencePrediction,
-    AutoModelForPreTraining,
-    AutoModelForQuestionAnswering,
-    AutoModelForSeq2SeqLM,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
-    ViTImageProcessorPil,
-)
-from transformers.utils import is_vision_available
+from transformers.models.auto import modeling_auto
+from transformers.models.auto.configuration_auto import AutoConfig
 
+from .configuration_base import AUTO_MAPS, TinyTransformerConfig
 from .configuration_bert import TinyTransformerBertConfig
 from .configuration_decoder import TinyTransformerDecoderConfig
 from .configuration_encoder import TinyTransformerEncoderConfig
 from .configuration_image import TinyTransformerEncoderImageConfig
 from .configuration_seq2seq import TinyTransformerSeq2SeqConfig
-from .modeling_bert import (
-    TinyTransformerBertForMaskedLM,
-    TinyTransformerBertForMultipleChoice,
-    TinyTransformerBertForNextSentencePrediction,
-    TinyTransformerBertForPreTraining,
-    TinyTransformerBertForQuestionAnswering,
-    TinyTransformerBertForSequenceClassification,
-    TinyTransformerBertForTokenClassification,
-    TinyTransformerBertModel,
-)
-from .modeling_decoder import (
-    TinyTransformerDecoderForCausalLM,
-    TinyTransformerDecoderForSequenceClassification,
-    TinyTransformerDecoderModel,
-)
-from .modeling_encoder import (
-    TinyTransformerEncoderForMaskedLM,
-    TinyTransformerEncoderForMultipleChoice,
-    TinyTransformerEncoderForQuestionAnswering,
-    TinyTransformerEncoderForSequenceClassification,
-    TinyTransformerEncoderForTokenClassification,
-    TinyTransformerEncoderModel,
-)
-from .modeling_image import TinyTransformerEncoderForImageClassification, TinyTransformerEncoderImageModel
-from .modeling_seq2seq import TinyTransformerSeq2SeqForConditionalGeneration, TinyTransformerSeq2SeqModel
-from .registration import register_configs
 
-# family -> which class each Auto class should open it with
-FAMILIES = {
+# Config class -> Auto class -> model class.
+FAMILIES: dict[type[TinyTransformerConfig], dict[str, str]] = {
     TinyTransformerBertConfig: {
-        AutoModel: TinyTransformerBertModel,
-        AutoModelForPreTraining: TinyTransformerBertForPreTraining,
-        AutoModelForMaskedLM: TinyTransformerBertForMaskedLM,
-        AutoModelForNextSentencePrediction: TinyTransformerBertForNextSentencePrediction,
-        AutoModelForSequenceClassification: TinyTransformerBertForSequenceClassification,
-        AutoModelForTokenClassification: TinyTransformerBertForTokenClassification,
-        AutoModelForQuestionAnswering: TinyTransformerBertForQuestionAnswering,
-        AutoModelForMultipleChoice: TinyTransformerBertForMultipleChoice,
+        "AutoModel": "TinyTransformerBertModel",
+        "AutoModelForPreTraining": "TinyTransformerBertForPreTraining",
+        "AutoModelForMaskedLM": "TinyTransformerBertForMaskedLM",
+        "AutoModelForNextSentencePrediction": "TinyTransformerBertForNextSentencePrediction",
+        "AutoModelForSequenceClassification": "TinyTransformerBertForSequenceClassification",
+        "AutoModelForTokenClassification": "TinyTransformerBertForTokenClassification",
+        "AutoModelForQuestionAnswering": "TinyTransformerBertForQuestionAnswering",
+        "AutoModelForMultipleChoice": "TinyTransformerBertForMultipleChoice",
     },
     TinyTransformerEncoderConfig: {
-        AutoModel: TinyTransformerEncoderModel,
-        AutoModelForPreTraining: TinyTransformerEncoderForMaskedLM,
-        AutoModelForMaskedLM: TinyTransformerEncoderForMaskedLM,
-        AutoModelForSequenceClassification: TinyTransformerEncoderForSequenceClassification,
-        AutoModelForTokenClassification: TinyTransformerEncoderForTokenClassification,
-        AutoModelForQuestionAnswering: TinyTransformerEncoderForQuestionAnswering,
-        AutoModelForMultipleChoice: TinyTransformerEncoderForMultipleChoice,
+        "AutoModel": "TinyTransformerEncoderModel",
+        "AutoModelForPreTraining": "TinyTransformerEncoderForMaskedLM",
+        "AutoModelForMaskedLM": "TinyTransformerEncoderForMaskedLM",
+        "AutoModelForSequenceClassification": "TinyTransformerEncoderForSequenceClassification",
+        "AutoModelForTokenClassification": "TinyTransformerEncoderForTokenClassification",
+        "AutoModelForQuestionAnswering": "TinyTransformerEncoderForQuestionAnswering",
+        "AutoModelForMultipleChoice": "TinyTransformerEncoderForMultipleChoice",
     },
     TinyTransformerEncoderImageConfig: {
-        AutoModel: TinyTransformerEncoderImageModel,
-        AutoModelForImageClassification: TinyTransformerEncoderForImageClassification,
+        "AutoModel": "TinyTransformerEncoderImageModel",
+        "AutoModelForImageClassification": "TinyTransformerEncoderForImageClassification",
     },
     TinyTransformerDecoderConfig: {
-        AutoModel: TinyTransformerDecoderModel,
-        AutoModelForPreTraining: TinyTransformerDecoderForCausalLM,
-        AutoModelForCausalLM: TinyTransformerDecoderForCausalLM,
-        AutoModelForSequenceClassification: TinyTransformerDecoderForSequenceClassification,
+        "AutoModel": "TinyTransformerDecoderModel",
+        "AutoModelForPreTraining": "TinyTransformerDecoderForCausalLM",
+        "AutoModelForCausalLM": "TinyTransformerDecoderForCausalLM",
+        "AutoModelForSequenceClassification": "TinyTransformerDecoderForSequenceClassification",
     },
     TinyTransformerSeq2SeqConfig: {
-        AutoModel: TinyTransformerSeq2SeqModel,
-        AutoModelForPreTraining: TinyTransformerSeq2SeqForConditionalGeneration,
-        AutoModelForSeq2SeqLM: TinyTransformerSeq2SeqForConditionalGeneration,
+        "AutoModel": "TinyTransformerSeq2SeqModel",
+        "AutoModelForPreTraining": "TinyTransformerSeq2SeqForConditionalGeneration",
+        "AutoModelForSeq2SeqLM": "TinyTransformerSeq2SeqForConditionalGeneration",
     },
 }
 
-register_configs()
-for _config_class, _model_classes in FAMILIES.items():
-    for _auto_class, _model_class in _model_classes.items():
-        if _config_class not in _auto_class._model_mapping:  # or someone has put a class of their own there by now
-            _auto_class.register(_config_class, _model_class)
+# Class -> the module that defines it: modeling_x.py for the models of configuration_x.py.
+MODULES = {config_class.__name__: config_class.__module__ for config_class in FAMILIES} | {
+    name: config_class.__module__.replace(".configuration_", ".modeling_")
+    for config_class, names in FAMILIES.items()
+    for name in names.values()
+}
 
-if is_vision_available():  # Pillow is there: resize, scale to [0, 1], normalise, as stock ViT does
-    AutoImageProcessor.register(
-        TinyTransformerEncoderImageConfig, image_processor_classes={"pil": ViTImageProcessorPil}
-    )
+
+def register() -> None:
+    """Add the families to the tables in which transformers looks up its own models.
+
+    These tables hold names, and a model file is imported when one of its classes is first used. `AutoModel.register`
+    takes classes, whose import takes over a second (`transformers.modeling_utils`). `Trainer` reads the same names to
+    recognise a causal language model, whose labels it shifts for label smoothing.
+    """
+    for config_class, names in FAMILIES.items():
+        AutoConfig.register(config_class.model_type, config_class)
+        for auto_class, name in names.items():
+            mapping = getattr(modeling_auto, auto_class)._model_mapping
+            mapping._reverse_config_mapping[config_class.__name__] = config_class.model_type
+            mapping._model_mapping[config_class.model_type] = name
+            mapping._modules[config_class.model_type] = sys.modules[__package__]
+        opened = {"AutoConfig": config_class.__name__, **names}
+        AUTO_MAPS[config_class] = {auto: f"{MODULES[name].rpartition('.')[2]}.{name}" for auto, name in opened.items()}

@@ -1,17 +1,19 @@
-"""The task heads that encoder families share: each mixin holds one forward; the family's file builds the modules.
+"""Task models shared by the families: each class builds the modules of one task and defines its forward.
 
-A family's class provides `self.model` (the trunk), `self.transform` (features for the output, possibly the identity),
-`self.dropout`, the output layer, and `self.pool(outputs, attention_mask)` for one vector per text. All forwards take
-`token_type_ids`, so that `Trainer` passes them on; a trunk without token types ignores them.
+A family's class derives from one of these and from the family's `...PreTrainedModel`, and passes its trunk and its
+transform to `__init__`. Every forward names `token_type_ids`, because `Trainer` drops columns that a forward does not
+name; trunks without token types ignore them.
 
-`accepts_loss_kwargs = False` stands where the loss is a plain mean over the batch: `Trainer` would otherwise infer from
-**kwargs that the model divides by the count of a whole accumulated batch, and not divide itself.
+`accepts_loss_kwargs = False` marks a loss that is a plain mean over the batch. Otherwise `Trainer` would infer from
+**kwargs that the model divides by the count of the whole accumulated batch, and would not divide itself.
 """
 
 from typing import Unpack
 
 import torch
+from torch import nn
 from torch.nn.functional import cross_entropy
+from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_outputs import (
     MaskedLMOutput,
     MultipleChoiceModelOutput,
@@ -21,12 +23,27 @@ from transformers.modeling_outputs import (
 )
 from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
-from .layers import gather_targets
+from .layers import TinyTransformerPreTrainedModel, gather_targets
 from .token_loss import predict_tokens
 
 
-class MaskedLMForward:
-    """Masked-token prediction (Devlin et al. 2018, section 3.1)."""
+class MaskedLMHead(TinyTransformerPreTrainedModel):
+    """Masked-token prediction with a tied output matrix (Devlin et al. 2018, section 3.1).
+
+    Args:
+        config: The family's config.
+        trunk: Returns `last_hidden_state` (B, T, hidden_size).
+        transform: Applied to the features before the output layer.
+    """
+
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+
+    def __init__(self, config: PreTrainedConfig, trunk: TinyTransformerPreTrainedModel, transform: nn.Module):
+        super().__init__(config)
+        self.model = trunk
+        self.transform = transform
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size)
+        self.post_init()
 
     @can_return_tuple
     def forward(
@@ -41,11 +58,22 @@ class MaskedLMForward:
         skip_logits: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> MaskedLMOutput:
-        """Args:
-        labels: (B, T) token ids, -100 where nothing is to be predicted; with `target_positions` (N,) ids.
-        target_positions: (N,) indices into the flattened B * T tokens; the head then runs on these only and `logits` is
-            (N, vocab_size) instead of (B, T, vocab_size).
-        skip_logits: the loss only: faster, and the logits are never all in memory.
+        """Predict tokens.
+
+        Args:
+            input_ids: (B, T).
+            attention_mask: (B, T), 1 = real token, 0 = padding.
+            token_type_ids: (B, T).
+            position_ids: (B, T).
+            inputs_embeds: (B, T, hidden_size), instead of `input_ids`.
+            labels: (B, T) token ids, -100 = ignored; (N,) with `target_positions`.
+            target_positions: (N,) indices into the flattened B * T tokens. The head runs on these only, and `logits`
+                is (N, vocab_size) instead of (B, T, vocab_size).
+            skip_logits: Compute the loss only: faster, and never holds all logits in memory.
+            kwargs: For the trunk and the loss.
+
+        Returns:
+            The loss if `labels` are given, and the logits unless they are skipped.
         """
         outputs = self.model(
             input_ids=input_ids,
@@ -62,10 +90,28 @@ class MaskedLMForward:
         )
 
 
-class SequenceClassificationForward:
-    """One label, several labels or one number per text."""
+class SequenceClassificationHead(TinyTransformerPreTrainedModel):
+    """Classification or regression of whole texts, on one pooled vector per text.
+
+    Args:
+        config: The family's config.
+        trunk: Its outputs are reduced to one vector per text by `pool`.
+        transform: Applied to the pooled vector.
+        dropout: Rate before the classifier.
+    """
 
     accepts_loss_kwargs = False
+
+    def __init__(
+        self, config: PreTrainedConfig, trunk: TinyTransformerPreTrainedModel, transform: nn.Module, dropout: float
+    ):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.model = trunk
+        self.transform = transform
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
 
     @can_return_tuple
     def forward(
@@ -78,8 +124,19 @@ class SequenceClassificationForward:
         labels: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> SequenceClassifierOutput:
-        """Args:
-        labels: (B,) class ids; (B,) floats for regression (num_labels 1); (B, num_labels) floats for multi-label.
+        """Classify texts.
+
+        Args:
+            input_ids: (B, T).
+            attention_mask: (B, T), 1 = real token, 0 = padding.
+            token_type_ids: (B, T).
+            position_ids: (B, T).
+            inputs_embeds: (B, T, hidden_size), instead of `input_ids`.
+            labels: (B,) class ids; (B,) floats for regression (num_labels 1); (B, num_labels) floats for multi-label.
+            kwargs: For the trunk and the loss.
+
+        Returns:
+            The loss if `labels` are given, and the logits (B, num_labels).
         """
         outputs = self.model(
             input_ids=input_ids,
@@ -98,8 +155,26 @@ class SequenceClassificationForward:
         )
 
 
-class TokenClassificationForward:
-    """One label per token (named entities, parts of speech)."""
+class TokenClassificationHead(TinyTransformerPreTrainedModel):
+    """Classification of tokens (named entities, parts of speech).
+
+    Args:
+        config: The family's config.
+        trunk: Returns `last_hidden_state` (B, T, hidden_size).
+        transform: Applied to the features.
+        dropout: Rate before the classifier.
+    """
+
+    def __init__(
+        self, config: PreTrainedConfig, trunk: TinyTransformerPreTrainedModel, transform: nn.Module, dropout: float
+    ):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.model = trunk
+        self.transform = transform
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
 
     @can_return_tuple
     def forward(
@@ -112,8 +187,19 @@ class TokenClassificationForward:
         labels: torch.LongTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> TokenClassifierOutput:
-        """Args:
-        labels: (B, T) class ids, -100 where a token has none (special tokens, later pieces of a word).
+        """Classify tokens.
+
+        Args:
+            input_ids: (B, T).
+            attention_mask: (B, T), 1 = real token, 0 = padding.
+            token_type_ids: (B, T).
+            position_ids: (B, T).
+            inputs_embeds: (B, T, hidden_size), instead of `input_ids`.
+            labels: (B, T) class ids, -100 = ignored (special tokens, all but the first token of a word).
+            kwargs: For the trunk and the loss.
+
+        Returns:
+            The loss if `labels` are given, and the logits (B, T, num_labels).
         """
         outputs = self.model(
             input_ids=input_ids,
@@ -132,10 +218,23 @@ class TokenClassificationForward:
         )
 
 
-class QuestionAnsweringForward:
-    """Start and end of an answer in the text."""
+class QuestionAnsweringHead(TinyTransformerPreTrainedModel):
+    """Extraction of an answer: start and end scores per token.
+
+    Args:
+        config: The family's config.
+        trunk: Returns `last_hidden_state` (B, T, hidden_size).
+        transform: Applied to the features.
+    """
 
     accepts_loss_kwargs = False
+
+    def __init__(self, config: PreTrainedConfig, trunk: TinyTransformerPreTrainedModel, transform: nn.Module):
+        super().__init__(config)
+        self.model = trunk
+        self.transform = transform
+        self.qa_outputs = nn.Linear(config.hidden_size, 2)
+        self.post_init()
 
     @can_return_tuple
     def forward(
@@ -149,8 +248,20 @@ class QuestionAnsweringForward:
         end_positions: torch.LongTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> QuestionAnsweringModelOutput:
-        """Args:
-        start_positions, end_positions: (B,) token indices; one outside the text is ignored.
+        """Score each token as the start and as the end of the answer.
+
+        Args:
+            input_ids: (B, T).
+            attention_mask: (B, T), 1 = real token, 0 = padding.
+            token_type_ids: (B, T).
+            position_ids: (B, T).
+            inputs_embeds: (B, T, hidden_size), instead of `input_ids`.
+            start_positions: (B,) token indices; an index outside the text is ignored.
+            end_positions: (B,) token indices; an index outside the text is ignored.
+            kwargs: For the trunk and the loss.
+
+        Returns:
+            The loss if both positions are given, and the logits, each (B, T).
         """
         outputs = self.model(
             input_ids=input_ids,
@@ -173,10 +284,27 @@ class QuestionAnsweringForward:
         )
 
 
-class MultipleChoiceForward:
-    """Which of C continuations fits: each is scored as a text of its own."""
+class MultipleChoiceHead(TinyTransformerPreTrainedModel):
+    """Choice between C continuations: each is scored as a text of its own, on its pooled vector.
+
+    Args:
+        config: The family's config.
+        trunk: Its outputs are reduced to one vector per text by `pool`.
+        transform: Applied to the pooled vector.
+        dropout: Rate before the classifier.
+    """
 
     accepts_loss_kwargs = False
+
+    def __init__(
+        self, config: PreTrainedConfig, trunk: TinyTransformerPreTrainedModel, transform: nn.Module, dropout: float
+    ):
+        super().__init__(config)
+        self.model = trunk
+        self.transform = transform
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(config.hidden_size, 1)
+        self.post_init()
 
     @can_return_tuple
     def forward(
@@ -189,9 +317,19 @@ class MultipleChoiceForward:
         labels: torch.LongTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> MultipleChoiceModelOutput:
-        """Args:
-        input_ids, attention_mask, position_ids: (B, C, T); inputs_embeds: (B, C, T, D).
-        labels: (B,) index of the right choice.
+        """Score the choices.
+
+        Args:
+            input_ids: (B, C, T).
+            attention_mask: (B, C, T), 1 = real token, 0 = padding.
+            token_type_ids: (B, C, T).
+            position_ids: (B, C, T).
+            inputs_embeds: (B, C, T, hidden_size), instead of `input_ids`.
+            labels: (B,) index of the correct choice.
+            kwargs: For the trunk.
+
+        Returns:
+            The loss if `labels` are given, and the logits (B, C).
         """
         num_choices = (input_ids if input_ids is not None else inputs_embeds).shape[1]
 

@@ -1,15 +1,16 @@
-"""The parts that several families are built of: positions, feed-forward networks, heads, pooling, the base class."""
+"""Parts shared by several families: the base class, rotary and sinusoidal positions, MLP, prediction head, pooling."""
 
 import torch
 from torch import nn
 from transformers.activations import ACT2FN
 from transformers.configuration_utils import PreTrainedConfig
+from transformers.modeling_outputs import BaseModelOutput
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
 from transformers.modeling_utils import PreTrainedModel
 
 
 class TinyTransformerPreTrainedModel(PreTrainedModel):
-    """What transformers should know of every family."""
+    """Base class of all families: what transformers needs to know about them."""
 
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
@@ -19,12 +20,24 @@ class TinyTransformerPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     _can_compile_fullgraph = True
 
+    def pool(self, outputs: BaseModelOutput, attention_mask: torch.Tensor | None) -> torch.Tensor:
+        """Reduce the trunk's outputs to one vector per text; defined by each family that classifies texts.
+
+        Args:
+            outputs: Of the trunk, with `last_hidden_state` (B, T, hidden_size).
+            attention_mask: (B, T), 1 = real token, 0 = padding.
+
+        Returns:
+            (B, hidden_size).
+        """
+        raise NotImplementedError
+
 
 class RotaryEmbedding(nn.Module):
-    """cos and sin of each position's angles (Su et al. 2021), scaled as `config.rope_parameters` says.
+    """cos and sin of the rotation angles of each position (Su et al. 2021), scaled as in `config.rope_parameters`.
 
-    The two buffers are not saved; `PreTrainedModel._init_weights` knows this class by its name and refills them after
-    a load on the meta device.
+    The two buffers are not saved. `PreTrainedModel._init_weights` recognises this class by its name and fills them
+    after a model was loaded on the meta device.
     """
 
     def __init__(self, config: PreTrainedConfig):
@@ -40,15 +53,19 @@ class RotaryEmbedding(nn.Module):
 
     @staticmethod
     def compute_default_rope_parameters(config: PreTrainedConfig, **kwargs) -> tuple[torch.Tensor, float]:
-        """Inverse frequencies (head_dim / 2,) and the scale 1.0; float, though a load in bf16 changes the default."""
+        """Compute the inverse frequencies (head_dim / 2,); the scale is 1.0."""
         head_dim = config.hidden_size // config.num_attention_heads
+        # The dtype is explicit because from_pretrained(dtype=torch.bfloat16) changes the default dtype.
         exponents = torch.arange(0, head_dim, 2, dtype=torch.float) / head_dim
         return 1.0 / config.rope_parameters["rope_theta"] ** exponents, 1.0
 
     @torch.no_grad()
     @dynamic_rope_update
     def forward(self, hidden_states: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """position_ids (B or 1, T) -> cos and sin, each (B or 1, T, head_dim), in the dtype of `hidden_states`."""
+        """Compute cos and sin, each (B or 1, T, head_dim), of `position_ids` (B or 1, T).
+
+        They are computed in fp32 and returned in the dtype of `hidden_states`.
+        """
         inv_freq = self.inv_freq.to(device=hidden_states.device, dtype=torch.float)
         angles = position_ids[..., None].float() * inv_freq
         angles = torch.cat((angles, angles), dim=-1)
@@ -57,9 +74,17 @@ class RotaryEmbedding(nn.Module):
 
 
 def sinusoidal_positions(position_ids: torch.Tensor, hidden_size: int, dtype: torch.dtype) -> torch.Tensor:
-    """The additive positions of the original Transformer (Vaswani et al. 2017, 3.5): (B, T) -> (B, T, hidden_size).
+    """Compute the additive positions of the original Transformer (Vaswani et al. 2017, section 3.5).
 
-    Even features are sines, odd ones cosines, of wavelengths from 2 pi to 10000 * 2 pi.
+    Even features are sines and odd ones cosines, with wavelengths from 2 pi to 10000 * 2 pi.
+
+    Args:
+        position_ids: (B, T) or (T,).
+        hidden_size: Number of features, even.
+        dtype: Of the result.
+
+    Returns:
+        (B, T, hidden_size) or (T, hidden_size).
     """
     exponents = torch.arange(0, hidden_size, 2, dtype=torch.float, device=position_ids.device) / hidden_size
     angles = position_ids[..., None].float() / 10_000.0**exponents
@@ -78,15 +103,15 @@ class GatedMLP(nn.Module):
         self.dropout = nn.Dropout(config.mlp_dropout)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """(B, T, hidden_size) -> (B, T, hidden_size)."""
+        """Map (B, T, hidden_size) to (B, T, hidden_size)."""
         return self.down_proj(self.dropout(self.act(self.gate_proj(hidden_states)) * self.up_proj(hidden_states)))
 
 
 class PredictionHead(nn.Module):
-    """norm(act(dense(x))): what stands between the trunk and a language-model or classification output.
+    """norm(act(dense(x))), applied between the trunk and an output layer.
 
-    The models call it `transform`. `head`, the end of `lm_head`, makes transformers' `infer_auto_device_map` take the
-    one for the other, and `device_map="auto"` fails where the output matrix is tied.
+    The models name it `transform`. With the name `head`, a suffix of `lm_head`, transformers' `infer_auto_device_map`
+    confuses the two, and `device_map="auto"` fails for tied output matrices.
     """
 
     def __init__(self, config: PreTrainedConfig, *, bias: bool, eps: float):
@@ -96,12 +121,12 @@ class PredictionHead(nn.Module):
         self.norm = nn.LayerNorm(config.hidden_size, eps=eps, bias=bias)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """(..., hidden_size) -> (..., hidden_size)."""
+        """Map (..., hidden_size) to (..., hidden_size)."""
         return self.norm(self.act(self.dense(hidden_states)))
 
 
 def mean_pool(hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-    """Mean over the real tokens: (B, T, D) and (B, T) with 1 = real -> (B, D)."""
+    """Average over the real tokens: (B, T, D) and (B, T) with 1 = real token, 0 = padding, to (B, D)."""
     if attention_mask is None:
         return hidden_states.mean(dim=1)
     weights = attention_mask.to(hidden_states.dtype).unsqueeze(-1)
@@ -109,7 +134,15 @@ def mean_pool(hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) 
 
 
 def last_token(hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-    """The last real token's vector, on whichever side the padding is: (B, T, D), (B, T) with 1 = real -> (B, D)."""
+    """Select the last real token, with padding on either side.
+
+    Args:
+        hidden_states: (B, T, D).
+        attention_mask: (B, T), 1 = real token, 0 = padding.
+
+    Returns:
+        (B, D).
+    """
     if attention_mask is None:
         return hidden_states[:, -1]
     positions = torch.arange(hidden_states.shape[1], device=hidden_states.device)
@@ -118,7 +151,7 @@ def last_token(hidden_states: torch.Tensor, attention_mask: torch.Tensor | None)
 
 
 def gather_targets(hidden_states: torch.Tensor, target_positions: torch.Tensor | None) -> torch.Tensor:
-    """Keeps the positions whose prediction the loss reads, so that the vocabulary-wide head runs on them only.
+    """Select the positions that have a target, so that the vocabulary-wide head runs on them only.
 
     Args:
         hidden_states: (B, T, D).

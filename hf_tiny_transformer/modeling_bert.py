@@ -12,21 +12,22 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutpu
 from transformers.utils.generic import TransformersKwargs, can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .attention import MultiHeadAttention, bidirectional_mask
+from .attention import MultiHeadAttention
 from .configuration_bert import TinyTransformerBertConfig
 from .heads import (
-    MaskedLMForward,
-    MultipleChoiceForward,
-    QuestionAnsweringForward,
-    SequenceClassificationForward,
-    TokenClassificationForward,
+    MaskedLMHead,
+    MultipleChoiceHead,
+    QuestionAnsweringHead,
+    SequenceClassificationHead,
+    TokenClassificationHead,
 )
 from .layers import PredictionHead, TinyTransformerPreTrainedModel, gather_targets
-from .token_loss import predict_tokens
+from .masks import bidirectional_mask
+from .token_loss import IGNORED, predict_tokens
 
 
 class TinyTransformerBertMLP(nn.Module):
-    """down(act(up(x))), both with bias."""
+    """down(act(up(x))), both with a bias."""
 
     def __init__(self, config: TinyTransformerBertConfig):
         super().__init__()
@@ -35,12 +36,12 @@ class TinyTransformerBertMLP(nn.Module):
         self.act = ACT2FN[config.hidden_act]
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """(B, T, hidden_size) -> (B, T, hidden_size)."""
+        """Map (B, T, hidden_size) to (B, T, hidden_size)."""
         return self.down_proj(self.act(self.up_proj(hidden_states)))
 
 
 class TinyTransformerBertLayer(GradientCheckpointingLayer):
-    """norm(x + attention(x)), then norm(x + mlp(x)): the norm stands after the sum, as in the original Transformer."""
+    """norm(x + attention(x)), then norm(x + mlp(x)): post-norm, as in the original Transformer."""
 
     def __init__(self, config: TinyTransformerBertConfig, layer_idx: int):
         super().__init__()
@@ -53,7 +54,16 @@ class TinyTransformerBertLayer(GradientCheckpointingLayer):
     def forward(
         self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs
     ) -> torch.Tensor:
-        """(B, T, hidden_size) -> (B, T, hidden_size)."""
+        """Map (B, T, hidden_size) to (B, T, hidden_size).
+
+        Args:
+            hidden_states: (B, T, hidden_size).
+            attention_mask: From `masks.py`.
+            kwargs: For the attention backend.
+
+        Returns:
+            (B, T, hidden_size).
+        """
         attended, _ = self.attention(hidden_states, attention_mask=attention_mask, **kwargs)
         hidden_states = self.attention_norm(hidden_states + self.dropout(attended))
         return self.mlp_norm(hidden_states + self.dropout(self.mlp(hidden_states)))
@@ -67,24 +77,40 @@ class TinyTransformerBertPooler(nn.Module):
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """(B, T, hidden_size) -> (B, hidden_size)."""
+        """Map (B, T, hidden_size) to (B, hidden_size)."""
         return torch.tanh(self.dense(hidden_states[:, 0]))
 
 
 class TinyTransformerBertPreTrainedModel(TinyTransformerPreTrainedModel):
-    """Loading, saving and initialisation of the family (normal, as transformers does it for Linear and Embedding)."""
+    """Base class of the family: config, pooling, recorded outputs.
+
+    Weights are initialised by transformers: normal with `config.initializer_range`.
+    """
 
     config: TinyTransformerBertConfig
     _no_split_modules = ["TinyTransformerBertLayer"]
     _can_record_outputs = {"hidden_states": TinyTransformerBertLayer, "attentions": MultiHeadAttention}
 
     def pool(self, outputs: BaseModelOutputWithPooling, attention_mask: torch.Tensor | None) -> torch.Tensor:
-        """One vector per text, (B, hidden_size): the pooler's."""
+        """Return the output of the pooler.
+
+        Args:
+            outputs: Of a trunk with a pooler.
+            attention_mask: Ignored; the pooler reads the first token.
+
+        Returns:
+            (B, hidden_size).
+        """
         return outputs.pooler_output
 
 
 class TinyTransformerBertModel(TinyTransformerBertPreTrainedModel):
-    """The trunk: token ids in, one contextual vector per token and one pooled vector per text out."""
+    """BERT trunk: one contextual vector per token and one pooled vector per text.
+
+    Args:
+        config: The family's config.
+        add_pooling_layer: Whether to build the pooler.
+    """
 
     def __init__(self, config: TinyTransformerBertConfig, add_pooling_layer: bool = True):
         super().__init__(config)
@@ -109,12 +135,22 @@ class TinyTransformerBertModel(TinyTransformerBertPreTrainedModel):
         inputs_embeds: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling:
-        """Args:
-        input_ids: (B, T); or inputs_embeds (B, T, hidden_size).
-        attention_mask: (B, T), 1 = real token, 0 = padding.
-        token_type_ids: (B, T), 0 = first segment (the default), 1 = second.
-        position_ids: (B, T). Where they restart and no attention_mask is given, the row holds several documents and
-            none sees its neighbour.
+        """Encode texts.
+
+        Args:
+            input_ids: (B, T).
+            attention_mask: (B, T), 1 = real token, 0 = padding.
+            token_type_ids: (B, T), 0 = first segment (default), 1 = second.
+            position_ids: (B, T). Where they restart and there is no `attention_mask`, a new document begins; documents
+                do not attend to each other.
+            inputs_embeds: (B, T, hidden_size), instead of `input_ids`.
+            kwargs: For the attention backend.
+
+        Returns:
+            `last_hidden_state` (B, T, hidden_size) and `pooler_output` (B, hidden_size), None without a pooler.
+
+        Raises:
+            ValueError: If both or neither of `input_ids` and `inputs_embeds` are given.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("pass exactly one of input_ids and inputs_embeds")
@@ -129,7 +165,7 @@ class TinyTransformerBertModel(TinyTransformerBertPreTrainedModel):
         embeddings = inputs_embeds + self.embed_token_types(token_type_ids) + self.embed_positions(position_ids)
         hidden_states = self.embed_dropout(self.embed_norm(embeddings))
         for layer in self.layers:
-            # position_ids: flash attention finds packed documents by these
+            # Flash attention finds packed documents by position_ids.
             hidden_states = layer(hidden_states, attention_mask=mask, position_ids=position_ids, **kwargs)
         return BaseModelOutputWithPooling(
             last_hidden_state=hidden_states,
@@ -139,8 +175,15 @@ class TinyTransformerBertModel(TinyTransformerBertPreTrainedModel):
 
 @dataclass
 class TinyTransformerBertForPreTrainingOutput(ModelOutput):
-    """`loss` is the sum of both objectives; `prediction_logits` (B, T, vocab_size), or (N, vocab_size) with
-    `target_positions`; `seq_relationship_logits` (B, 2)."""
+    """Output of `TinyTransformerBertForPreTraining`.
+
+    Args:
+        loss: Sum of both losses.
+        prediction_logits: (B, T, vocab_size), or (N, vocab_size) with `target_positions`.
+        seq_relationship_logits: (B, 2).
+        hidden_states: Of the embeddings and each layer, each (B, T, hidden_size).
+        attentions: Weights of each layer, each (B, H, T, T).
+    """
 
     loss: torch.Tensor | None = None
     prediction_logits: torch.Tensor | None = None
@@ -150,15 +193,15 @@ class TinyTransformerBertForPreTrainingOutput(ModelOutput):
 
 
 class TinyTransformerBertForPreTraining(TinyTransformerBertPreTrainedModel):
-    """Masked-token and next-sentence prediction together, as BERT was trained."""
+    """BERT with both pretraining heads: masked-token and next-sentence prediction."""
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
 
     def __init__(self, config: TinyTransformerBertConfig):
         super().__init__(config)
-        self.loss_type = "ForMaskedLM"  # found by class name otherwise, and this name means the shifting causal loss
+        self.loss_type = "ForMaskedLM"  # transformers would choose the causal loss by the class name, and shift labels
         self.model = TinyTransformerBertModel(config)
-        self.transform = _head(config)
+        self.transform = _prediction_head(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size)
         self.seq_relationship = nn.Linear(config.hidden_size, 2)
         self.post_init()
@@ -178,14 +221,27 @@ class TinyTransformerBertForPreTraining(TinyTransformerBertPreTrainedModel):
         skip_logits: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> TinyTransformerBertForPreTrainingOutput:
-        """Args:
-        labels, target_positions, skip_logits: as in `MaskedLMForward.forward`.
-        next_sentence_label: (B,), 0 = the second segment follows the first in its document, 1 = it is a random one;
-            without it `loss` is that of the masked tokens alone.
-        num_items_in_batch: (in kwargs) targets of a whole accumulated batch, of which this one is a part. Both losses
-            then count by this part's share of them, so that the parts' losses add up to the whole's.
-        num_sequences_in_batch: rows of the whole accumulated batch; the next-sentence loss then counts by this part's
-            share of the rows, which is exact where rows differ in their number of targets.
+        """Predict tokens and whether the second segment follows the first.
+
+        Args:
+            input_ids: (B, T).
+            attention_mask: (B, T), 1 = real token, 0 = padding.
+            token_type_ids: (B, T), 0 = first segment, 1 = second.
+            position_ids: (B, T).
+            inputs_embeds: (B, T, hidden_size), instead of `input_ids`.
+            labels: (B, T) token ids, -100 = ignored; (N,) with `target_positions`.
+            next_sentence_label: (B,), 0 = the second segment follows the first, 1 = it is a random one. Without it the
+                loss is that of the masked tokens.
+            num_sequences_in_batch: Rows of a whole accumulated batch. The next-sentence loss is then this part's share
+                of the rows, which is exact where rows differ in their number of targets.
+            target_positions: (N,) indices into the flattened B * T tokens. The token head runs on these only, and
+                `prediction_logits` is (N, vocab_size) instead of (B, T, vocab_size).
+            skip_logits: Compute the token loss only: faster, and never holds all logits in memory.
+            kwargs: For the trunk and the loss. `num_items_in_batch` is the number of targets in a whole accumulated
+                batch. Each loss is then this part's share, so that the losses of all parts add up.
+
+        Returns:
+            The loss if `labels` are given, and the logits of both heads.
         """
         outputs = self.model(
             input_ids=input_ids,
@@ -203,7 +259,7 @@ class TinyTransformerBertForPreTraining(TinyTransformerBertPreTrainedModel):
             if divisor is None:
                 divisor = next_sentence_label.numel()
                 if (num_items := kwargs.get("num_items_in_batch")) is not None:
-                    divisor = divisor * num_items / (labels != -100).sum()
+                    divisor = divisor * num_items / (labels != IGNORED).sum()
             next_sentence_loss = cross_entropy(
                 seq_relationship_logits.float(), next_sentence_label.view(-1), reduction="sum"
             )
@@ -217,24 +273,10 @@ class TinyTransformerBertForPreTraining(TinyTransformerBertPreTrainedModel):
         )
 
 
-class TinyTransformerBertForMaskedLM(MaskedLMForward, TinyTransformerBertPreTrainedModel):
-    """The trunk with a tied language-model head."""
-
-    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
-    _keys_to_ignore_on_load_unexpected = [r"^seq_relationship\.", r"^model\.pooler\."]  # what ForPreTraining has more
-
-    def __init__(self, config: TinyTransformerBertConfig):
-        super().__init__(config)
-        self.model = TinyTransformerBertModel(config, add_pooling_layer=False)
-        self.transform = _head(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size)
-        self.post_init()
-
-
 class TinyTransformerBertForNextSentencePrediction(TinyTransformerBertPreTrainedModel):
-    """Does the second segment follow the first? Logit 0: it does, logit 1: it is a random one."""
+    """BERT with the next-sentence head. Logit 0: the second segment follows the first; logit 1: it is a random one."""
 
-    accepts_loss_kwargs = False
+    accepts_loss_kwargs = False  # see heads.py
 
     def __init__(self, config: TinyTransformerBertConfig):
         super().__init__(config)
@@ -253,8 +295,19 @@ class TinyTransformerBertForNextSentencePrediction(TinyTransformerBertPreTrained
         labels: torch.LongTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> NextSentencePredictorOutput:
-        """Args:
-        labels: (B,), 0 = the second segment follows the first, 1 = it is a random one.
+        """Predict whether the second segment follows the first.
+
+        Args:
+            input_ids: (B, T).
+            attention_mask: (B, T), 1 = real token, 0 = padding.
+            token_type_ids: (B, T), 0 = first segment, 1 = second.
+            position_ids: (B, T).
+            inputs_embeds: (B, T, hidden_size), instead of `input_ids`.
+            labels: (B,), 0 = the second segment follows the first, 1 = it is a random one.
+            kwargs: For the trunk.
+
+        Returns:
+            The loss if `labels` are given, and the logits (B, 2).
         """
         outputs = self.model(
             input_ids=input_ids,
@@ -273,63 +326,52 @@ class TinyTransformerBertForNextSentencePrediction(TinyTransformerBertPreTrained
         )
 
 
-class TinyTransformerBertForSequenceClassification(SequenceClassificationForward, TinyTransformerBertPreTrainedModel):
-    """The trunk, pooled, with a classifier or regressor."""
+class TinyTransformerBertForMaskedLM(MaskedLMHead, TinyTransformerBertPreTrainedModel):
+    """BERT with a tied language-model head."""
+
+    _keys_to_ignore_on_load_unexpected = [r"^seq_relationship\.", r"^model\.pooler\."]  # of ForPreTraining
 
     def __init__(self, config: TinyTransformerBertConfig):
-        super().__init__(config)
-        self.num_labels = config.num_labels
-        self.model = TinyTransformerBertModel(config)
-        self.transform = nn.Identity()
-        self.dropout = _classifier_dropout(config)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
-        self.post_init()
+        trunk = TinyTransformerBertModel(config, add_pooling_layer=False)
+        super().__init__(config, trunk, _prediction_head(config))
 
 
-class TinyTransformerBertForTokenClassification(TokenClassificationForward, TinyTransformerBertPreTrainedModel):
-    """The trunk with one label per token."""
+class TinyTransformerBertForSequenceClassification(SequenceClassificationHead, TinyTransformerBertPreTrainedModel):
+    """BERT with a classifier or regressor on the pooled text."""
 
     def __init__(self, config: TinyTransformerBertConfig):
-        super().__init__(config)
-        self.num_labels = config.num_labels
-        self.model = TinyTransformerBertModel(config, add_pooling_layer=False)
-        self.transform = nn.Identity()
-        self.dropout = _classifier_dropout(config)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
-        self.post_init()
+        super().__init__(config, TinyTransformerBertModel(config), nn.Identity(), _classifier_dropout(config))
 
 
-class TinyTransformerBertForQuestionAnswering(QuestionAnsweringForward, TinyTransformerBertPreTrainedModel):
-    """The trunk with start and end scores per token."""
+class TinyTransformerBertForTokenClassification(TokenClassificationHead, TinyTransformerBertPreTrainedModel):
+    """BERT with a classifier on each token."""
 
     def __init__(self, config: TinyTransformerBertConfig):
-        super().__init__(config)
-        self.model = TinyTransformerBertModel(config, add_pooling_layer=False)
-        self.transform = nn.Identity()
-        self.qa_outputs = nn.Linear(config.hidden_size, 2)
-        self.post_init()
+        trunk = TinyTransformerBertModel(config, add_pooling_layer=False)
+        super().__init__(config, trunk, nn.Identity(), _classifier_dropout(config))
 
 
-class TinyTransformerBertForMultipleChoice(MultipleChoiceForward, TinyTransformerBertPreTrainedModel):
-    """The trunk, pooled, with one score per choice."""
+class TinyTransformerBertForQuestionAnswering(QuestionAnsweringHead, TinyTransformerBertPreTrainedModel):
+    """BERT with start and end scores per token."""
 
     def __init__(self, config: TinyTransformerBertConfig):
-        super().__init__(config)
-        self.model = TinyTransformerBertModel(config)
-        self.transform = nn.Identity()
-        self.dropout = _classifier_dropout(config)
-        self.classifier = nn.Linear(config.hidden_size, 1)
-        self.post_init()
+        super().__init__(config, TinyTransformerBertModel(config, add_pooling_layer=False), nn.Identity())
+
+
+class TinyTransformerBertForMultipleChoice(MultipleChoiceHead, TinyTransformerBertPreTrainedModel):
+    """BERT with one score per choice."""
+
+    def __init__(self, config: TinyTransformerBertConfig):
+        super().__init__(config, TinyTransformerBertModel(config), nn.Identity(), _classifier_dropout(config))
 
 
 def _norm(config: TinyTransformerBertConfig) -> nn.LayerNorm:
     return nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
 
-def _head(config: TinyTransformerBertConfig) -> PredictionHead:
+def _prediction_head(config: TinyTransformerBertConfig) -> PredictionHead:
     return PredictionHead(config, bias=True, eps=config.layer_norm_eps)
 
 
-def _classifier_dropout(config: TinyTransformerBertConfig) -> nn.Dropout:
-    rate = config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout
-    return nn.Dropout(rate)
+def _classifier_dropout(config: TinyTransformerBertConfig) -> float:
+    return config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout

@@ -1,4 +1,4 @@
-"""The Decoder family: the Encoder's blocks, each token blind to what comes after it, with a cache and `generate`."""
+"""The Decoder family: the Encoder's blocks with causal attention, a cache and `generate`."""
 
 from typing import Unpack
 
@@ -12,10 +12,11 @@ from transformers.modeling_utils import slice_logits_to_keep
 from transformers.utils.generic import TransformersKwargs, can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .attention import MultiHeadAttention, causal_mask
+from .attention import MultiHeadAttention
 from .configuration_decoder import TinyTransformerDecoderConfig
-from .heads import SequenceClassificationForward
+from .heads import SequenceClassificationHead
 from .layers import gather_targets, last_token
+from .masks import causal_mask
 from .token_loss import IGNORED, predict_tokens
 from .trunk import (
     TinyTransformerLayer,
@@ -26,7 +27,7 @@ from .trunk import (
 
 
 class TinyTransformerDecoderPreTrainedModel(TinyTransformerTrunkPreTrainedModel):
-    """Loading and saving of the family."""
+    """Base class of the family: config, pooling, recorded outputs."""
 
     config: TinyTransformerDecoderConfig
     _skip_keys_device_placement = ["past_key_values"]
@@ -35,18 +36,28 @@ class TinyTransformerDecoderPreTrainedModel(TinyTransformerTrunkPreTrainedModel)
     def pool(
         self, outputs: BaseModelOutputWithPastAndCrossAttentions, attention_mask: torch.Tensor | None
     ) -> torch.Tensor:
-        """One vector per text, (B, hidden_size): the last real token's, the only one that has seen the whole text."""
+        """Select the last real token, the only one that has attended to the whole text.
+
+        Args:
+            outputs: Of the trunk, with `last_hidden_state` (B, T, hidden_size).
+            attention_mask: (B, T), 1 = real token, 0 = padding.
+
+        Returns:
+            (B, hidden_size).
+        """
         return last_token(outputs.last_hidden_state, attention_mask)
 
 
 class TinyTransformerDecoderModel(TinyTransformerTrunk, TinyTransformerDecoderPreTrainedModel):
-    """The trunk: token ids in, one vector per token out, made of that token and those before it."""
+    """Decoder trunk: one vector per token, computed from that token and earlier ones."""
 
-    def __init__(self, config: TinyTransformerDecoderConfig, **kwargs):
-        super().__init__(config, is_causal=True, **kwargs)
+    def __init__(
+        self, config: TinyTransformerDecoderConfig, *, num_layers: int | None = None, cross_attention: bool = False
+    ):
+        super().__init__(config, num_layers=num_layers, is_causal=True, cross_attention=cross_attention)
 
     def new_cache(self) -> Cache:
-        """An empty cache of keys and values."""
+        """Build an empty cache of keys and values."""
         return DynamicCache(config=self.config)
 
     @merge_with_config_defaults
@@ -59,31 +70,40 @@ class TinyTransformerDecoderModel(TinyTransformerTrunk, TinyTransformerDecoderPr
         past_key_values: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
-        token_type_ids: torch.LongTensor | None = None,  # taken for callers that always send them; has no meaning here
+        token_type_ids: torch.LongTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPastAndCrossAttentions:
-        """Args:
-        input_ids: (B, T); or inputs_embeds (B, T, hidden_size).
-        attention_mask: (B, past + T), 1 = real token, 0 = padding.
-        position_ids: (B, T). Where they restart and neither attention_mask nor past_key_values are given, the row
-            holds several documents and none sees its neighbour.
-        past_key_values: keys and values of the tokens before these; where none is given and `use_cache` says so, a
-            new cache comes out (not while training).
+        """Decode texts.
+
+        Args:
+            input_ids: (B, T).
+            attention_mask: (B, past + T), 1 = real token, 0 = padding.
+            position_ids: (B, T). Where they restart and there is neither an `attention_mask` nor a cache, a new
+                document begins; documents do not attend to each other.
+            past_key_values: The cache of earlier tokens; extended in place.
+            inputs_embeds: (B, T, hidden_size), instead of `input_ids`.
+            use_cache: Whether to return a new cache if none is given; ignored during training.
+            token_type_ids: Ignored; accepted because some tokenizers always return them.
+            kwargs: For the attention backend.
+
+        Returns:
+            `last_hidden_state` (B, T, hidden_size) and the cache.
         """
         inputs_embeds = self.embed(input_ids, inputs_embeds)
+        # The mask comes first: transformers looks for packed documents only if there is no cache.
         mask = causal_mask(self.config, inputs_embeds, attention_mask, position_ids, past_key_values)
         if past_key_values is None and use_cache and not self.training:
             past_key_values = self.new_cache()
         if position_ids is None:
-            seen = 0 if past_key_values is None else past_key_values.get_seq_length()
-            position_ids = (torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + seen).unsqueeze(0)
+            past = 0 if past_key_values is None else past_key_values.get_seq_length()
+            position_ids = (torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + past).unsqueeze(0)
         hidden_states, position_embeddings = self.add_positions(inputs_embeds, position_ids)
         encoder_hidden_states = kwargs.pop("encoder_hidden_states", None)
         for layer in self.layers:
             hidden_states = layer(
                 hidden_states,
                 mask,
-                encoder_hidden_states,  # by position: reentrant checkpointing carries no gradient to keywords
+                encoder_hidden_states,  # positional, because reentrant checkpointing drops gradients of keywords
                 position_embeddings=position_embeddings,
                 position_ids=position_ids,
                 past_key_values=past_key_values,
@@ -95,7 +115,7 @@ class TinyTransformerDecoderModel(TinyTransformerTrunk, TinyTransformerDecoderPr
 
 
 class TinyTransformerDecoderForCausalLM(TinyTransformerDecoderPreTrainedModel, GenerationMixin):
-    """The trunk with a tied language-model head: the next token of every position."""
+    """Decoder with a tied language-model head that predicts the next token."""
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
     _tp_plan = {"lm_head": "colwise_gather_output"}
@@ -104,7 +124,7 @@ class TinyTransformerDecoderForCausalLM(TinyTransformerDecoderPreTrainedModel, G
         super().__init__(config)
         self.model = TinyTransformerDecoderModel(config)
         self.transform = prediction_head(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=True)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size)
         self.post_init()
 
     @can_return_tuple
@@ -120,16 +140,29 @@ class TinyTransformerDecoderForCausalLM(TinyTransformerDecoderPreTrainedModel, G
         logits_to_keep: int | torch.Tensor = 0,
         target_positions: torch.LongTensor | None = None,
         skip_logits: bool = False,
-        token_type_ids: torch.LongTensor | None = None,  # named, since `generate` refuses what a forward does not name
+        token_type_ids: torch.LongTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> CausalLMOutputWithPast:
-        """Args:
-        labels: (B, T) token ids, -100 where nothing is to be predicted; position t is compared with label t + 1, so
-            the input ids themselves serve. With `target_positions` (N,) ids, compared as they are.
-        logits_to_keep: compute the last so many positions only, 0 for all; or the positions themselves.
-        target_positions: (N,) indices into the flattened B * T tokens; the head then runs on these only and `logits` is
-            (N, vocab_size) instead of (B, T, vocab_size).
-        skip_logits: the loss only: faster, and the logits are never all in memory.
+        """Predict the next token at each position.
+
+        Args:
+            input_ids: (B, T).
+            attention_mask: (B, past + T), 1 = real token, 0 = padding.
+            position_ids: (B, T); see `TinyTransformerDecoderModel`.
+            past_key_values: The cache of earlier tokens; extended in place.
+            inputs_embeds: (B, T, hidden_size), instead of `input_ids`.
+            labels: (B, T) token ids, -100 = ignored. Position t is compared with label t + 1, so that `input_ids` can
+                serve as labels. With `target_positions` (N,), compared without a shift.
+            use_cache: Whether to return a new cache if none is given; ignored during training.
+            logits_to_keep: Compute the last N positions only, 0 = all; or the given positions.
+            target_positions: (N,) indices into the flattened B * T tokens. The head runs on these only, and `logits`
+                is (N, vocab_size) instead of (B, T, vocab_size).
+            skip_logits: Compute the loss only: faster, and never holds all logits in memory.
+            token_type_ids: Ignored; named because `generate` rejects arguments that a forward does not name.
+            kwargs: For the trunk and the loss.
+
+        Returns:
+            The loss if `labels` are given, the logits unless they are skipped, and the cache.
         """
         outputs = self.model(
             input_ids=input_ids,
@@ -144,7 +177,7 @@ class TinyTransformerDecoderForCausalLM(TinyTransformerDecoderPreTrainedModel, G
         hidden_states = slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep)
         features = self.transform(gather_targets(hidden_states, target_positions))
         if labels is not None:
-            if target_positions is None:  # a caller under sequence parallelism has shifted them already
+            if target_positions is None:  # under sequence parallelism the caller passes labels that are already shifted
                 shifted = kwargs.get("shift_labels")
                 labels = pad(labels[..., 1:], (0, 1), value=IGNORED) if shifted is None else shifted
             kwargs["shift_labels"] = labels
@@ -159,15 +192,10 @@ class TinyTransformerDecoderForCausalLM(TinyTransformerDecoderPreTrainedModel, G
 
 
 class TinyTransformerDecoderForSequenceClassification(
-    SequenceClassificationForward, TinyTransformerDecoderPreTrainedModel
+    SequenceClassificationHead, TinyTransformerDecoderPreTrainedModel
 ):
-    """The trunk with a classifier or regressor on the last token."""
+    """Decoder with a classifier or regressor on the last token."""
 
     def __init__(self, config: TinyTransformerDecoderConfig):
-        super().__init__(config)
-        self.num_labels = config.num_labels
-        self.model = TinyTransformerDecoderModel(config)
-        self.transform = prediction_head(config)
-        self.dropout = nn.Dropout(config.classifier_dropout)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
-        self.post_init()
+        trunk, transform = TinyTransformerDecoderModel(config), prediction_head(config)
+        super().__init__(config, trunk, transform, config.classifier_dropout)

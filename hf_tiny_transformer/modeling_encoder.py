@@ -1,23 +1,23 @@
-"""The Encoder family: pre-norm, no biases, rotary positions, gated GELU, embedding and final norm."""
+"""The Encoder family: pre-norm, no biases, rotary positions, gated GELU, embedding norm and final norm."""
 
 from typing import Unpack
 
 import torch
-from torch import nn
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils.generic import TransformersKwargs, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .attention import MultiHeadAttention, bidirectional_mask
+from .attention import MultiHeadAttention
 from .configuration_encoder import TinyTransformerEncoderConfig
 from .heads import (
-    MaskedLMForward,
-    MultipleChoiceForward,
-    QuestionAnsweringForward,
-    SequenceClassificationForward,
-    TokenClassificationForward,
+    MaskedLMHead,
+    MultipleChoiceHead,
+    QuestionAnsweringHead,
+    SequenceClassificationHead,
+    TokenClassificationHead,
 )
 from .layers import mean_pool
+from .masks import bidirectional_mask
 from .trunk import (
     TinyTransformerLayer,
     TinyTransformerTrunk,
@@ -27,20 +27,28 @@ from .trunk import (
 
 
 class TinyTransformerEncoderPreTrainedModel(TinyTransformerTrunkPreTrainedModel):
-    """Loading and saving of the family."""
+    """Base class of the family: config, pooling, recorded outputs."""
 
     config: TinyTransformerEncoderConfig
     _can_record_outputs = {"hidden_states": TinyTransformerLayer, "attentions": MultiHeadAttention}
 
     def pool(self, outputs: BaseModelOutput, attention_mask: torch.Tensor | None) -> torch.Tensor:
-        """One vector per text, (B, hidden_size), as `classifier_pooling` says."""
+        """Average the real tokens or select the first one, according to `config.classifier_pooling`.
+
+        Args:
+            outputs: Of the trunk, with `last_hidden_state` (B, T, hidden_size).
+            attention_mask: (B, T), 1 = real token, 0 = padding.
+
+        Returns:
+            (B, hidden_size).
+        """
         if self.config.classifier_pooling == "cls":
             return outputs.last_hidden_state[:, 0]
         return mean_pool(outputs.last_hidden_state, attention_mask)
 
 
 class TinyTransformerEncoderModel(TinyTransformerTrunk, TinyTransformerEncoderPreTrainedModel):
-    """The trunk: token ids in, one contextual vector per token out. Every token sees every other."""
+    """Encoder trunk: one contextual vector per token. Every token attends to every other."""
 
     @merge_with_config_defaults
     @capture_outputs
@@ -50,14 +58,22 @@ class TinyTransformerEncoderModel(TinyTransformerTrunk, TinyTransformerEncoderPr
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
-        token_type_ids: torch.LongTensor | None = None,  # taken for callers that always send them; has no meaning here
+        token_type_ids: torch.LongTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutput:
-        """Args:
-        input_ids: (B, T); or inputs_embeds (B, T, hidden_size).
-        attention_mask: (B, T), 1 = real token, 0 = padding.
-        position_ids: (B, T). Where they restart and no attention_mask is given, the row holds several documents and
-            none sees its neighbour.
+        """Encode texts.
+
+        Args:
+            input_ids: (B, T).
+            attention_mask: (B, T), 1 = real token, 0 = padding.
+            position_ids: (B, T). Where they restart and there is no `attention_mask`, a new document begins; documents
+                do not attend to each other.
+            inputs_embeds: (B, T, hidden_size), instead of `input_ids`.
+            token_type_ids: Ignored; accepted because some tokenizers always return them.
+            kwargs: For the attention backend.
+
+        Returns:
+            `last_hidden_state` (B, T, hidden_size).
         """
         inputs_embeds = self.embed(input_ids, inputs_embeds)
         mask = bidirectional_mask(self.config, inputs_embeds, attention_mask, position_ids)
@@ -75,65 +91,41 @@ class TinyTransformerEncoderModel(TinyTransformerTrunk, TinyTransformerEncoderPr
         return BaseModelOutput(last_hidden_state=self.norm(hidden_states))
 
 
-class TinyTransformerEncoderForMaskedLM(MaskedLMForward, TinyTransformerEncoderPreTrainedModel):
-    """The trunk with a tied language-model head."""
-
-    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+class TinyTransformerEncoderForMaskedLM(MaskedLMHead, TinyTransformerEncoderPreTrainedModel):
+    """Encoder with a tied language-model head."""
 
     def __init__(self, config: TinyTransformerEncoderConfig):
-        super().__init__(config)
-        self.model = TinyTransformerEncoderModel(config)
-        self.transform = prediction_head(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=True)
-        self.post_init()
+        super().__init__(config, TinyTransformerEncoderModel(config), prediction_head(config))
 
 
 class TinyTransformerEncoderForSequenceClassification(
-    SequenceClassificationForward, TinyTransformerEncoderPreTrainedModel
+    SequenceClassificationHead, TinyTransformerEncoderPreTrainedModel
 ):
-    """The trunk, pooled, with a classifier or regressor."""
+    """Encoder with a classifier or regressor on the pooled text."""
 
     def __init__(self, config: TinyTransformerEncoderConfig):
-        super().__init__(config)
-        self.num_labels = config.num_labels
-        self.model = TinyTransformerEncoderModel(config)
-        self.transform = prediction_head(config)
-        self.dropout = nn.Dropout(config.classifier_dropout)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
-        self.post_init()
+        trunk, transform = TinyTransformerEncoderModel(config), prediction_head(config)
+        super().__init__(config, trunk, transform, config.classifier_dropout)
 
 
-class TinyTransformerEncoderForTokenClassification(TokenClassificationForward, TinyTransformerEncoderPreTrainedModel):
-    """The trunk with one label per token."""
+class TinyTransformerEncoderForTokenClassification(TokenClassificationHead, TinyTransformerEncoderPreTrainedModel):
+    """Encoder with a classifier on each token."""
 
     def __init__(self, config: TinyTransformerEncoderConfig):
-        super().__init__(config)
-        self.num_labels = config.num_labels
-        self.model = TinyTransformerEncoderModel(config)
-        self.transform = prediction_head(config)
-        self.dropout = nn.Dropout(config.classifier_dropout)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
-        self.post_init()
+        trunk, transform = TinyTransformerEncoderModel(config), prediction_head(config)
+        super().__init__(config, trunk, transform, config.classifier_dropout)
 
 
-class TinyTransformerEncoderForQuestionAnswering(QuestionAnsweringForward, TinyTransformerEncoderPreTrainedModel):
-    """The trunk with start and end scores per token."""
+class TinyTransformerEncoderForQuestionAnswering(QuestionAnsweringHead, TinyTransformerEncoderPreTrainedModel):
+    """Encoder with start and end scores per token."""
 
     def __init__(self, config: TinyTransformerEncoderConfig):
-        super().__init__(config)
-        self.model = TinyTransformerEncoderModel(config)
-        self.transform = prediction_head(config)
-        self.qa_outputs = nn.Linear(config.hidden_size, 2)
-        self.post_init()
+        super().__init__(config, TinyTransformerEncoderModel(config), prediction_head(config))
 
 
-class TinyTransformerEncoderForMultipleChoice(MultipleChoiceForward, TinyTransformerEncoderPreTrainedModel):
-    """The trunk, pooled, with one score per choice."""
+class TinyTransformerEncoderForMultipleChoice(MultipleChoiceHead, TinyTransformerEncoderPreTrainedModel):
+    """Encoder with one score per choice."""
 
     def __init__(self, config: TinyTransformerEncoderConfig):
-        super().__init__(config)
-        self.model = TinyTransformerEncoderModel(config)
-        self.transform = prediction_head(config)
-        self.dropout = nn.Dropout(config.classifier_dropout)
-        self.classifier = nn.Linear(config.hidden_size, 1)
-        self.post_init()
+        trunk, transform = TinyTransformerEncoderModel(config), prediction_head(config)
+        super().__init__(config, trunk, transform, config.classifier_dropout)

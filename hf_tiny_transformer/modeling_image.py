@@ -1,4 +1,4 @@
-"""The Encoder reads images: patches instead of word embeddings, everything else the same blocks."""
+"""The Encoder on images: patches replace token embeddings; the blocks are the Encoder's."""
 
 from typing import Unpack
 
@@ -13,8 +13,7 @@ from .trunk import prediction_head
 
 
 class PatchEmbedding(nn.Module):
-    """Cuts an image into patches and maps each to a vector: (B, C, image_size, image_size) -> (B, patches, D), row by
-    row (Dosovitskiy et al. 2020, "An image is worth 16x16 words", equation 1)."""
+    """Cut an image into patches and project each to a vector (Dosovitskiy et al. 2020, equation 1)."""
 
     def __init__(self, config: TinyTransformerEncoderImageConfig):
         super().__init__()
@@ -24,16 +23,26 @@ class PatchEmbedding(nn.Module):
         )
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Raises:
-        ValueError: an image of another shape than the config's.
+        """Embed the patches, row by row.
+
+        Args:
+            pixel_values: (B, C, image_size, image_size).
+
+        Returns:
+            (B, patches, hidden_size).
+
+        Raises:
+            ValueError: If the images do not have the shape in the config.
         """
         if tuple(pixel_values.shape[1:]) != self.expected:
-            raise ValueError(f"an image of pixel_values is {tuple(pixel_values.shape[1:])}, not {self.expected}")
+            raise ValueError(
+                f"pixel_values: expected images of shape {self.expected}, got {tuple(pixel_values.shape[1:])}"
+            )
         return self.projection(pixel_values).flatten(2).transpose(1, 2)
 
 
 class TinyTransformerEncoderImagePreTrainedModel(TinyTransformerEncoderPreTrainedModel):
-    """Loading and saving of the family."""
+    """Base class of the family: config and inputs."""
 
     config: TinyTransformerEncoderImageConfig
     main_input_name = "pixel_values"
@@ -41,21 +50,29 @@ class TinyTransformerEncoderImagePreTrainedModel(TinyTransformerEncoderPreTraine
 
 
 class TinyTransformerEncoderImageModel(TinyTransformerEncoderImagePreTrainedModel, TinyTransformerEncoderModel):
-    """The Encoder's trunk on patches: an image in, one contextual vector per patch out."""
+    """Encoder trunk on patches: one contextual vector per patch."""
 
     def token_embeddings(self, config: TinyTransformerEncoderImageConfig) -> nn.Module:
-        """What stands where a text model looks its words up."""
+        """Build the patch embedding."""
         return PatchEmbedding(config)
 
     def forward(self, pixel_values: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> BaseModelOutput:
-        """pixel_values (B, C, image_size, image_size) -> last_hidden_state (B, patches, hidden_size)."""
+        """Encode images.
+
+        Args:
+            pixel_values: (B, C, image_size, image_size).
+            kwargs: For the attention backend.
+
+        Returns:
+            `last_hidden_state` (B, patches, hidden_size).
+        """
         return super().forward(inputs_embeds=self.embed_tokens(pixel_values), **kwargs)
 
 
 class TinyTransformerEncoderForImageClassification(TinyTransformerEncoderImagePreTrainedModel):
-    """The trunk on patches, pooled, with a classifier."""
+    """Encoder on patches with a classifier on the pooled image."""
 
-    accepts_loss_kwargs = False  # a plain mean over the batch: see heads.py
+    accepts_loss_kwargs = False  # see heads.py
 
     def __init__(self, config: TinyTransformerEncoderImageConfig):
         super().__init__(config)
@@ -70,9 +87,15 @@ class TinyTransformerEncoderForImageClassification(TinyTransformerEncoderImagePr
     def forward(
         self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Unpack[TransformersKwargs]
     ) -> ImageClassifierOutput:
-        """Args:
-        pixel_values: (B, C, image_size, image_size), as the image processor makes them.
-        labels: (B,) class ids.
+        """Classify images.
+
+        Args:
+            pixel_values: (B, C, image_size, image_size), from the image processor.
+            labels: (B,) class ids.
+            kwargs: For the trunk and the loss.
+
+        Returns:
+            The loss if `labels` are given, and the logits (B, num_labels).
         """
         outputs = self.model(pixel_values, **kwargs)
         logits = self.classifier(self.dropout(self.transform(self.pool(outputs, attention_mask=None))))

@@ -1,4 +1,4 @@
-"""The Seq2Seq family: the Encoder reads, the Decoder writes and asks it in every block (Vaswani et al. 2017)."""
+"""The Seq2Seq family: an encoder, and a decoder with cross-attention in every block (Vaswani et al. 2017)."""
 
 from typing import Unpack
 
@@ -16,23 +16,24 @@ from transformers.modeling_utils import slice_logits_to_keep
 from transformers.utils.generic import TransformersKwargs, can_return_tuple
 from transformers.utils.output_capturing import OutputRecorder
 
-from .attention import MultiHeadAttention, cross_attention_mask
+from .attention import MultiHeadAttention
 from .configuration_seq2seq import TinyTransformerSeq2SeqConfig
 from .layers import gather_targets
+from .masks import cross_attention_mask
 from .modeling_decoder import TinyTransformerDecoderModel
 from .modeling_encoder import TinyTransformerEncoderModel
-from .token_loss import predict_tokens
+from .token_loss import IGNORED, predict_tokens
 from .trunk import TinyTransformerLayer, TinyTransformerTrunkPreTrainedModel, prediction_head
 
 
 class TinyTransformerSeq2SeqEncoder(TinyTransformerEncoderModel):
-    """The reading half: the Encoder family's trunk."""
+    """Encoder half: the Encoder family's trunk."""
 
     config: TinyTransformerSeq2SeqConfig
 
 
 class TinyTransformerSeq2SeqDecoder(TinyTransformerDecoderModel):
-    """The writing half: the Decoder family's trunk with cross-attention in every layer."""
+    """Decoder half: the Decoder family's trunk with cross-attention in every layer."""
 
     config: TinyTransformerSeq2SeqConfig
     _can_record_outputs = {
@@ -45,7 +46,7 @@ class TinyTransformerSeq2SeqDecoder(TinyTransformerDecoderModel):
         super().__init__(config, num_layers=config.num_decoder_layers, cross_attention=True)
 
     def new_cache(self) -> Cache:
-        """Two empty caches: of the decoder's own keys and values, and of the encoder's, projected once."""
+        """Build two empty caches: for self-attention, and for the encoder's keys and values."""
         return EncoderDecoderCache(DynamicCache(config=self.config), DynamicCache(config=self.config))
 
     def forward(
@@ -61,11 +62,23 @@ class TinyTransformerSeq2SeqDecoder(TinyTransformerDecoderModel):
         encoder_position_ids: torch.LongTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPastAndCrossAttentions:
-        """Args:
-        encoder_hidden_states: (B, S, hidden_size), what the encoder answers with.
-        encoder_attention_mask: (B, S), 1 = real token, 0 = padding.
-        encoder_position_ids: (B, S). Where these and position_ids restart, the n-th document of the decoder's row asks
-            the n-th of the encoder's. The rest is as in `TinyTransformerDecoderModel`.
+        """Decode texts with cross-attention to an encoder.
+
+        Args:
+            input_ids: (B, T).
+            attention_mask: (B, past + T), 1 = real token, 0 = padding.
+            position_ids: (B, T). Where they and `encoder_position_ids` restart and there are no masks, the rows hold
+                several documents: the n-th of the decoder's row attends to the n-th of the encoder's.
+            past_key_values: The cache of earlier tokens; extended in place.
+            inputs_embeds: (B, T, hidden_size), instead of `input_ids`.
+            use_cache: Whether to return a new cache if none is given; ignored during training.
+            encoder_hidden_states: (B, S, hidden_size).
+            encoder_attention_mask: (B, S), 1 = real token, 0 = padding.
+            encoder_position_ids: (B, S).
+            kwargs: For the attention backend.
+
+        Returns:
+            `last_hidden_state` (B, T, hidden_size) and the cache.
         """
         inputs_embeds = self.embed(input_ids, inputs_embeds)
         cross_mask = cross_attention_mask(
@@ -89,7 +102,7 @@ class TinyTransformerSeq2SeqDecoder(TinyTransformerDecoderModel):
 
 
 class TinyTransformerSeq2SeqPreTrainedModel(TinyTransformerTrunkPreTrainedModel):
-    """Loading and saving of the family."""
+    """Base class of the family: config and resizing of embeddings."""
 
     config: TinyTransformerSeq2SeqConfig
     _skip_keys_device_placement = ["past_key_values"]
@@ -97,7 +110,7 @@ class TinyTransformerSeq2SeqPreTrainedModel(TinyTransformerTrunkPreTrainedModel)
     def _resize_token_embeddings(
         self, new_num_tokens: int | None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
     ) -> nn.Embedding:
-        """transformers resizes the input embeddings, which are the encoder's; untied, the decoder has its own."""
+        """Resize the decoder's embeddings too: transformers resizes the encoder's, and untied ones are separate."""
         embeddings = super()._resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
         if not self.config.tie_word_embeddings:
             decoder = self.get_decoder()
@@ -108,7 +121,7 @@ class TinyTransformerSeq2SeqPreTrainedModel(TinyTransformerTrunkPreTrainedModel)
 
 
 class TinyTransformerSeq2SeqModel(TinyTransformerSeq2SeqPreTrainedModel):
-    """Both halves: two sequences in, one contextual vector per token of the second out."""
+    """Encoder and decoder: one contextual vector per token of the decoder's sequence."""
 
     _tied_weights_keys = {"decoder.embed_tokens.weight": "encoder.embed_tokens.weight"}
 
@@ -119,11 +132,11 @@ class TinyTransformerSeq2SeqModel(TinyTransformerSeq2SeqPreTrainedModel):
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
-        """The encoder's; the decoder's are the same matrix unless `tie_word_embeddings` is off."""
+        """Return the encoder's embeddings; the decoder shares them unless `tie_word_embeddings` is off."""
         return self.encoder.embed_tokens
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        """Sets the encoder's; tying brings the decoder's along."""
+        """Replace the encoder's embeddings; `tie_weights` then replaces the decoder's."""
         self.encoder.embed_tokens = value
 
     @can_return_tuple
@@ -142,12 +155,25 @@ class TinyTransformerSeq2SeqModel(TinyTransformerSeq2SeqPreTrainedModel):
         decoder_position_ids: torch.LongTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> Seq2SeqModelOutput:
-        """Args:
-        input_ids: (B, S) what is read; or inputs_embeds (B, S, hidden_size); or encoder_outputs of an earlier call.
-        decoder_input_ids: (B, T) what has been written so far; or decoder_inputs_embeds (B, T, hidden_size).
-        attention_mask, decoder_attention_mask: (B, S) and (B, past + T), 1 = real token, 0 = padding.
-        position_ids, decoder_position_ids: (B, S) and (B, T). Where both restart and no masks are given, the rows hold
-            several documents: the n-th of the decoder's row sees itself and the n-th of the encoder's.
+        """Encode one sequence and decode the other.
+
+        Args:
+            input_ids: (B, S).
+            attention_mask: (B, S), 1 = real token, 0 = padding.
+            decoder_input_ids: (B, T).
+            decoder_attention_mask: (B, past + T), 1 = real token, 0 = padding.
+            encoder_outputs: Of an earlier call, instead of `input_ids`.
+            past_key_values: The decoder's cache; extended in place.
+            inputs_embeds: (B, S, hidden_size), instead of `input_ids`.
+            decoder_inputs_embeds: (B, T, hidden_size), instead of `decoder_input_ids`.
+            use_cache: Whether to return a new cache if none is given; ignored during training.
+            position_ids: (B, S). Where they and `decoder_position_ids` restart and there are no masks, the rows hold
+                several documents: the n-th of the decoder's row attends to itself and the n-th of the encoder's.
+            decoder_position_ids: (B, T).
+            kwargs: For the attention backend.
+
+        Returns:
+            `last_hidden_state` (B, T, hidden_size) of the decoder, the cache, and the encoder's outputs.
         """
         if encoder_outputs is None:
             encoder_outputs = self.encoder(
@@ -184,7 +210,7 @@ class TinyTransformerSeq2SeqModel(TinyTransformerSeq2SeqPreTrainedModel):
 
 
 class TinyTransformerSeq2SeqForConditionalGeneration(TinyTransformerSeq2SeqPreTrainedModel, GenerationMixin):
-    """Both halves with a tied language-model head: translation, summarisation, filling in what is missing."""
+    """Encoder and decoder with a tied language-model head: translation, summarisation, denoising."""
 
     _tied_weights_keys = {
         "model.decoder.embed_tokens.weight": "model.encoder.embed_tokens.weight",
@@ -193,10 +219,10 @@ class TinyTransformerSeq2SeqForConditionalGeneration(TinyTransformerSeq2SeqPreTr
 
     def __init__(self, config: TinyTransformerSeq2SeqConfig):
         super().__init__(config)
-        self.loss_type = "ForMaskedLM"  # by its name the class would get the causal loss, which shifts labels again
+        self.loss_type = "ForMaskedLM"  # transformers would choose the causal loss by the class name, and shift labels
         self.model = TinyTransformerSeq2SeqModel(config)
         self.transform = prediction_head(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=True)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size)
         self.post_init()
 
     @can_return_tuple
@@ -219,13 +245,29 @@ class TinyTransformerSeq2SeqForConditionalGeneration(TinyTransformerSeq2SeqPreTr
         skip_logits: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> Seq2SeqLMOutput:
-        """Args:
-        labels: (B, T) what is to be written, -100 where nothing is; decoder_input_ids are made of it unless given.
-            With `target_positions` (N,) ids.
-        logits_to_keep: compute the last so many positions only, 0 for all; or the positions themselves.
-        target_positions: (N,) indices into the flattened B * T tokens; the head then runs on these only and `logits` is
-            (N, vocab_size) instead of (B, T, vocab_size).
-        skip_logits: the loss only: faster, and the logits are never all in memory.
+        """Predict the tokens of the decoder's sequence.
+
+        Args:
+            input_ids: (B, S).
+            attention_mask: (B, S), 1 = real token, 0 = padding.
+            decoder_input_ids: (B, T); default: `labels` shifted by one.
+            decoder_attention_mask: (B, past + T), 1 = real token, 0 = padding.
+            encoder_outputs: Of an earlier call, instead of `input_ids`.
+            past_key_values: The decoder's cache; extended in place.
+            inputs_embeds: (B, S, hidden_size), instead of `input_ids`.
+            decoder_inputs_embeds: (B, T, hidden_size), instead of `decoder_input_ids`.
+            labels: (B, T) token ids, -100 = ignored; (N,) with `target_positions`.
+            use_cache: Whether to return a new cache if none is given; ignored during training.
+            position_ids: (B, S); see `TinyTransformerSeq2SeqModel`.
+            decoder_position_ids: (B, T).
+            logits_to_keep: Compute the last N positions only, 0 = all; or the given positions.
+            target_positions: (N,) indices into the flattened B * T tokens. The head runs on these only, and `logits`
+                is (N, vocab_size) instead of (B, T, vocab_size).
+            skip_logits: Compute the loss only: faster, and never holds all logits in memory.
+            kwargs: For both halves and the loss.
+
+        Returns:
+            The loss if `labels` are given, the logits unless they are skipped, the cache, and the encoder's outputs.
         """
         if labels is not None and decoder_input_ids is None and decoder_inputs_embeds is None:
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
@@ -259,13 +301,21 @@ class TinyTransformerSeq2SeqForConditionalGeneration(TinyTransformerSeq2SeqPreTr
         )
 
     def prepare_decoder_input_ids_from_labels(self, labels: torch.LongTensor) -> torch.LongTensor:
-        """The labels one step later, behind the start token: (B, T) -> (B, T). `DataCollatorForSeq2Seq` calls this.
+        """Shift the labels by one and put the start token first; `DataCollatorForSeq2Seq` calls this.
+
+        Args:
+            labels: (B, T) token ids, -100 = ignored.
+
+        Returns:
+            (B, T), with padding in place of -100.
 
         Raises:
-            ValueError: the config has no `decoder_start_token_id` or no `pad_token_id`.
+            ValueError: If the config has no `decoder_start_token_id` or no `pad_token_id`.
         """
         start, pad = self.config.decoder_start_token_id, self.config.pad_token_id
         if start is None or pad is None:
-            raise ValueError("making decoder_input_ids needs decoder_start_token_id and pad_token_id in the config")
+            raise ValueError(
+                "cannot make decoder_input_ids from labels: the config needs decoder_start_token_id and pad_token_id"
+            )
         shifted = torch.cat((torch.full_like(labels[:, :1], start), labels[:, :-1]), dim=1)
-        return shifted.masked_fill(shifted == -100, pad)
+        return shifted.masked_fill(shifted == IGNORED, pad)

@@ -1,4 +1,4 @@
-"""The pre-norm trunk that Encoder, Decoder and both halves of Seq2Seq are built of."""
+"""The pre-norm trunk of the Encoder, the Decoder and both halves of the Seq2Seq family."""
 
 import math
 
@@ -20,9 +20,15 @@ from .layers import (
 
 
 class TinyTransformerLayer(GradientCheckpointingLayer):
-    """x + attention(norm(x)), where a decoder asks an encoder also x + cross_attention(norm(x)), then x + mlp(norm(x)).
+    """x + attention(norm(x)), optionally x + cross_attention(norm(x)), then x + mlp(norm(x)).
 
-    The embedding norm has normed the first layer's input already.
+    The first layer has no attention norm: the embedding norm has already normalised its input.
+
+    Args:
+        config: The family's config.
+        layer_idx: Index of the layer.
+        is_causal: Whether a token attends to itself and earlier tokens only.
+        cross_attention: Whether the layer attends to an encoder.
     """
 
     def __init__(
@@ -53,9 +59,20 @@ class TinyTransformerLayer(GradientCheckpointingLayer):
         past_key_values: Cache | None = None,
         **kwargs,
     ) -> torch.Tensor:
-        """(B, T, hidden_size) -> (B, T, hidden_size); `encoder_hidden_states` (B, S, hidden_size).
+        """Map (B, T, hidden_size) to (B, T, hidden_size).
 
-        `position_ids` are what flash attention finds packed documents by; cross-attention has no use for them.
+        Args:
+            hidden_states: (B, T, hidden_size).
+            attention_mask: From `masks.py`, for self-attention.
+            encoder_hidden_states: (B, S, hidden_size); enables cross-attention.
+            encoder_attention_mask: From `masks.py`, for cross-attention.
+            position_embeddings: cos and sin of rotary positions.
+            position_ids: (B or 1, T). Flash attention finds packed documents by them; cross-attention ignores them.
+            past_key_values: The cache.
+            kwargs: For the attention backend.
+
+        Returns:
+            (B, T, hidden_size).
         """
         attended, _ = self.attention(
             self.attention_norm(hidden_states),
@@ -67,25 +84,28 @@ class TinyTransformerLayer(GradientCheckpointingLayer):
         )
         hidden_states = hidden_states + attended
         if encoder_hidden_states is not None:
-            answered, _ = self.cross_attention(
+            attended, _ = self.cross_attention(
                 self.cross_attention_norm(hidden_states),
                 attention_mask=encoder_attention_mask,
                 key_value_states=encoder_hidden_states,
                 past_key_values=past_key_values,
                 **kwargs,
             )
-            hidden_states = hidden_states + answered
+            hidden_states = hidden_states + attended
         return hidden_states + self.mlp(self.mlp_norm(hidden_states))
 
 
 class TinyTransformerTrunkPreTrainedModel(TinyTransformerPreTrainedModel):
-    """Initialisation of the families that are built of this trunk."""
+    """Weight initialisation of the families built on this trunk."""
 
     _no_split_modules = ["TinyTransformerLayer"]
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Truncated normal; smaller by sqrt(2 L) where a matrix writes into the residual stream (GPT-2's scheme)."""
+        """Draw from a truncated normal, scaled by 1 / sqrt(2 L) for matrices that write into the residual stream.
+
+        The scale is that of GPT-2 (Radford et al. 2019).
+        """
         super()._init_weights(module)
         std_in = self.config.initializer_range
         std_out = std_in / math.sqrt(2 * self.config.num_hidden_layers)
@@ -98,9 +118,15 @@ class TinyTransformerTrunkPreTrainedModel(TinyTransformerPreTrainedModel):
 
 
 class TinyTransformerTrunk(TinyTransformerTrunkPreTrainedModel):
-    """Embeddings, positions, layers and a last norm: the parameters of encoder and decoder, under the same names.
+    """Embeddings, positions, layers and a final norm. Encoder and Decoder have the same parameters by name.
 
-    The subclass's `forward` makes the mask, and so decides who sees whom.
+    A subclass defines `forward`, which builds the attention mask.
+
+    Args:
+        config: The family's config.
+        num_layers: Number of layers; default: `config.num_hidden_layers`.
+        is_causal: Whether a token attends to itself and earlier tokens only.
+        cross_attention: Whether each layer attends to an encoder.
     """
 
     def __init__(
@@ -128,14 +154,21 @@ class TinyTransformerTrunk(TinyTransformerTrunkPreTrainedModel):
         self.post_init()
 
     def token_embeddings(self, config: TinyTransformerTrunkConfig) -> nn.Module:
-        """One vector for each word of the vocabulary; where tokens are no words, a subclass has another."""
+        """Build the module that maps tokens to vectors; a subclass may embed something other than token ids."""
         return nn.Embedding(config.vocab_size, config.hidden_size)
 
     def embed(self, input_ids: torch.LongTensor | None, inputs_embeds: torch.Tensor | None) -> torch.Tensor:
-        """(B, T) -> (B, T, hidden_size), or the embeddings that were given.
+        """Embed the tokens, unless the caller has done so.
+
+        Args:
+            input_ids: (B, T).
+            inputs_embeds: (B, T, hidden_size), instead of `input_ids`.
+
+        Returns:
+            (B, T, hidden_size).
 
         Raises:
-            ValueError: both or none are given.
+            ValueError: If both or neither are given.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("pass exactly one of input_ids and inputs_embeds")
@@ -144,7 +177,15 @@ class TinyTransformerTrunk(TinyTransformerTrunkPreTrainedModel):
     def add_positions(
         self, inputs_embeds: torch.Tensor, position_ids: torch.LongTensor
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor] | None]:
-        """The first layer's input (B, T, hidden_size), and cos and sin for the layers where positions are rotary."""
+        """Add positions to the embeddings, or prepare rotary ones.
+
+        Args:
+            inputs_embeds: (B, T, hidden_size).
+            position_ids: (B or 1, T).
+
+        Returns:
+            The input of the first layer, (B, T, hidden_size); and cos and sin if positions are rotary, else None.
+        """
         position_embeddings = None
         if self.config.position_embedding_type == "rotary":
             position_embeddings = self.rotary_emb(inputs_embeds, position_ids)
@@ -157,10 +198,10 @@ class TinyTransformerTrunk(TinyTransformerTrunkPreTrainedModel):
 
 
 def layer_norm(config: TinyTransformerTrunkConfig) -> nn.LayerNorm:
-    """Without a bias, like every norm of these families."""
+    """Build a LayerNorm without a bias, as everywhere in these families."""
     return nn.LayerNorm(config.hidden_size, eps=config.norm_eps, bias=False)
 
 
 def prediction_head(config: TinyTransformerTrunkConfig) -> PredictionHead:
-    """What stands between the trunk and an output."""
+    """Build the transform between the trunk and an output layer."""
     return PredictionHead(config, bias=False, eps=config.norm_eps)

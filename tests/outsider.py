@@ -1,4 +1,4 @@
-"""Runs code in a Python that has transformers and torch, but not this package."""
+"""Run code in a Python that has transformers and torch, but not this package."""
 
 import os
 import subprocess
@@ -6,18 +6,20 @@ import sys
 from pathlib import Path
 
 PRELUDE = """
-import importlib.util, logging, pathlib, sys
-logging.getLogger("DeepSpeed").disabled = True  # where it is installed, Accelerate imports it, and it greets on stdout
+import importlib.util, pathlib, sys
 sys.path[:] = [place for place in sys.path if not (pathlib.Path(place) / "hf_tiny_transformer").exists()]
+sys.meta_path[:] = [finder for finder in sys.meta_path if "editable" not in type(finder).__module__]
 assert importlib.util.find_spec("hf_tiny_transformer") is None
 """
 
 
 def run_outside(code: str, *arguments: object, cache: Path) -> str:
-    """What `code` prints, run with `arguments` in sys.argv[1:]; it fails where the code does, or warns.
+    """Return what the code prints; the test fails if the code does.
 
     Args:
-        cache: where transformers may put the code of checkpoints.
+        code: Python.
+        arguments: Its sys.argv[1:].
+        cache: Where transformers copies the code of checkpoints.
     """
     done = subprocess.run(
         [sys.executable, "-I", "-c", PRELUDE + code, *map(str, arguments)],  # -I: no PYTHONPATH, no working directory

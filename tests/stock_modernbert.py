@@ -4,7 +4,7 @@ import torch
 from transformers import PreTrainedModel
 
 import hf_tiny_transformer as ours
-from hf_tiny_transformer.conversion_modernbert import stock_weights, to_stock
+from hf_tiny_transformer.convert.modernbert import stock_weights, to_stock
 
 SHAPE = {
     "vocab_size": 53,

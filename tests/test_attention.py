@@ -8,13 +8,11 @@ from hf_tiny_transformer import TinyTransformerEncoderConfig
 from hf_tiny_transformer.attention import (
     MultiHeadAttention,
     apply_rotary,
-    bidirectional_mask,
-    causal_mask,
-    cross_attention_mask,
     eager_attention_forward,
     rotate_half,
 )
 from hf_tiny_transformer.layers import RotaryEmbedding
+from hf_tiny_transformer.masks import bidirectional_mask, causal_mask, cross_attention_mask
 
 
 def attention(

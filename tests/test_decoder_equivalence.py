@@ -8,7 +8,7 @@ from stock_modernbert import SHAPE, assert_close, assert_same_function, our_mode
 from torch import nn
 from transformers import PreTrainedModel
 
-from hf_tiny_transformer.conversion_modernbert import to_stock
+from hf_tiny_transformer.convert.modernbert import to_stock
 
 
 def inputs_for(task: str) -> dict[str, torch.Tensor]:

@@ -128,7 +128,7 @@ def test_configs_that_contradict_themselves(settings: dict, complaint: str):
 
 
 def test_images_of_another_shape_are_refused():
-    with pytest.raises(ValueError, match=r"\(1, 6, 6\), not \(3, 6, 6\)"):
+    with pytest.raises(ValueError, match=r"expected images of shape \(3, 6, 6\), got \(1, 6, 6\)"):
         tiny()(torch.randn(2, 1, 6, 6))
 
 

@@ -12,8 +12,9 @@ from hf_tiny_transformer import (
     TinyTransformerEncoderConfig,
     TinyTransformerEncoderForMaskedLM,
 )
-from hf_tiny_transformer.attention import MultiHeadAttention, apply_rotary, causal_mask, eager_attention_forward
+from hf_tiny_transformer.attention import MultiHeadAttention, apply_rotary, eager_attention_forward
 from hf_tiny_transformer.layers import GatedMLP, sinusoidal_positions
+from hf_tiny_transformer.masks import causal_mask
 from pretrain.cli import parse
 from pretrain.objectives.masking import REPLACED_BY_MASK, REPLACED_BY_RANDOM
 

@@ -20,16 +20,7 @@ LARGEST = 24.0  # inches; larger maps have smaller cells
 
 
 def draw_heat_map(one: AttentionMap, layer: int = -1, head: int | None = None) -> Figure:
-    """Draw one layer and head as a heat map, queries on the left and keys at the top.
-
-    Args:
-        one: The attention.
-        layer: As in `AttentionMap.head`.
-        head: As in `AttentionMap.head`.
-
-    Raises:
-        ValueError: There is no such layer or head.
-    """
+    """Draw one layer and head, as in `AttentionMap.head`: queries on the left, keys at the top."""
     width, height = _map_size(one)
     figure = Figure(figsize=(width + 2.2, height + 1.6), layout="constrained")
     _heat_map(figure.subplots(), one, layer, head)
@@ -50,17 +41,7 @@ def draw_heads(one: AttentionMap) -> Figure:
 
 
 def draw_lines(one: AttentionMap, layer: int = -1, head: int | None = None, word: str | int | None = None) -> Figure:
-    """Draw the attention of one query as lines, thicker for larger weights.
-
-    Args:
-        one: The attention.
-        layer: As in `AttentionMap.head`.
-        head: As in `AttentionMap.head`.
-        word: As in `AttentionMap.query`.
-
-    Raises:
-        ValueError: There is no such layer, head or word.
-    """
+    """Draw the attention of one query, as in `AttentionMap.query`, as lines: thicker for larger weights."""
     figure = Figure(figsize=(4.2, _lines_height(one)), layout="constrained")
     _lines(figure.subplots(), one, layer, head, one.query(word))
     return figure
@@ -69,7 +50,7 @@ def draw_lines(one: AttentionMap, layer: int = -1, head: int | None = None, word
 def draw_attention(
     one: AttentionMap, layer: int = -1, head: int | None = None, word: str | int | None = None
 ) -> Figure:
-    """Draw the heat map and the lines side by side; arguments and errors are those of `draw_lines`."""
+    """Draw the heat map and the lines side by side."""
     width, height = _map_size(one)
     size = (width + 2.2 + 4.2, max(height + 1.6, _lines_height(one)))
     figure = Figure(figsize=size, layout="constrained")
@@ -83,20 +64,8 @@ def draw_attention(
 def draw_over_image(
     one: AttentionMap, image: Any, layer: int = -1, head: int | None = None, patch: int | None = None
 ) -> Figure:
-    """Draw an image, and next to it the image under the weights of a patch.
-
-    Args:
-        one: The attention of an image; `grid` is set.
-        image: PIL or pixels (H, W) or (H, W, C).
-        layer: As in `AttentionMap.head`.
-        head: As in `AttentionMap.head`.
-        patch: The query; None shows the mean over all patches.
-
-    Raises:
-        ValueError: There is no such layer, head or patch, or the map is of a text.
-    """
-    if one.grid is None:
-        raise ValueError("this map is of a text; use draw_attention")
+    """Draw an image (PIL or pixels), and next to it the image under the weights of a patch, or of all (None)."""
+    assert one.grid is not None
     weights = one.head(layer, head)
     weights = weights.mean(dim=0) if patch is None else weights[one.query(patch)]
     figure = Figure(figsize=(6.4, 3.3), layout="constrained")
@@ -134,18 +103,9 @@ def _lines(axes: Axes, one: AttentionMap, layer: int, head: int | None, word: in
     weights = one.head(layer, head)[word]
     most = float(weights.max().clamp(min=1e-9))
     for place, token in enumerate(one.queries):
-        chosen = place == word
-        axes.text(
-            0.3,
-            place,
-            _plain(token),
-            ha="right",
-            va="center",
-            fontsize=9,
-            color="white" if chosen else None,
-            fontweight="bold" if chosen else None,
-            bbox={"facecolor": ACCENT, "edgecolor": "none", "pad": 1.5} if chosen else None,
-        )
+        box = {"facecolor": ACCENT, "edgecolor": "none", "pad": 1.5}
+        chosen = {"color": "white", "fontweight": "bold", "bbox": box} if place == word else {}
+        axes.text(0.3, place, _plain(token), ha="right", va="center", fontsize=9, **chosen)
     for place, (token, weight) in enumerate(zip(one.keys, weights.tolist(), strict=True)):
         share = weight / most
         bold = "bold" if share > 0.5 else None

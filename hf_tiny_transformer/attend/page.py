@@ -103,15 +103,15 @@ def main(argv: list[str]) -> None:
 def attention_page(
     maps: list[AttentionMap], name: str, layer: int = -1, head: int | None = None, word: int = 0, image: Any = None
 ) -> str:
-    """Return the page as text.
+    """Return the page as text; `layer`, `head` and the query `word` are shown first.
 
     Args:
-        maps: Of one text, with the same number of layers and heads.
+        maps: Of one text, or of the patches of `image`, with the same number of layers and heads.
         name: The model's name.
-        layer: Shown first, as in `AttentionMap.head`.
-        head: Shown first, as in `AttentionMap.head`.
-        word: Number of the query that is shown first.
-        image: The PIL image whose patches the maps are of.
+        layer: As in `AttentionMap.head`.
+        head: As in `AttentionMap.head`.
+        word: A number.
+        image: A PIL image.
 
     Raises:
         UserError: There are more weights than a page should have.

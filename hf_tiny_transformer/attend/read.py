@@ -42,11 +42,7 @@ class AttentionMap:
     grid: tuple[int, int] | None = None
 
     def head(self, layer: int = -1, head: int | None = None) -> torch.Tensor:
-        """Return the weights (T, S) of a layer and head.
-
-        Args:
-            layer: From 0, or from the end if negative.
-            head: Likewise; None is the mean of the heads.
+        """Return the weights (T, S) of a layer and head, from 0 or, if negative, from the end; None averages the heads.
 
         Raises:
             ValueError: There is no such layer or head.
@@ -75,11 +71,7 @@ class AttentionMap:
 def load(
     source: str | Path, *, image: bool = False
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | BaseImageProcessor]:
-    """Load a model with eager attention in fp32, and its tokenizer or image processor.
-
-    Args:
-        source: A directory or Hub id.
-        image: Whether the model reads images.
+    """Load a model with eager attention in fp32, and its tokenizer or, for a model of images, its image processor.
 
     Raises:
         UserError: It cannot be opened, reads the other kind of input, or lacks weights.
@@ -143,12 +135,7 @@ def read_attention(
 
 @torch.no_grad()
 def read_image_attention(model: PreTrainedModel, processor: BaseImageProcessor, image: Any) -> AttentionMap:
-    """Return the attention among the patches of an image.
-
-    Args:
-        model: An image model with eager attention.
-        processor: Its image processor.
-        image: A PIL image or an array of pixels.
+    """Return the attention among the patches of an image, a PIL image or an array of pixels.
 
     Raises:
         UserError: The tokens are not the patches of one square grid.

@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from ..configuration_base import AUTO_MAPS
 from .errors import UserError
 from .processes import say
 
@@ -25,13 +26,7 @@ CODE_SUFFIXES = {".py", ".pyc", ".pyd", ".so", ".dll", ".dylib"}
 
 def own_auto_map(model_type: Any) -> dict[str, str]:
     """Return the auto_map that this package writes for a family; empty for other model types."""
-    from ..families import FAMILIES
-
-    for config_class, table in FAMILIES.items():
-        if config_class.model_type == model_type:
-            classes = {"AutoConfig": config_class, **{auto.__name__: model for auto, model in table.items()}}
-            return {name: f"{one.__module__.rpartition('.')[2]}.{one.__name__}" for name, one in classes.items()}
-    return {}
+    return next((own for family, own in AUTO_MAPS.items() if family.model_type == model_type), {})
 
 
 def strip(content: Any, own: dict[str, str] | None = None, where: str = "") -> list[str]:
@@ -61,14 +56,7 @@ def strip(content: Any, own: dict[str, str] | None = None, where: str = "") -> l
 
 
 def strip_loaded(source: str | Path, *, config: Any = None, tokenizer: Any = None, model: Any = None) -> None:
-    """Remove the fields that name code from objects that may be saved, and report each on stderr once.
-
-    Args:
-        source: What they were loaded from, for the report.
-        config: A config.
-        tokenizer: A tokenizer or image processor.
-        model: A model, with its config and generation config.
-    """
+    """Remove the fields that name code from objects that may be saved, and report each on stderr once."""
     config = model.config if model is not None else config
     for loaded in (config, model):
         if type(loaded).__module__.startswith("transformers_modules."):
@@ -77,18 +65,13 @@ def strip_loaded(source: str | Path, *, config: Any = None, tokenizer: Any = Non
         _report(source, "config.json", strip(vars(config), own_auto_map(config.model_type)))
     if tokenizer is not None:
         tokenizer._auto_class = tokenizer._auto_map = None
-        fields = vars(tokenizer) if getattr(tokenizer, "init_kwargs", None) is None else tokenizer.init_kwargs
-        _report(source, "tokenizer_config.json", strip(fields))
+        _report(source, "tokenizer_config.json", strip(tokenizer.init_kwargs))
     if getattr(model, "generation_config", None) is not None:
         _report(source, "generation_config.json", strip(vars(model.generation_config)))
 
 
 def strip_files(directory: Path, source: str | Path) -> None:
-    """Remove the fields that name foreign code from the JSON files of a directory, and report each on stderr.
-
-    Args:
-        directory: The directory; its files are rewritten.
-        source: Where the files came from, for the report.
+    """Remove the fields that name foreign code from the JSON files of a directory; the report names `source`.
 
     Raises:
         UserError: A file is not JSON.

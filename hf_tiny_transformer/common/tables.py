@@ -22,7 +22,7 @@ from .errors import UserError, first_line
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 FORMATS = (".txt", ".csv", ".tsv", ".jsonl", ".parquet")
-COMPRESSED: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open}
+COMPRESSED: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.LZMAFile}
 BYTE_ORDER_MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 PROBE = 8192  # bytes read to distinguish text from binary data
 LONGEST_FIELD = 2**24  # characters of a quoted field; beyond that its closing quote is missing

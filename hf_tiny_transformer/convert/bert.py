@@ -15,6 +15,8 @@ from transformers import BertConfig
 from transformers.activations import ACT2FN
 from transformers.configuration_utils import PreTrainedConfig
 
+import hf_tiny_transformer
+
 from ..common.checkpoints import config_problem, copy_tokenizer_files, read_config, read_tensors
 from ..common.errors import UserError
 from ..common.files import atomic_directory, require_free_output
@@ -52,8 +54,8 @@ RENAMES = [
 
 # `architectures` of a stock config.json -> our class
 STOCK_ARCHITECTURES: dict[str, type[TinyTransformerBertPreTrainedModel]] = {
-    model_class.__name__.removeprefix("TinyTransformer"): model_class
-    for model_class in FAMILIES[TinyTransformerBertConfig].values()
+    name.removeprefix("TinyTransformer"): getattr(hf_tiny_transformer, name)
+    for name in FAMILIES[TinyTransformerBertConfig].values()
 }
 
 _TRUNK_PREFIXES = ("embeddings.", "encoder.", "pooler.")
@@ -79,10 +81,6 @@ def load_stock_bert(directory: str | Path, model_class: type[BertModelT]) -> Ber
     lacks is dropped. Older files are understood: the buffer `embeddings.position_ids`, the names of a bare `BertModel`,
     and `LayerNorm.gamma` / `beta`.
 
-    Args:
-        directory: It holds config.json and model.safetensors, or shards with their index.
-        model_class: A class of the Bert family.
-
     Raises:
         UserError: There is no such checkpoint, our family cannot express its config, or a weight of embeddings or
             layers is missing, unknown or of the wrong shape.
@@ -103,12 +101,7 @@ def load_stock_bert(directory: str | Path, model_class: type[BertModelT]) -> Ber
 def save_stock_bert(
     model: TinyTransformerBertPreTrainedModel, directory: str | Path, tokenizer_from: str | Path | None = None
 ) -> None:
-    """Write a model of the Bert family as a stock `bert` checkpoint, which transformers opens without this package.
-
-    Args:
-        model: The model.
-        directory: A new or empty directory; it appears complete or not at all.
-        tokenizer_from: A directory whose tokenizer files are copied.
+    """Write a model of the Bert family as a stock `bert` checkpoint, with the tokenizer files of `tokenizer_from`.
 
     Raises:
         UserError: `directory` is not empty, or stock has no such class.
@@ -156,10 +149,6 @@ def config_from_stock(stock: BertConfig, source: str | Path = "config.json") -> 
     """Return the Bert family's config of the same function.
 
     Fields that a stock encoder does not read either (`use_cache`, `bos_token_id`, ...) are dropped.
-
-    Args:
-        stock: The stock config.
-        source: Its file, for error messages.
 
     Raises:
         UserError: A field cannot be expressed (a decoder, relative positions, an unknown activation, ...).

@@ -17,6 +17,8 @@ from transformers import (
     PreTrainedModel,
 )
 
+import hf_tiny_transformer
+
 from ..common.errors import UserError
 from ..configuration_decoder import TinyTransformerDecoderConfig
 from ..configuration_encoder import TinyTransformerEncoderConfig
@@ -25,12 +27,12 @@ from ..modeling_decoder import TinyTransformerDecoderForCausalLM, TinyTransforme
 from ..modeling_encoder import TinyTransformerEncoderForQuestionAnswering
 
 STOCK_CLASSES: dict[type[PreTrainedModel], type[PreTrainedModel]] = {
-    model_class: getattr(transformers, model_class.__name__.replace(ours, stock))
+    getattr(hf_tiny_transformer, name): getattr(transformers, name.replace(ours, stock))
     for config_class, ours, stock in (
         (TinyTransformerEncoderConfig, "TinyTransformerEncoder", "ModernBert"),
         (TinyTransformerDecoderConfig, "TinyTransformerDecoder", "ModernBertDecoder"),
     )
-    for model_class in FAMILIES[config_class].values()
+    for name in FAMILIES[config_class].values()
 }
 
 # (ours, stock) without .weight or .bias; {n} is the layer's number. Several of ours are stacked into one of stock's.
@@ -84,12 +86,7 @@ def to_stock(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def stock_weights(model: PreTrainedModel, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return tensors under their stock names.
-
-    Args:
-        model: One of our models.
-        tensors: Weights or gradients by the names of the model's parameters.
-    """
+    """Return tensors (weights or gradients) under their stock names, given those of our model's parameters."""
     is_trunk = model.base_model is model
     renamed = {}
     for parts, stock_name in _renames(model):

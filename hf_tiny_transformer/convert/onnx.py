@@ -9,7 +9,6 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -34,29 +33,11 @@ TOLERANCE = 1e-4  # largest difference of any output, fp32
 LONGEST_CHECK = 512  # tokens
 
 
-@dataclass(frozen=True)
-class OnnxReport:
-    """What was exported.
-
-    Args:
-        model: Our model.
-        difference: The largest difference between onnxruntime and torch, over all outputs and batches.
-        int8_error: Root mean square error of the 8-bit file, in standard deviations of the output; None without one.
-    """
-
-    model: PreTrainedModel
-    difference: float
-    int8_error: float | None = None
-
-
 class Graph(nn.Module):
     """A model with its inputs by position and its outputs as a tuple, as the exporter requires.
 
     A model that generates also takes the keys and values of the previous tokens (none at first) and returns them with
     those of the new ones, named as transformers.js does: `past_key_values.0.key` and `present.0.key`, (B, H, P, D).
-
-    Args:
-        model: Our model.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -130,16 +111,15 @@ def _keys_and_values(outputs: ModelOutput, layer: int) -> tuple[torch.Tensor, to
     return cached.keys, cached.values
 
 
-def export_onnx(source: Path, output: Path, *, int8: bool = False) -> OnnxReport:
+def export_onnx(source: Path, output: Path, *, int8: bool = False) -> tuple[PreTrainedModel, float, float | None]:
     """Write a checkpoint of ours as ONNX (fp32, any batch size and length), with its tokenizer and config.json.
 
     config.json is that of the stock architecture with the same function, if there is one, because transformers.js
-    knows it.
+    knows it. With `int8`, there is also a file with 8-bit weights (onnxruntime's dynamic quantization).
 
-    Args:
-        source: Our model directory.
-        output: A new or empty directory.
-        int8: Also write a file with 8-bit weights (onnxruntime's dynamic quantization).
+    Returns:
+        Our model, the largest difference between onnxruntime and torch, and the root mean square error of the 8-bit
+        file in standard deviations of the output (None without one).
 
     Raises:
         UserError: `source` is not a complete checkpoint of ours, its family or a setting cannot be exported, outputs
@@ -169,15 +149,11 @@ def export_onnx(source: Path, output: Path, *, int8: bool = False) -> OnnxReport
         if model.can_generate():
             model.generation_config.save_pretrained(staging)
         copy_tokenizer_files(source, staging)
-    return OnnxReport(model, difference, error)
+    return model, difference, error
 
 
 def compare(graph: Graph, file: Path) -> tuple[float, float]:
     """Compare onnxruntime with torch on random texts of several shapes.
-
-    Args:
-        graph: The model in torch.
-        file: Its ONNX file.
 
     Returns:
         The largest difference, and the largest root mean square difference of an output in its standard deviations.

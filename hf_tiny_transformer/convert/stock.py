@@ -38,14 +38,7 @@ def open_ours(source: Path) -> PreTrainedModel:
 
 
 def import_stock(source: Path, output: Path) -> PreTrainedModel:
-    """Write a stock `bert` checkpoint as a checkpoint of the Bert family, with its tokenizer.
-
-    Args:
-        source: The stock directory.
-        output: A new or empty directory.
-
-    Returns:
-        The model.
+    """Write a stock `bert` checkpoint as a checkpoint of the Bert family, with its tokenizer, and return the model.
 
     Raises:
         UserError: `source` cannot be converted, or `output` is not empty.
@@ -59,14 +52,7 @@ def import_stock(source: Path, output: Path) -> PreTrainedModel:
 
 
 def export_stock(source: Path, output: Path) -> PreTrainedModel:
-    """Write a checkpoint of ours as a stock one, with its tokenizer: `bert`, `modernbert` or `modernbert-decoder`.
-
-    Args:
-        source: Our model directory.
-        output: A new or empty directory.
-
-    Returns:
-        Our model.
+    """Write a checkpoint of ours as stock `bert`, `modernbert` or `modernbert-decoder`, and return our model.
 
     Raises:
         UserError: `source` is not a complete checkpoint of ours, stock cannot express it, or `output` is not empty.

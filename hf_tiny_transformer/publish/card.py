@@ -71,10 +71,10 @@ class Card:
         name: The model's name.
         summary: Markdown; what the model is.
         code: Python that loads and uses the model; it contains the line `THIS_DIRECTORY`.
-        data: The section Data.
-        model: The section Model.
-        training: The section Training.
-        evaluation: The section Evaluation.
+        data: That section, as the next three.
+        model: Architecture, tokenizer and size.
+        training: Recipe, time and energy.
+        evaluation: Scores.
         intended_use: Markdown of that section.
         limits: Markdown of the section Limitations.
         figures: The numbers of the metadata.
@@ -105,14 +105,7 @@ class Card:
 
 
 def write_card(directory: Path, card: Card) -> str:
-    """Run the card's code, then write the card and the facts that `verify` compares with it.
-
-    Args:
-        directory: The model directory.
-        card: What the card states.
-
-    Returns:
-        What the code printed.
+    """Run the card's code, write the card and the facts that `verify` compares with it, and return what was printed.
 
     Raises:
         RunError: The code fails, or the directory has foreign code, which it would run; nothing is written.
@@ -183,7 +176,7 @@ def escape(text: object, form: str = "text") -> str:
     """
     if form == "block":
         return str(text).replace("```", "'''").replace("\r", "\n")
-    line = "".join(c for c in " ".join(str(text).split()) if c.isprintable())
+    line = "".join(c for c in re.sub(r"[^\S ]+", " ", str(text)).strip() if c.isprintable())
     return line.replace("`", "'") if form == "code" else _MARKUP.sub(r"\\\1", line)
 
 

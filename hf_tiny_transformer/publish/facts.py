@@ -17,11 +17,7 @@ _LICENSE = re.compile(r"[a-z0-9]+([.+-][a-z0-9]+)*")
 
 
 def check_license(name: str | None, flag: str = "--license") -> None:
-    """Check that a license is spelled as the Hub spells licenses.
-
-    Args:
-        name: The license, or None.
-        flag: The flag that named it, for the error message.
+    """Check that a license, if there is one, is spelled as the Hub spells licenses.
 
     Raises:
         UserError: The name is not a license identifier.
@@ -63,10 +59,6 @@ def spread(mean: float, std: float | None) -> str:
 
 def estimate_energy(seconds: float, processes: int = 1) -> dict[str, Any]:
     """Estimate the energy of a run as time x watts; nothing is measured.
-
-    Args:
-        seconds: The run's time.
-        processes: The number of its processes.
 
     Returns:
         `kwh` (None if the power of the GPU is unknown) and `method`, how it was estimated.

@@ -78,15 +78,7 @@ def files_to_push(directory: Path) -> dict[str, Path]:
 
 
 def upload(files: dict[str, Path], repo: str, *, private: bool) -> str:
-    """Create the repository if necessary, and commit the files to it.
-
-    Args:
-        files: Files by their names in the repository.
-        repo: The repository.
-        private: Whether it must be private.
-
-    Returns:
-        The URL of the commit.
+    """Create the repository if necessary, commit the files to it, and return the URL of the commit.
 
     Raises:
         UserError: The Hub cannot be reached, or rejects the token.

@@ -17,7 +17,7 @@ from huggingface_hub import ModelCard
 from safetensors import SafetensorError, safe_open
 
 from ..common import foreign_code
-from ..common.arguments import CommandParser, build
+from ..common.arguments import CommandParser
 from ..common.checkpoints import read_config_json
 from ..common.errors import RunError, UserError, one_line
 from ..common.files import read_json
@@ -37,24 +37,8 @@ _PYTHON_BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
 @dataclass(frozen=True)
-class VerifySettings:
-    """Settings of `verify`.
-
-    Args:
-        model: Model directory.
-    """
-
-    model: Path
-
-
-@dataclass(frozen=True)
 class Finding:
-    """The result of one check.
-
-    Args:
-        check: Its name.
-        problem: What is wrong and what to do; None if nothing is.
-    """
+    """The result of one check; `problem` is what is wrong and what to do, or None."""
 
     check: str
     problem: str | None
@@ -70,8 +54,8 @@ def main(argv: list[str]) -> None:
     parser = CommandParser(
         "hf-tiny-transformer verify", "Check a model directory before it is published. No foreign code is run."
     )
-    parser.add_settings(VerifySettings, positional=["model"])
-    require_verified(build(VerifySettings, parser.parse(argv)).model)
+    parser.add_argument("model", type=Path, help="Model directory.")
+    require_verified(parser.parse(argv).model)
 
 
 def require_verified(directory: Path) -> None:
@@ -92,15 +76,12 @@ def require_verified(directory: Path) -> None:
 
 
 def verify(directory: Path) -> Iterator[Finding]:
-    """Check a model directory; its code runs, in processes of its own, only if it is this package's.
-
-    Yields:
-        One finding per check.
+    """Yield the findings; the directory's code runs, in processes of its own, only if it is this package's.
 
     Raises:
         UserError: It is not a model directory.
     """
-    read_config_json(directory)
+    read_config_json(directory, "verify")
     yield _finding("no pickle", _pickles, directory)
     yield _finding("weights in safetensors", _weights, directory)
     yield (code := _finding("no foreign code", foreign_code.find, directory))
@@ -120,10 +101,7 @@ def verify(directory: Path) -> Iterator[Finding]:
 def run_apart(arguments: list[str], directory: Path, scratch: str) -> tuple[bool, str]:
     """Run Python in a model directory as a user of the model would: without this package and without a network.
 
-    Args:
-        arguments: Of the interpreter.
-        directory: The working directory.
-        scratch: Where transformers copies the model's code.
+    Transformers copies the model's code to `scratch`.
 
     Returns:
         Whether it succeeded, and its output or the last line of its error.

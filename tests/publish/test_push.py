@@ -1,9 +1,5 @@
 """Protects `push`: it uploads a verified model and its records as one commit, and nothing else."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 from cards import edit
@@ -25,23 +21,15 @@ def hub(monkeypatch):
         yield hub
 
 
-@pytest.mark.slow
-def test_a_model_and_its_records_are_uploaded_and_nothing_else(published, tmp_path):
-    """The real command, in a process of its own."""
-    with running_hub() as hub:
-        environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
-        environment |= {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": TOKEN, "HF_HOME": str(tmp_path)}
-        command = [sys.executable, "-m", "hf_tiny_transformer", "push", "--model", str(published)]
-        command += ["--repo", "mine", "--private", "--yes"]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+def test_a_model_and_its_records_are_uploaded_and_nothing_else(published, hub, opened, capsys):
+    assert run("push", "--model", published, "--repo", "mine", "--private", "--yes") == 0
     assert list(hub.files) == ["someone/mine"] and hub.private == {"someone/mine"} and len(hub.commits) == 1
     sent = hub.files["someone/mine"]
     here = {path.relative_to(published).as_posix() for path in published.rglob("*") if path.is_file()}
     assert set(sent) == {name for name in here if not name.startswith("checkpoints/")} - {"predictions.csv"}
     assert all(sent[name] == (published / name).read_bytes() for name in sent if name != "README.md")
     assert 'model_id = "someone/mine"' in sent["README.md"].decode()
-    assert done.stdout.splitlines()[-1].endswith(hub.url + "/someone/mine/commit/" + "0" * 40)
+    assert capsys.readouterr().out.splitlines()[-1].endswith(hub.url + "/someone/mine/commit/" + "0" * 40)
 
 
 def test_without_yes_push_lists_what_it_would_send(published, hub, opened, capsys):

@@ -1,0 +1,167 @@
+"""Attention masks, built once per forward pass by transformers for the attention backend in use.
+
+A mask is None when nothing is hidden, which lets sdpa choose its fast kernels. Otherwise it is (B, 1, T, S): for sdpa
+boolean, True = visible; for eager additive, 0 = visible and the dtype's minimum = hidden; for flex attention a
+`BlockMask`. Flash attention receives the 2-D padding mask instead.
+
+Several documents can share a row. A document starts wherever `position_ids` (B, T) restart, provided that no
+`attention_mask` is given; its tokens attend to their own document only.
+"""
+
+import torch
+from transformers.cache_utils import Cache
+from transformers.configuration_utils import PreTrainedConfig
+from transformers.masking_utils import (
+    create_bidirectional_mask,
+    create_causal_mask,
+    find_packed_sequence_indices,
+    packed_sequence_mask_function,
+)
+from transformers.utils.generic import is_flash_attention_requested
+
+
+def bidirectional_mask(
+    config: PreTrainedConfig,
+    inputs_embeds: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    position_ids: torch.Tensor | None = None,
+) -> torch.Tensor | None:
+    """Build the mask of an encoder: a token attends to all real tokens of its document.
+
+    Args:
+        config: The model's config; names the attention backend.
+        inputs_embeds: (B, T, hidden_size).
+        attention_mask: (B, T), 1 = real token, 0 = padding; or a 4-D mask, which is returned unchanged.
+        position_ids: (B, T) or (1, T).
+
+    Returns:
+        (B, 1, T, T) in the backend's form, or None if nothing is hidden.
+
+    Raises:
+        ValueError: If several rows are packed under flash attention.
+    """
+    # create_causal_mask detects packed rows itself; create_bidirectional_mask does not.
+    documents = packed_documents(config, inputs_embeds, attention_mask, position_ids)
+    return create_bidirectional_mask(
+        config=config,
+        inputs_embeds=inputs_embeds,
+        attention_mask=attention_mask,
+        and_mask_function=None if documents is None else packed_sequence_mask_function(documents),
+    )
+
+
+def causal_mask(
+    config: PreTrainedConfig,
+    inputs_embeds: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    position_ids: torch.Tensor | None = None,
+    past_key_values: Cache | None = None,
+) -> torch.Tensor | None:
+    """Build the mask of a decoder: a token attends to itself and to earlier tokens of its document.
+
+    Args:
+        config: The model's config; names the attention backend.
+        inputs_embeds: (B, T, hidden_size).
+        attention_mask: (B, past + T), 1 = real token, 0 = padding; or a 4-D mask, which is returned unchanged.
+        position_ids: (B, T) or (1, T).
+        past_key_values: The cache, if any. With a cache, restarting positions do not separate documents.
+
+    Returns:
+        (B, 1, T, past + T) in the backend's form, or None if the backend's own causal mode suffices.
+
+    Raises:
+        ValueError: If several rows are packed under flash attention.
+    """
+    if past_key_values is None:
+        packed_documents(config, inputs_embeds, attention_mask, position_ids)  # only for its error
+    return create_causal_mask(
+        config=config,
+        inputs_embeds=inputs_embeds,
+        attention_mask=attention_mask,
+        past_key_values=past_key_values,
+        position_ids=position_ids,
+    )
+
+
+def cross_attention_mask(
+    config: PreTrainedConfig,
+    inputs_embeds: torch.Tensor,
+    encoder_hidden_states: torch.Tensor,
+    encoder_attention_mask: torch.Tensor | None,
+    position_ids: torch.Tensor | None = None,
+    encoder_position_ids: torch.Tensor | None = None,
+) -> torch.Tensor | None:
+    """Build the mask of cross-attention: a decoder token attends to all real encoder tokens.
+
+    If both sides are packed, the n-th document of the decoder's row attends to the n-th of the encoder's.
+
+    Args:
+        config: The model's config; names the attention backend.
+        inputs_embeds: (B, T, hidden_size) of the decoder.
+        encoder_hidden_states: (B, S, hidden_size).
+        encoder_attention_mask: (B, S), 1 = real token, 0 = padding.
+        position_ids: (B, T) or (1, T) of the decoder.
+        encoder_position_ids: (B, S) or (1, S).
+
+    Returns:
+        (B, 1, T, S) in the backend's form, or None if nothing is hidden.
+
+    Raises:
+        ValueError: If rows are packed under flash attention, which cannot pair documents.
+    """
+    documents = packed_documents(config, inputs_embeds, None, position_ids)
+    encoder_documents = packed_documents(config, encoder_hidden_states, encoder_attention_mask, encoder_position_ids)
+    both_given = position_ids is not None and encoder_position_ids is not None and encoder_attention_mask is None
+    same_document = None
+    if both_given and (documents is not None or encoder_documents is not None):
+        if is_flash_attention_requested(config):
+            raise ValueError("flash attention cannot pair packed documents: use sdpa or flex_attention")
+        # None means one document per row on that side: number 0 everywhere.
+        batch_size = inputs_embeds.shape[0]
+        if documents is None:
+            documents = torch.zeros_like(position_ids).expand(batch_size, -1)
+        if encoder_documents is None:
+            encoder_documents = torch.zeros_like(encoder_position_ids).expand(batch_size, -1)
+
+        def same_document(batch: int, head: int, query: int, key: int) -> torch.Tensor:
+            return documents[batch, query] == encoder_documents[batch, key]
+
+    return create_bidirectional_mask(
+        config=config,
+        inputs_embeds=inputs_embeds,
+        attention_mask=encoder_attention_mask,
+        encoder_hidden_states=encoder_hidden_states,
+        and_mask_function=same_document,
+    )
+
+
+def packed_documents(
+    config: PreTrainedConfig,
+    inputs_embeds: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    position_ids: torch.Tensor | None,
+) -> torch.Tensor | None:
+    """Number the documents of each row.
+
+    Args:
+        config: The model's config; names the attention backend.
+        inputs_embeds: (B, T, hidden_size).
+        attention_mask: If given, restarting positions do not separate documents.
+        position_ids: (B, T) or (1, T).
+
+    Returns:
+        (B, T) index of each token's document in its row, or None if every row holds one document.
+
+    Raises:
+        ValueError: If several rows are packed under flash attention.
+    """
+    if attention_mask is not None or position_ids is None:
+        return None
+    batch_size = inputs_embeds.shape[0]
+    documents = find_packed_sequence_indices(position_ids.expand(batch_size, -1))
+    if documents is not None and batch_size > 1 and is_flash_attention_requested(config):
+        # transformers reads the boundaries from the positions of a single row and ignores them in a larger batch.
+        raise ValueError(
+            "flash attention separates packed documents in a batch of one row only: flatten the batch to (1, B * T)"
+        )
+    return documents
