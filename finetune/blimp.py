@@ -275,7 +275,8 @@ def score(model: PreTrainedModel, sentences: Sequence[Sentence], mask_id: int | 
     """Return the score of each sentence, (sentences,) float64; `mask_id` and `word_l2r` are those of `reads`.
 
     Equal rows run once, in batches of equal length and thus without padding. Where the class allows, the head runs only
-    at the positions that are read.
+    at the positions that are read. (minicons 0.3.39 gives the same scores within 4e-5. It takes 1.6 times as long for a
+    decoder and 10 times for an encoder of ours, and for encoders it needs a method that transformers 5 removed.)
     """
     rows: dict[Ids, list[tuple[int, int, int]]] = defaultdict(list)
     for owner, sentence in enumerate(sentences):
