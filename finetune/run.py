@@ -338,6 +338,8 @@ def output_paths(settings: FinetuneSettings) -> tuple[Path, Path | None]:
             f"--output {output}: its run was interrupted, and {folder} has the finished parts; continue with --resume, "
             "or delete that folder to start again"
         )
+    if any(folder.glob("*.pt")):
+        raise UserError(f"{folder}: was written by an older version, which cannot be resumed; delete it to start again")
     require_writable_parent("--output", output)
     if settings.report is None:
         return output, None

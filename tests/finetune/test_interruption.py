@@ -291,6 +291,15 @@ def test_a_damaged_run_file_is_named(text, work, capsys):
     assert_refused(command(work, work / "out", "--resume"), capsys, "run.json", "delete")
 
 
+def test_an_unfinished_run_of_an_older_version_is_refused(toy, tmp_path, capsys):
+    (tmp_path / "out.unfinished").mkdir()
+    (tmp_path / "out.unfinished" / "epoch.pt").touch()
+    for flags in ([], ["--resume"]):
+        assert_refused(
+            command(toy, tmp_path / "out", *flags), capsys, "out.unfinished: was written by an older version"
+        )
+
+
 def test_killed_between_the_output_and_the_removal(work, monkeypatch):
     monkeypatch.setattr(run_module.Run, "remove_folder", lambda self: None)
     assert run(*command(work, work / "out", "--resume")) == 0

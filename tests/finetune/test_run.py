@@ -117,7 +117,7 @@ def test_output_is_a_table_and_plain_progress_lines(compared):
     text, results = report.read_text(encoding="utf-8"), results_of(output)
     for row in results["comparison"]:
         assert f"| {row['name']} |" in text
-    for expected in ("| learning_rate | 0.005 |", "| train | 360 |", "| steps | 77 |", "good0 \\[MASK\\] -\\> good1"):
+    for expected in ("| learning_rate | 0.005 |", "| train | 360 |", "| steps | 77 |", "good0 [MASK] -> good1"):
         assert expected in text, expected
     assert all(f"| {step} |" in text for step in results["timings"]) and results["command"] in text
 
