@@ -14,7 +14,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-from hf_tiny_transformer.runs import atomic_write_text, run_cli
+from hf_tiny_transformer.common.errors import run_command
+from hf_tiny_transformer.common.files import atomic_write_text
 
 from .families import FAMILIES
 from .fetch import fetch_tests
@@ -61,4 +62,4 @@ def _positive(text: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_cli(main))
+    sys.exit(run_command(main))

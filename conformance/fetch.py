@@ -13,7 +13,8 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from hf_tiny_transformer.runs import UserError, atomic_directory, cache_root
+from hf_tiny_transformer.common.errors import UserError
+from hf_tiny_transformer.common.files import atomic_directory, cache_root
 
 PACKAGE = "transformers_tests"  # what the files are imported as: `tests` is our own
 STAND_INS = Path(__file__).parent / "stand_ins"

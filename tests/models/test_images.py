@@ -20,10 +20,10 @@ from transformers import (
 
 import hf_tiny_transformer as ours
 from benchmarks import digits
-from hf_tiny_transformer.__main__ import main
-from hf_tiny_transformer.attend import load, read_image_attention
-from hf_tiny_transformer.attend_figure import draw_over_image
-from hf_tiny_transformer.runs import UserError, run_cli
+from hf_tiny_transformer.attend.figure import draw_over_image
+from hf_tiny_transformer.attend.read import load, read_image_attention
+from hf_tiny_transformer.cli import main
+from hf_tiny_transformer.common.errors import UserError, run_command
 
 SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
 SEEN = {"image_size": 6, "patch_size": 2, "num_channels": 3}
@@ -151,7 +151,7 @@ def test_digits_are_learned_on_trainer_and_the_attention_lies_over_the_picture(t
     flags = ["--image", str(output / "example.png"), "--output", str(page), "--png", str(png), "--word", "1,2"]
     main(["attend", "--model", str(output), *flags])
     assert "data:image/png;base64," in page.read_text() and png.stat().st_size > 1000
-    assert run_cli(lambda: main(["attend", "--model", str(output), "--text", "seven", "--png", str(png)])) == 2
+    assert run_command(lambda: main(["attend", "--model", str(output), "--text", "seven", "--png", str(png)])) == 2
     assert "reads images" in capsys.readouterr().err
     with pytest.raises(UserError, match="already holds"):
         digits.train(output)
