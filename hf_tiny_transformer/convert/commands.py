@@ -47,11 +47,9 @@ def export(argv: list[str]) -> None:
         return
     from .onnx import export_onnx  # needs the extra `export`
 
-    model, difference, error = export_onnx(settings.model, settings.output, int8=settings.int8)
+    model, difference = export_onnx(settings.model, settings.output, int8=settings.int8)
     _report(model, settings.output)
     print(f"largest difference between onnxruntime and torch: {difference:.1e}")
-    if error is not None:
-        print(f"error with 8-bit weights: {error:.2f} standard deviations of the output (root mean square)")
 
 
 def import_(argv: list[str]) -> None:
