@@ -90,15 +90,11 @@ def upload(files: dict[str, Path], repo: str, *, private: bool) -> str:
         full_name = api.create_repo(repo, private=private or None, exist_ok=True).repo_id
         if private and not api.model_info(full_name).private:
             raise RunError(f"--private: {full_name} exists and is public; make it private on the Hub, or name another")
-        operations = [CommitOperationAdd(name, _content(name, file, full_name)) for name, file in files.items()]
+        contents: dict[str, Path | bytes] = dict(files)
+        card = files[CARD_FILE].read_text(encoding="utf-8")
+        contents[CARD_FILE] = card.replace(THIS_DIRECTORY, f'model_id = "{full_name}"').encode()
+        operations = [CommitOperationAdd(name, content) for name, content in contents.items()]
         return api.create_commit(full_name, operations, commit_message=COMMIT_MESSAGE).commit_url
-
-
-def _content(name: str, file: Path, repo: str) -> Path | bytes:
-    """Return the file, or the card with the model's name on the Hub instead of its directory."""
-    if name != CARD_FILE:
-        return file
-    return file.read_text(encoding="utf-8").replace(THIS_DIRECTORY, f'model_id = "{repo}"').encode()
 
 
 def _require_connection() -> None:
@@ -118,12 +114,9 @@ def _hub_errors(repo: str = "") -> Iterator[None]:
         yield
     except HfHubHTTPError as error:
         status = error.response.status_code
-        if status == 401:
-            raise UserError(
-                "the Hub does not know this token; log in again with `hf auth login`, or correct HF_TOKEN"
-            ) from None
-        if status == 403:
-            raise UserError(f"{name}this token has no write access; use another token or another name") from None
+        if status in (401, 403):
+            problem = "the Hub does not know this token" if status == 401 else "this token has no write access"
+            raise UserError(f"{name}{problem}; log in with `hf auth login`, or correct HF_TOKEN") from None
         raise RunError(f"{name}the Hub answered {status} ({error.server_message or error}); try again later") from None
     except ValueError as error:  # the Hub rejects the metadata of the card
         raise RunError(f"{name}the Hub rejects the model ({one_line(error)}); correct {CARD_FILE}") from None
