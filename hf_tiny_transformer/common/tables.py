@@ -81,7 +81,7 @@ class TextFile:
         """Iterate over numbered lines with their ends; bytes that are not UTF-8 become lone surrogates.
 
         Args:
-            newline: As in `open`: None ends a line at \\n, \\r or \\r\\n; "" keeps them for a CSV reader.
+            newline: As in `open`: None accepts all line ends and makes them newlines; "" keeps them for a CSV reader.
 
         Raises:
             UserError: The file is damaged.

@@ -84,12 +84,12 @@ def load_stock_bert(
     options = {"flag": flag, "new_head": True, "exact": exact, "seed": seed, "dtype": "auto"}
     stock = load_model(directory, _stock_class(model_class), stock_config, **options)
     output = stock.get_output_embeddings()
-    if config.tie_word_embeddings and output is not None:
-        if not torch.equal(output.weight, stock.get_input_embeddings().weight):
-            raise UserError(
-                f"{directory}: tie_word_embeddings is true in config.json, but cls.predictions.decoder.weight differs "
-                "from the word embeddings; set it to false to keep both"
-            )
+    tied = config.tie_word_embeddings and output is not None
+    if tied and not torch.equal(output.weight, stock.get_input_embeddings().weight):
+        raise UserError(
+            f"{directory}: tie_word_embeddings is true in config.json, but cls.predictions.decoder.weight differs from "
+            "the word embeddings; set it to false to keep both"
+        )
     model, tensors = model_class(config).to(stock.dtype), stock.state_dict()
     if _DECODER_BIAS in tensors:
         tensors[_BIAS] = tensors[_DECODER_BIAS]

@@ -9,6 +9,7 @@ import re
 
 _TEXT = r"""(?:'(?:[^'\\\r\n]|\\[^\r\n])*'|"(?:[^"\\\r\n]|\\[^\r\n])*")"""  # one string literal
 _PARTS = {
+    "INPUT": rf"(?:{_TEXT}|\{{'text': {_TEXT}, 'text_pair': {_TEXT}\}})",
     "TEXTS": rf"\[{_TEXT}(?:, {_TEXT})*\]",
     "TEXT": _TEXT,
     "TASK": "[a-z-]+",
@@ -25,11 +26,10 @@ tokenizer = AutoTokenizer.from_pretrained(model_idTRUST)
 model = CLASS.from_pretrained(model_idTRUST)
 for guess in pipe(TEXT, top_k=3):
     print(guess['token_str'], round(guess['score'], 3))
-print(pipe(TEXT))
-print(pipe(TEXT, top_k=None))  # the probability of each label
-print(pipe(TEXT, function_to_apply='none'))
+print(pipe(INPUT))
+print(pipe(INPUT, top_k=None))  # the probability of each label
+print(pipe(INPUT, function_to_apply='none'))
 print(pipe(TEXT, aggregation_strategy='simple'))
-print(pipe({'text': TEXT, 'text_pair': TEXT}))
 print(pipe(TEXT, max_new_tokens=20, do_sample=False)[0]['generated_text'])
 context, choices = TEXT, TEXTS
 encoded = tokenizer([context] * len(choices), choices, truncation=True, padding=True, return_tensors="pt")
