@@ -221,13 +221,12 @@ def usable_length(
     return wanted or min(default, limit)
 
 
-def copy_tokenizer_files(source: str | Path, target: str | Path) -> list[str]:
-    """Copy the tokenizer files of a model directory into another, without names of foreign code; return their names."""
-    names = [name for name in TOKENIZER_FILES if (Path(source) / name).is_file()]
-    for name in names:
-        shutil.copyfile(Path(source) / name, Path(target) / name)
-    foreign_code.strip_files(Path(target), source)
-    return names
+def copy_tokenizer_files(source: Path, target: Path) -> None:
+    """Copy the tokenizer files of a model directory into another, without names of foreign code."""
+    for name in TOKENIZER_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
+    foreign_code.strip_files(target, source)
 
 
 def _check_weights(where: str, model: PreTrainedModel, info: dict[str, Any], *, new_head: bool) -> list[str]:

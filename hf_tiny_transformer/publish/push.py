@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, HfApi, constants, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
 from huggingface_hub.utils import disable_progress_bars, validate_repo_id
 
-from ..common.arguments import CommandParser, build
+from ..common.arguments import CommandParser
 from ..common.checkpoints import TOKENIZER_FILES
 from ..common.errors import RunError, UserError, one_line
 from .card import CARD_FILE, THIS_DIRECTORY, read_facts
@@ -24,23 +23,6 @@ RECORDS = (CARD_FILE, *(f"training/*.{kind}" for kind in ("json", "jsonl", "yaml
 COMMIT_MESSAGE = "Model, tokenizer, card and training log"
 
 
-@dataclass(frozen=True)
-class PushSettings:
-    """Settings of `push`.
-
-    Args:
-        model: Model directory.
-        repo: Repository on the Hub, NAME or OWNER/NAME. It is created if it does not exist.
-        private: Whether a new repository is private.
-        yes: Whether to upload. Without it, the files are only listed.
-    """
-
-    model: Path
-    repo: str
-    private: bool = False
-    yes: bool = False
-
-
 def main(argv: list[str]) -> None:
     """Run the command: verify, list the files, and with --yes upload them as one commit.
 
@@ -49,8 +31,12 @@ def main(argv: list[str]) -> None:
         RunError: The directory is not ready to be published, or the Hub rejects it.
     """
     parser = CommandParser("hf-tiny-transformer push", "Verify a model directory, then upload it to the Hub.")
-    parser.add_settings(PushSettings)
-    settings = build(PushSettings, parser.parse(argv))
+    parser.add_argument("--model", type=Path, required=True, help="Model directory.")
+    names = "NAME or OWNER/NAME. It is created if it does not exist."
+    parser.add_argument("--repo", type=str, required=True, help=f"Repository on the Hub, {names}")
+    parser.add_argument("--private", action="store_true", help="Whether a new repository is private.")
+    parser.add_argument("--yes", action="store_true", help="Whether to upload. Without it, the files are only listed.")
+    settings = parser.parse(argv)
     try:
         validate_repo_id(settings.repo)
     except HFValidationError as error:

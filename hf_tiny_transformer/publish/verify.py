@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCard
-from safetensors import SafetensorError, safe_open
 
 from ..common import foreign_code
 from ..common.arguments import CommandParser
@@ -81,7 +80,6 @@ def verify(directory: Path) -> Iterator[Finding]:
     """
     read_config_json(directory, "verify")
     yield _finding("no pickle", _pickles, directory)
-    yield _finding("weights in safetensors", _weights, directory)
     yield (code := _finding("no foreign code", foreign_code.find, directory))
     with tempfile.TemporaryDirectory() as scratch:
         if code.problem is None:
@@ -130,19 +128,6 @@ def _published_files(directory: Path) -> list[Path]:
 def _pickles(directory: Path) -> str | None:
     found = [path.relative_to(directory) for path in _published_files(directory) if path.suffix.lower() in PICKLES]
     return f"{len(found)} files (first: {found[0]}); remove them, or save them as safetensors" if found else None
-
-
-def _weights(directory: Path) -> str | None:
-    files = sorted(directory.glob("*.safetensors"))
-    if not files:
-        return "no *.safetensors file; save the model with save_pretrained"
-    for file in files:
-        try:
-            with safe_open(file, framework="pt") as weights:
-                weights.keys()
-        except SafetensorError as error:
-            return f"{file.name}: truncated or corrupt ({error}); save the model again"
-    return None
 
 
 def _open_everywhere(directory: Path, scratch: str) -> Iterator[Finding]:
