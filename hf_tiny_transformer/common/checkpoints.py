@@ -24,8 +24,7 @@ from .files import read_json
 UNLIMITED = 10**9  # tokens, where nothing limits the length of a text
 WEIGHTS_FILE = "model.safetensors"
 TOKENIZER_FILES = (
-    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
-    "vocab.txt",
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt"),
 )
 _HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 _ADVICE = "save the model there again with save_pretrained"

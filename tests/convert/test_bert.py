@@ -130,7 +130,7 @@ def test_import_computes_what_stock_computes(architecture: str, tmp_path: Path):
 
 @pytest.mark.parametrize("architecture", HEADS)
 def test_export_computes_what_we_compute(architecture: str, tmp_path: Path):
-    """transformers opens the export without a missing or unexpected weight, and ours -> stock -> ours is exact."""
+    """Stock opens the export without a missing or unexpected weight, and ours -> stock -> ours is exact."""
     model_class = STOCK_ARCHITECTURES[architecture]
     mine = randomised(model_class(config_from_stock(stock_config())))
     to_stock(mine).save_pretrained(tmp_path / "stock")
