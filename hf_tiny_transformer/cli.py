@@ -11,26 +11,18 @@ from .common.errors import UserError, first_line, run_command, suggestion
 
 PROG = "hf-tiny-transformer"
 PACKAGES = ("hf_tiny_transformer", "pretrain", "finetune")
-# command -> (function of its arguments, its line of --help, the extra that it needs)
+# command -> (function of its arguments, its line of --help)
 COMMANDS = {
-    "pretrain": ("pretrain.cli:main", "train a model on your text", "train"),
-    "finetune": ("finetune.cli:main", "fine-tune a model on a task, and report its scores", "train"),
-    "predict": ("finetune.predict:main", "apply a fine-tuned model to the rows of a file", "train"),
-    "blimp": ("finetune.blimp:main", "measure how often a model prefers the grammatical sentence", "train"),
-    "report": ("pretrain.report:main", "compare pretraining runs on one HTML page", "train"),
-    "attend": ("hf_tiny_transformer.attend.page:main", "show a model's attention as a page or a picture", "train"),
-    "export": (
-        "hf_tiny_transformer.convert.commands:export",
-        "convert a model to a stock architecture or ONNX",
-        "export",
-    ),
-    "import": (
-        "hf_tiny_transformer.convert.commands:import_",
-        "convert a stock bert checkpoint to the Bert family",
-        "train",
-    ),
-    "verify": ("hf_tiny_transformer.publish.verify:main", "check a model directory before it is published", "train"),
-    "push": ("hf_tiny_transformer.publish.push:main", "verify a model directory, then upload it to the Hub", "train"),
+    "pretrain": ("pretrain.cli:main", "train a model on your text"),
+    "finetune": ("finetune.cli:main", "fine-tune a model on a task, and report its scores"),
+    "predict": ("finetune.predict:main", "apply a fine-tuned model to the rows of a file"),
+    "blimp": ("finetune.blimp:main", "measure how often a model prefers the grammatical sentence"),
+    "report": ("pretrain.report:main", "compare pretraining runs on one HTML page"),
+    "attend": ("hf_tiny_transformer.attend.page:main", "show a model's attention as a page or a picture"),
+    "export": ("hf_tiny_transformer.convert.commands:export", "convert a model to a stock architecture or ONNX"),
+    "import": ("hf_tiny_transformer.convert.commands:import_", "convert a stock bert checkpoint to the Bert family"),
+    "verify": ("hf_tiny_transformer.publish.verify:main", "check a model directory before it is published"),
+    "push": ("hf_tiny_transformer.publish.push:main", "verify a model directory, then upload it to the Hub"),
 }
 
 
@@ -44,7 +36,7 @@ def main(argv: Sequence[str]) -> None:
     if name in ("-h", "--help"):
         width = max(map(len, COMMANDS))
         print(f"usage: {PROG} COMMAND [ARGUMENTS]\n\ncommands:")
-        print("\n".join(f"  {command:{width}}  {text}" for command, (_, text, _) in COMMANDS.items()))
+        print("\n".join(f"  {command:{width}}  {text}" for command, (_, text) in COMMANDS.items()))
         print(f"\n{PROG} COMMAND --help describes the arguments of a command; --version prints the version.")
         return
     if name == "--version":
@@ -61,9 +53,8 @@ def run(name: str, argv: Sequence[str]) -> None:
     Raises:
         RunError: A package is missing, or the command fails.
     """
-    target, _, extra = COMMANDS[name]
-    module, _, function = target.partition(":")
-    install = f"run: pip install '{PROG}[{extra}]'"
+    module, _, function = COMMANDS[name][0].partition(":")
+    install = f"run: pip install '{PROG}[{'export' if name == 'export' else 'train'}]'"
     try:
         from .common.environment import quieten_libraries  # imports torch
 

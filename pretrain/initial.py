@@ -46,7 +46,7 @@ class InitialModel:
             UserError: Weights are unreadable, or some of the trunk are missing.
         """
         if self.is_stock:
-            return load_stock_bert(self.directory, model_class).float().train()
+            return load_stock_bert(self.directory, model_class, flag=FLAG, seed=seed).float().train()
         return load_model(self.directory, model_class, self.config, flag=FLAG, new_head=True, seed=seed).train()
 
 

@@ -21,8 +21,7 @@ LARGEST = 24.0  # inches; larger maps have smaller cells
 
 def draw_heat_map(one: AttentionMap, layer: int = -1, head: int | None = None) -> Figure:
     """Draw one layer and head, as in `AttentionMap.head`: queries on the left, keys at the top."""
-    width, height = _map_size(one)
-    figure = Figure(figsize=(width + 2.2, height + 1.6), layout="constrained")
+    figure = Figure(figsize=_map_size(one), layout="constrained")
     _heat_map(figure.subplots(), one, layer, head)
     return figure
 
@@ -42,7 +41,7 @@ def draw_heads(one: AttentionMap) -> Figure:
 
 def draw_lines(one: AttentionMap, layer: int = -1, head: int | None = None, word: str | int | None = None) -> Figure:
     """Draw the attention of one query, as in `AttentionMap.query`, as lines: thicker for larger weights."""
-    figure = Figure(figsize=(4.2, _lines_height(one)), layout="constrained")
+    figure = Figure(figsize=_lines_size(one), layout="constrained")
     _lines(figure.subplots(), one, layer, head, one.query(word))
     return figure
 
@@ -51,10 +50,9 @@ def draw_attention(
     one: AttentionMap, layer: int = -1, head: int | None = None, word: str | int | None = None
 ) -> Figure:
     """Draw the heat map and the lines side by side."""
-    width, height = _map_size(one)
-    size = (width + 2.2 + 4.2, max(height + 1.6, _lines_height(one)))
-    figure = Figure(figsize=size, layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=(width + 2.2, 4.2))
+    widths, heights = zip(_map_size(one), _lines_size(one), strict=True)
+    figure = Figure(figsize=(sum(widths), max(heights)), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=widths)
     word = one.query(word)
     _heat_map(left, one, layer, head, word)
     _lines(right, one, layer, head, word)
@@ -85,8 +83,7 @@ def draw_over_image(
 
 def _heat_map(axes: Axes, one: AttentionMap, layer: int, head: int | None, word: int | None = None) -> None:
     shades = axes.imshow(one.head(layer, head), cmap=HEAT, vmin=0, aspect="equal")
-    cell = _map_size(one)[0] / len(one.keys)
-    size = max(4.0, min(9.0, 72 * cell * 0.8))
+    size = max(4.0, min(9.0, 72 * _cell(one) * 0.8))
     axes.set_xticks(range(len(one.keys)), [_plain(token) for token in one.keys], rotation=90, fontsize=size)
     axes.set_yticks(range(len(one.queries)), [_plain(token) for token in one.queries], fontsize=size)
     axes.xaxis.tick_top()
@@ -109,7 +106,7 @@ def _lines(axes: Axes, one: AttentionMap, layer: int, head: int | None, word: in
     for place, (token, weight) in enumerate(zip(one.keys, weights.tolist(), strict=True)):
         share = weight / most
         bold = "bold" if share > 0.5 else None
-        axes.text(0.7, place, f"{_plain(token)}", ha="left", va="center", fontsize=9, fontweight=bold)
+        axes.text(0.7, place, _plain(token), ha="left", va="center", fontsize=9, fontweight=bold)
         if share < 0.01:
             continue
         curve = Curve([(0.32, word), (0.5, word), (0.5, place), (0.68, place)], [1, 4, 4, 4])
@@ -130,10 +127,13 @@ def _which(one: AttentionMap, layer: int, head: int | None) -> str:
     return f"{one.kind}, layer {layer % len(one.weights)}, {heads}"
 
 
+def _cell(one: AttentionMap) -> float:
+    return min(CELL, LARGEST / max(len(one.keys), len(one.queries)))
+
+
 def _map_size(one: AttentionMap) -> tuple[float, float]:
-    cell = min(CELL, LARGEST / max(len(one.keys), len(one.queries)))
-    return max(1.5, cell * len(one.keys)), max(1.5, cell * len(one.queries))
+    return max(1.5, _cell(one) * len(one.keys)) + 2.2, max(1.5, _cell(one) * len(one.queries)) + 1.6
 
 
-def _lines_height(one: AttentionMap) -> float:
-    return ROW * max(len(one.queries), len(one.keys)) + 0.6
+def _lines_size(one: AttentionMap) -> tuple[float, float]:
+    return 4.2, ROW * max(len(one.queries), len(one.keys)) + 0.6

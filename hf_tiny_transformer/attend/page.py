@@ -44,23 +44,6 @@ class AttendSettings:
     output: Path | None = None
     png: Path | None = None
 
-    def check(self) -> None:
-        """Check the combination of settings.
-
-        Raises:
-            UserError: Input or output is missing, or a setting does not apply.
-        """
-        if (self.text is None) == (self.image is None):
-            raise UserError("exactly one of --text and --image is required")
-        if self.output is None and self.png is None:
-            raise UserError("nothing to write; give --output PAGE.html, --png FILE.png, or both")
-        if self.output is not None:
-            require_file_name("--output", self.output, ".html")
-        if self.png is not None:
-            require_file_name("--png", self.png, ".png")
-        if self.image is not None and self.pair is not None:
-            raise UserError("--pair requires --text")
-
 
 def main(argv: list[str]) -> None:
     """Run the command.
@@ -71,7 +54,15 @@ def main(argv: list[str]) -> None:
     parser = CommandParser("hf-tiny-transformer attend", "Show a model's attention as an HTML page or a picture.")
     parser.add_settings(AttendSettings)
     settings = build(AttendSettings, parser.parse(argv))
-    settings.check()
+    if (settings.text is None) == (settings.image is None):
+        raise UserError("exactly one of --text and --image is required")
+    if settings.image is not None and settings.pair is not None:
+        raise UserError("--pair requires --text")
+    if settings.output is None and settings.png is None:
+        raise UserError("nothing to write; give --output PAGE.html, --png FILE.png, or both")
+    for flag, path, suffix in (("--output", settings.output, ".html"), ("--png", settings.png, ".png")):
+        if path is not None:
+            require_file_name(flag, path, suffix)
     image = None if settings.image is None else _open_image(settings.image)
     model, reader = load(settings.model, image=image is not None)
     if image is not None:
@@ -103,15 +94,7 @@ def main(argv: list[str]) -> None:
 def attention_page(
     maps: list[AttentionMap], name: str, layer: int = -1, head: int | None = None, word: int = 0, image: Any = None
 ) -> str:
-    """Return the page as text; `layer`, `head` and the query `word` are shown first.
-
-    Args:
-        maps: Of one text, or of the patches of `image`, with the same number of layers and heads.
-        name: The model's name.
-        layer: As in `AttentionMap.head`.
-        head: As in `AttentionMap.head`.
-        word: A number.
-        image: A PIL image.
+    """Return a page about the maps of one text or `image` (PIL); `layer`, `head` and query `word` are shown first.
 
     Raises:
         UserError: There are more weights than a page should have.
@@ -125,7 +108,7 @@ def attention_page(
         "layer": layer % layers,
         "head": heads if head is None else head % heads,  # one past the last is the mean
         "word": word,
-        "image": None if image is None else _data_uri(image),
+        "image": None if image is None else f"data:image/png;base64,{_base64(_png(image))}",
         "maps": [
             {
                 "kind": one.kind,
@@ -133,7 +116,7 @@ def attention_page(
                 "keys": one.keys if one.keys != one.queries else None,
                 "shape": list(one.weights.shape),
                 "grid": one.grid,
-                "weights": _packed(one),
+                "weights": _base64((one.weights * 65535).round().numpy().astype("<u2").tobytes()),  # 65535 for one
             }
             for one in maps
         ],
@@ -141,25 +124,24 @@ def attention_page(
     return render_page(TEMPLATE, f"Attention: {name}", data)
 
 
-def _packed(one: AttentionMap) -> str:
-    """Return the weights as Base64 of little-endian 16-bit numbers, 65535 for a weight of one."""
-    return base64.b64encode((one.weights * 65535).round().numpy().astype("<u2").tobytes()).decode("ascii")
+def _base64(content: bytes) -> str:
+    return base64.b64encode(content).decode("ascii")
 
 
 def _open_image(path: Path) -> Any:
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     try:
         with Image.open(path) as image:
             return image.copy()
-    except (OSError, UnidentifiedImageError) as error:
+    except OSError as error:
         raise UserError(f"--image {path}: cannot be read as an image ({error})") from None
 
 
-def _data_uri(image: Any) -> str:
+def _png(image: Any) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    return buffer.getvalue()
 
 
 def _describe(one: AttentionMap) -> str:

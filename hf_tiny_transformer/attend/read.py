@@ -102,11 +102,8 @@ def read_attention(
 ) -> list[AttentionMap]:
     """Return the attention in a text: one map of an encoder or decoder, three of an encoder-decoder.
 
-    Args:
-        model: A model with `attn_implementation="eager"`; other backends do not compute the weights.
-        tokenizer: Its tokenizer.
-        text: What the model reads.
-        pair: A second segment; for an encoder-decoder, the target (None: generate it greedily).
+    The model must have `attn_implementation="eager"`; other backends do not compute the weights. `pair` is a second
+    segment or, for an encoder-decoder, the target (None: generate it greedily).
 
     Raises:
         UserError: The text is empty or too long, or the model returns no such weights.

@@ -19,52 +19,47 @@ _TYPE_NAMES = {int: "a whole number", float: "a number", str: "text", bool: "tru
 
 
 class CommandParser(ArgumentParser):
-    """A parser of one command.
-
-    Args:
-        prog: How the command is called.
-        description: The first paragraph of its help.
-    """
+    """A parser of one command."""
 
     def __init__(self, prog: str = "", description: str = "", **options: Any) -> None:
         own = {"exit_on_error": False, "allow_abbrev": False, "formatter_class": _HelpFormatter}
         super().__init__(prog=prog, description=description, **(own | options))  # jsonargparse makes parsers of parts
 
     def add_settings(
-        self,
-        settings: type[Any],
-        *,
-        positional: Sequence[str] = (),
-        skip: Sequence[str] = (),
-        defaults: Mapping[str, Any] | None = None,
+        self, settings: type[Any], *, positional: Sequence[str] = (), defaults: Mapping[str, Any] | None = None
     ) -> None:
-        """Add a flag for every field of a dataclass, with the help text from its docstring.
+        """Add a flag for every field of a dataclass, with the help text from the `Args:` section of its docstring.
 
         Args:
-            settings: A dataclass whose docstring describes its fields in an `Args:` section.
+            settings: A dataclass.
             positional: Fields that are given without a flag.
-            skip: Fields without a flag.
             defaults: Values of a settings file, which replace the defaults of the fields. Lists are then given as in
                 the file: --examples '["a", "b"]'.
         """
         hints, helps = get_type_hints(settings), _help_texts(settings)
         for field in fields(settings):
-            if field.name not in skip:
-                default = field.default_factory() if field.default_factory is not MISSING else field.default
-                self._add_field(
-                    field.name,
-                    hints[field.name],
-                    helps.get(field.name, ""),
-                    default if defaults is None else defaults.get(field.name, default),
-                    positional=field.name in positional,
-                    as_in_file=defaults is not None,
-                )
+            name, hint, item = field.name, hints[field.name], _item_type(hints[field.name])
+            options: dict[str, Any] = {"help": helps.get(name, "")}
+            if name in positional:
+                self.add_argument(name, type=item or hint, nargs="+" if item else None, **options)
+                continue
+            default = field.default_factory() if field.default_factory is not MISSING else field.default
+            default = (defaults or {}).get(name, default)
+            options |= {"required": True} if default is MISSING else {"default": default}
+            if hint is bool:
+                options |= {"action": ActionYesNo, "nargs": "?"}
+            elif item is not None and not is_dataclass(item) and defaults is None:
+                options |= {"type": item, "nargs": "+"}
+            else:
+                options |= {"type": hint}
+                if item is not None and is_dataclass(item):
+                    options["help"] += f" (default: {json.dumps(default).replace('%', '%%')})"
+            self.add_argument(f"--{name}", **options)
 
     def parse(self, argv: Sequence[str]) -> Namespace:
         """Parse the arguments of a command; --help prints and exits with 0.
 
-        Args:
-            argv: The arguments without the command's name. `--max-steps` and `--max_steps` are the same flag.
+        `--max-steps` and `--max_steps` are the same flag.
 
         Raises:
             UserError: A flag is unknown or missing, or a value has the wrong type; one line, with "did you mean".
@@ -73,24 +68,6 @@ class CommandParser(ArgumentParser):
             return self.parse_args([with_underscores(argument) for argument in argv])
         except ArgumentError as error:
             raise UserError(f"{self._explain(str(error), argv)}; see {self.prog} --help") from None
-
-    def _add_field(
-        self, name: str, hint: Any, help_text: str, default: Any, *, positional: bool, as_in_file: bool
-    ) -> None:
-        options: dict[str, Any] = {"help": help_text}
-        if positional:
-            self.add_argument(name, type=_item_type(hint) or hint, nargs="+" if _item_type(hint) else None, **options)
-            return
-        options |= {"required": True} if default is MISSING else {"default": default}
-        if hint is bool:
-            self.add_argument(f"--{name}", action=ActionYesNo, nargs="?", **options)
-        elif (item := _item_type(hint)) is not None and not is_dataclass(item) and not as_in_file:
-            self.add_argument(f"--{name}", type=item, nargs="+", **options)
-        elif item is not None and is_dataclass(item):
-            shown = json.dumps(default).replace("%", "%%")
-            self.add_argument(f"--{name}", type=hint, **options | {"help": f"{help_text} (default: {shown})"})
-        else:
-            self.add_argument(f"--{name}", type=hint, **options)
 
     def _explain(self, message: str, argv: Sequence[str]) -> str:
         """Turn jsonargparse's message, which may fill a paragraph, into one line that names the flag."""
@@ -111,8 +88,7 @@ class CommandParser(ArgumentParser):
 
     def _expected(self, name: str, message: str) -> str:
         action = next((a for a in self._actions if f"--{name}" in a.option_strings), None)
-        hint = getattr(action, "_typehint", None)
-        names = None if hint is None else type_name(hint)
+        names = _type_name(getattr(action, "_typehint", None))
         return f"must be {names}" if names else one_line(ValueError(message), 200)
 
 
@@ -130,13 +106,7 @@ class _HelpFormatter(DefaultHelpFormatter):
 
 
 def build(settings: type[S], values: Namespace, **more: Any) -> S:
-    """Make a settings dataclass from parsed values.
-
-    Args:
-        settings: A dataclass.
-        values: What `CommandParser.parse` returned.
-        more: Fields that have no flag.
-    """
+    """Make a settings dataclass from what `CommandParser.parse` returned, and from `more` fields."""
     given = {field.name: values[field.name] for field in fields(settings) if field.name in values}  # type: ignore[arg-type]
     return settings(**given, **more)
 
@@ -149,10 +119,10 @@ def with_underscores(argument: str) -> str:
     return "--" + flag[2:].replace("-", "_") + equals + value
 
 
-def type_name(hint: Any) -> str | None:
+def _type_name(hint: Any) -> str | None:
     """Return the values that a type hint allows, in words; None for a type without a plain name."""
     if get_origin(hint) in (Union, types.UnionType):
-        names = [type_name(part) for part in get_args(hint)]
+        names = [_type_name(part) for part in get_args(hint)]
         return " or ".join(name for name in names if name) if all(names) else None
     if get_args(hint) and get_origin(hint) is not list and all(isinstance(value, str) for value in get_args(hint)):
         return f"one of {', '.join(get_args(hint))}"

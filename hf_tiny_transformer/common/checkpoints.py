@@ -6,7 +6,6 @@ it ran or not, models and tokenizers are returned without the fields that name i
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import shutil
@@ -16,7 +15,6 @@ from typing import Any
 import torch
 import transformers
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from . import foreign_code
@@ -24,13 +22,9 @@ from .errors import UserError, first_line, one_line
 from .files import read_json
 
 UNLIMITED = 10**9  # tokens, where nothing limits the length of a text
-WEIGHTS_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
+WEIGHTS_FILE = "model.safetensors"
 TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.txt",
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt"),
 )
 _HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 _ADVICE = "save the model there again with save_pretrained"
@@ -58,15 +52,10 @@ def read_config_json(source: str | Path, flag: str = "--model") -> dict[str, Any
 def read_config(
     source: str | Path, *, flag: str = "--model", trust_remote_code: bool = False, **changes: Any
 ) -> PreTrainedConfig:
-    """Return the config of a directory or Hub model.
+    """Return the config of a directory or Hub model, with the fields `changes`.
 
-    A trusted config keeps the names of the model's own code, which `load_model` needs and then removes.
-
-    Args:
-        source: A directory or Hub id.
-        flag: The flag that named it, for error messages.
-        trust_remote_code: Whether the user allowed the model's own code.
-        changes: Fields to set.
+    A trusted config keeps the names of the model's own code, which `load_model` needs and then removes. `flag`, here
+    and below, is the flag that named the model; errors begin with it.
 
     Raises:
         UserError: The config is missing or invalid, or the Hub cannot be reached.
@@ -108,12 +97,6 @@ def read_tokenizer(
 
     A tokenizer without a padding token pads with its end token, and `config.pad_token_id` is set where it is missing.
 
-    Args:
-        source: A directory or Hub id.
-        config: The model's config.
-        flag: The flag that named it, for error messages.
-        trust_remote_code: Whether the user allowed the model's own code.
-
     Raises:
         UserError: The tokenizer is missing or unreadable, has no token to pad with, or has more tokens than the model.
     """
@@ -122,19 +105,16 @@ def read_tokenizer(
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
         vocabulary = tokenizer.get_vocab()
     except Exception as error:  # tokenizers raises bare exceptions
-        raise UserError(
-            f"{where}: its tokenizer cannot be read ({one_line(error, 200)}); save it there again"
-        ) from None
+        problem = f"its tokenizer cannot be read ({one_line(error, 200)})"
+        raise UserError(f"{where}: {problem}; save it there again") from None
     foreign_code.strip_loaded(source, tokenizer=tokenizer)
     if len(vocabulary) <= len(tokenizer.all_special_tokens):
         # Without tokenizer files transformers builds an empty tokenizer of the config's kind, without a message.
         raise UserError(f"{where}: holds no tokenizer (tokenizer.json); save the model's tokenizer there")
-    size = getattr(config, "vocab_size", None)
-    if size is not None and max(vocabulary.values()) >= size:
-        raise UserError(
-            f"{where}: the tokenizer's highest id is {max(vocabulary.values())}, but vocab_size in config.json is "
-            f"{size}; save the tokenizer that belongs to the model"
-        )
+    size, highest = getattr(config, "vocab_size", None), max(vocabulary.values())
+    if size is not None and highest >= size:
+        problem = f"the tokenizer's highest id is {highest}, but vocab_size in config.json is {size}"
+        raise UserError(f"{where}: {problem}; save the tokenizer that belongs to the model")
     if tokenizer.pad_token is None:  # GPT-like models: padding is masked, so that any token will do
         if tokenizer.eos_token is None:
             raise UserError(f"{where}: its tokenizer has no pad_token; set one in tokenizer_config.json")
@@ -164,12 +144,12 @@ def load_model(
         source: A directory or Hub id.
         model_class: An Auto class or a model class.
         config: The model's config, possibly changed.
-        flag: The flag that named it, for error messages.
+        flag: As in `read_config`.
         new_head: Allow weights outside the trunk to be missing or of another shape; they are initialised from `seed`
             and named in the log.
         from_scratch: Initialise all weights from `seed` and read none.
         exact: Refuse weights that the model does not have.
-        seed: Of the fresh weights.
+        seed: Of new weights.
         dtype: Of the weights; "auto" keeps the dtype of the files.
         trust_remote_code: Whether the user allowed the model's own code.
         options: More arguments of `from_pretrained`, such as `attn_implementation`.
@@ -240,35 +220,12 @@ def usable_length(
     return wanted or min(default, limit)
 
 
-def copy_tokenizer_files(source: str | Path, target: str | Path) -> list[str]:
-    """Copy the tokenizer files of a model directory into another, without names of foreign code; return their names."""
-    names = [name for name in TOKENIZER_FILES if (Path(source) / name).is_file()]
-    for name in names:
-        shutil.copyfile(Path(source) / name, Path(target) / name)
-    foreign_code.strip_files(Path(target), source)
-    return names
-
-
-def read_tensors(directory: Path) -> dict[str, torch.Tensor]:
-    """Return all tensors of a model directory by their names in the file.
-
-    Raises:
-        UserError: There are no safetensors, or a file is truncated or corrupt.
-    """
-    files = [directory / WEIGHTS_FILE]
-    index = directory / INDEX_FILE
-    if index.is_file() and not files[0].is_file():
-        shards = read_json(index, _ADVICE).get("weight_map")
-        if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
-            raise UserError(f"{index}: has no weight_map; {_ADVICE}")
-        files = [directory / Path(name).name for name in sorted(set(shards.values()))]
-    tensors: dict[str, torch.Tensor] = {}
-    for file in files:
-        try:
-            tensors.update(load_file(file))
-        except (SafetensorError, OSError, ValueError, json.JSONDecodeError) as error:
-            raise _weights_error(directory, error) from None
-    return tensors
+def copy_tokenizer_files(source: Path, target: Path) -> None:
+    """Copy the tokenizer files of a model directory into another, without names of foreign code."""
+    for name in TOKENIZER_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
+    foreign_code.strip_files(target, source)
 
 
 def _check_weights(where: str, model: PreTrainedModel, info: dict[str, Any], *, new_head: bool) -> list[str]:
@@ -297,7 +254,7 @@ def _check_weights(where: str, model: PreTrainedModel, info: dict[str, Any], *, 
     return sorted([*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])])
 
 
-def _weights_error(source: str | Path, error: Exception, flag: str = "--model") -> UserError:
+def _weights_error(source: str | Path, error: Exception, flag: str) -> UserError:
     directory = Path(source)
     if directory.is_dir() and not any(directory.glob("*.safetensors")):
         what = "only safetensors are read; convert the .bin weights" if any(directory.glob("*.bin")) else _ADVICE

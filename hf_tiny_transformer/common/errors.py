@@ -40,16 +40,10 @@ class TerminatedError(RunError):
 
 
 def run_command(main: Callable[[], None]) -> int:
-    """Run a command and turn its errors into exit statuses.
+    """Run a command and return its exit status.
 
     A `RunError` prints one line on stderr and gives its own status; Ctrl-C gives 130. Any other exception is a bug and
     keeps its traceback.
-
-    Args:
-        main: The command.
-
-    Returns:
-        The exit status.
     """
     try:
         main()
@@ -62,26 +56,19 @@ def run_command(main: Callable[[], None]) -> int:
     return 0
 
 
-def one_line(error: BaseException, limit: int | None = None) -> str:
-    """Return an exception's message on one line, or its type's name where the message is empty.
-
-    Args:
-        error: Any exception.
-        limit: Characters after which the message is cut.
-    """
+def one_line(error: BaseException, limit: int = sys.maxsize) -> str:
+    """Return an exception's message on one line of at most `limit` characters, or its type's name if it is empty."""
     text = " ".join(str(error).split()) or type(error).__name__
-    return text if limit is None or len(text) <= limit else f"{text[:limit]}..."
+    return text if len(text) <= limit else f"{text[:limit]}..."
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an exception's message, or its type's name where the message is empty."""
+    """Return the first line of an exception's message, or its type's name if the message is empty."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def suggestion(name: str, known: Sequence[str]) -> str:
     """Return ` (did you mean X?)` for the closest known name, or nothing."""
-    close = difflib.get_close_matches(name.replace("-", "_"), [k.replace("-", "_") for k in known], n=1, cutoff=0.6)
-    if not close:
-        return ""
-    found = next(k for k in known if k.replace("-", "_") == close[0])
-    return f" (did you mean {found}?)"
+    spellings = {each.replace("-", "_"): each for each in known}
+    close = difflib.get_close_matches(name.replace("-", "_"), spellings, n=1)
+    return f" (did you mean {spellings[close[0]]}?)" if close else ""

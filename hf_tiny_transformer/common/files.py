@@ -20,12 +20,6 @@ def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield an empty directory that becomes `path` by one rename; on any error it is removed.
 
     Readers never see a half-written directory. An existing `path` is replaced only at the very end.
-
-    Args:
-        path: The directory to write.
-
-    Yields:
-        The staging directory beside `path`.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -36,7 +30,8 @@ def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
         for file in staging.rglob("*"):
             if file.is_file():
                 file.chmod(0o644)  # safetensors writes 0600, which a model server could not read
-                _flush_to_disk(file)
+                with file.open("rb") as stream:
+                    os.fsync(stream.fileno())
         if path.exists():
             retired = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
             os.rename(path, retired / path.name)
@@ -54,12 +49,6 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """Yield a binary stream whose content becomes `path` by one rename; on any error it is removed.
 
     `path` holds either its old or its complete new content, even if several processes write it.
-
-    Args:
-        path: The file to write.
-
-    Yields:
-        The stream.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -88,11 +77,7 @@ def atomic_write_json(path: str | os.PathLike[str], value: Any) -> None:
 
 
 def read_json(path: Path, advice: str) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Args:
-        path: The file.
-        advice: What the user should do if it cannot be read.
+    """Read a JSON object; `advice` is what the user should do if it cannot be read.
 
     Raises:
         UserError: The file is missing, unreadable, or holds something other than a JSON object.
@@ -121,12 +106,7 @@ def cache_root() -> Path:
 
 
 def cache_entry(kind: str, settings: Any) -> Path:
-    """Return the cache path of a result.
-
-    Args:
-        kind: A folder under `cache_root`.
-        settings: Everything the result depends on, serialisable as JSON.
-    """
+    """Return the cache path, in the folder `kind`, of a result that depends on `settings` (of JSON types)."""
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:24]
     return cache_root() / kind / key
 
@@ -135,27 +115,22 @@ def require_free_output(path: str | os.PathLike[str]) -> Path:
     """Return `path` if a new run may write there; existing files are never overwritten.
 
     Raises:
-        UserError: `path` is a file or a directory that is not empty.
+        UserError: `path` is a file, a directory that is not empty, or in a place that is not writable.
     """
     path = Path(path)
     if path.exists() and not path.is_dir():
         raise UserError(f"--output {path}: is a file; name a directory")
-    if path.is_dir() and any(path.iterdir()):
-        names = ", ".join(sorted(entry.name for entry in path.iterdir())[:3])
+    if path.is_dir() and (names := sorted(entry.name for entry in path.iterdir())):
         raise UserError(
-            f"--output {path}: is not empty ({names}, ...); name a new directory, remove this one, or continue its run "
-            "with --resume"
+            f"--output {path}: is not empty ({', '.join(names[:3])}, ...); name a new directory, remove this one, or "
+            "continue its run with --resume"
         )
     require_writable_parent("--output", path)
     return path
 
 
 def require_writable_parent(flag: str, path: Path) -> None:
-    """Check that `path` can be created.
-
-    Args:
-        flag: The flag that named the path.
-        path: A file or directory that need not exist.
+    """Check that `path`, which `flag` named, can be created.
 
     Raises:
         UserError: A parent is a file, or it is not writable.
@@ -165,11 +140,3 @@ def require_writable_parent(flag: str, path: Path) -> None:
         raise UserError(f"{flag} {path}: {existing} is a file, not a directory; name another path")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise UserError(f"{flag} {path}: no permission to write in {existing}; name another path")
-
-
-def _flush_to_disk(file: Path) -> None:
-    descriptor = os.open(file, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -30,15 +30,9 @@ def own_auto_map(model_type: Any) -> dict[str, str]:
 
 
 def strip(content: Any, own: dict[str, str] | None = None, where: str = "") -> list[str]:
-    """Remove, in place, the fields that name code from parsed JSON or from an object's `vars`.
+    """Remove, in place, the fields that name code from parsed JSON or from an object's `vars`; return their names.
 
-    Args:
-        content: A dictionary or list.
-        own: The auto_map that is kept at the top level.
-        where: Prefix of the returned names.
-
-    Returns:
-        The names of the removed fields, with dots where they are nested.
+    `own` is the auto_map that is kept at the top level. Nested names have dots, and start with `where`.
     """
     removed = []
     for name, value in list(content.items() if isinstance(content, dict) else enumerate(content)):
@@ -93,7 +87,7 @@ def find(directory: Path) -> str | None:
         place = file.relative_to(directory)
         if place.parts[0] == KEPT_LOCALLY:
             continue
-        if file.suffix.lower() in CODE_SUFFIXES and not is_own_file(file):
+        if file.suffix.lower() in CODE_SUFFIXES and not _is_own_file(file):
             return f"{place}: is not code of this package; remove it, or save the model again"
         if file.suffix == ".json":
             content = _read(file)
@@ -102,7 +96,7 @@ def find(directory: Path) -> str | None:
     return None
 
 
-def is_own_file(file: Path) -> bool:
+def _is_own_file(file: Path) -> bool:
     """Return whether a file of code is, byte by byte, this package's file of that name."""
     own = PACKAGE / file.name
     return own.is_file() and own.read_bytes() == file.read_bytes()
@@ -131,9 +125,7 @@ def _read(file: Path) -> Any:
 
 def _report(source: str | Path, name: str, removed: list[str]) -> None:
     for field in removed:
-        _report_once(str(source), name, field)
+        _say_once(f"{source}: {name}: {field} names foreign code; removed")
 
 
-@cache
-def _report_once(source: str, name: str, field: str) -> None:
-    say(f"{source}: {name}: {field} names foreign code; removed")
+_say_once = cache(say)

@@ -13,12 +13,9 @@ STYLE = Path(__file__).parent / "page.css"
 
 
 def render_page(template: Path, title: str, data: Any) -> str:
-    """Fill in {{title}}, {{style}} and {{data}} of a template.
+    """Fill in {{title}}, {{style}} and, as JSON for a script element, {{data}} of an HTML file.
 
-    Args:
-        template: An HTML file.
-        title: The page's title.
-        data: A value for a JSON script element; "<" is escaped in it, so that no text can end the element.
+    "<" is escaped in the data, so that no text can end the element.
     """
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     page = template.read_text(encoding="utf-8")

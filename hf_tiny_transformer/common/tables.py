@@ -11,6 +11,7 @@ import gzip
 import io
 import json
 import lzma
+import math
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +25,7 @@ DELIMITERS = {".csv": ",", ".tsv": "\t"}
 FORMATS = (".txt", ".csv", ".tsv", ".jsonl", ".parquet")
 COMPRESSED: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.LZMAFile}
 BYTE_ORDER_MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
+DAMAGE = (OSError, EOFError, UnicodeError, zlib.error, lzma.LZMAError)
 PROBE = 8192  # bytes read to distinguish text from binary data
 LONGEST_FIELD = 2**24  # characters of a quoted field; beyond that its closing quote is missing
 TEXT_COLUMN = "text"  # the only column of a .txt file
@@ -64,12 +66,8 @@ class TextFile:
             self.size = path.stat().st_size
             probe = self._binary().read(PROBE)
             self._raw.seek(0)
-        except FileNotFoundError:
-            raise UserError(f"{self.where}: no such file; check the path") from None
-        except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
-            raise UserError(
-                f"{self.where}: cannot be read ({_reason(error)}); check the file and its permissions"
-            ) from None
+        except DAMAGE as error:
+            raise _unreadable(self.where, error) from None
         self.encoding = BYTE_ORDER_MARKS.get(probe[:2], "utf-8-sig")
         if b"\0" in probe and self.encoding == "utf-8-sig":
             raise UserError(f"{self.where}: is binary, not text; name a text file")
@@ -83,7 +81,7 @@ class TextFile:
         """Iterate over numbered lines with their ends; bytes that are not UTF-8 become lone surrogates.
 
         Args:
-            newline: As in `open`: None ends a line at \\n, \\r or \\r\\n; "" keeps them for a CSV reader.
+            newline: As in `open`: None accepts all line ends and makes them newlines; "" keeps them for a CSV reader.
 
         Raises:
             UserError: The file is damaged.
@@ -93,10 +91,8 @@ class TextFile:
             with io.TextIOWrapper(self._binary(), self.encoding, "surrogateescape", newline=newline) as stream:
                 for number, line in enumerate(stream, start=1):
                     yield number, line
-        except (OSError, EOFError, UnicodeError, zlib.error, lzma.LZMAError) as error:
-            raise UserError(
-                f"{self.where}: damaged after line {number} ({_reason(error)}); copy the file again"
-            ) from None
+        except DAMAGE as error:
+            raise _unreadable(self.where, error, f"damaged after line {number}") from None
 
     def _binary(self) -> IO[bytes]:
         opener = COMPRESSED.get(self.path.suffix.lower())
@@ -116,9 +112,10 @@ class TableFile:
     """
 
     def __init__(self, path: Path, columns: Sequence[str] | None = None, flag: str = "") -> None:
-        self.path, self.where = path, f"{flag} {path}".strip()
+        self.path, self.where, self.flag = path, f"{flag} {path}".strip(), flag
         self.format = file_format(path, FORMATS, flag)
-        self._text = None if self.format == ".parquet" else TextFile(path, flag)
+        self._row = 0  # of a .parquet file
+        self.columns: list[str] | None = None
         self.header = self._read_header()
         self.columns = list(self.header if columns is None else columns)
         for name in self.columns:
@@ -129,12 +126,12 @@ class TableFile:
     @property
     def size(self) -> int:
         """Bytes on disk; rows of a .parquet file."""
-        return self._parquet().metadata.num_rows if self._text is None else self._text.size
+        return self._parquet().metadata.num_rows if self.format == ".parquet" else self._text.size
 
     @property
     def position(self) -> int:
         """How much of `size` was read."""
-        return self._row if self._text is None else self._text.position
+        return self._row if self.format == ".parquet" else self._text.position
 
     def __iter__(self) -> Iterator[Record]:
         """Iterate over the rows; a bad row has an error instead of values.
@@ -142,12 +139,12 @@ class TableFile:
         Raises:
             UserError: The file is damaged.
         """
-        if self._text is None:
+        if self.format == ".parquet":
             return self._parquet_rows()
-        text = self._text = TextFile(self.path)
+        self._text = TextFile(self.path, self.flag)
         if self.format in DELIMITERS:
-            return self._csv_rows(text)
-        return self._json_rows(text) if self.format == ".jsonl" else self._lines(text)
+            return self._csv_rows()
+        return self._json_rows() if self.format == ".jsonl" else self._lines()
 
     def checked(self) -> Iterator[Record]:
         """Iterate over the rows.
@@ -166,23 +163,22 @@ class TableFile:
         return UserError(f"{place}: {problem}")
 
     def _read_header(self) -> list[str]:
-        if self._text is None:
+        if self.format == ".parquet":
             return list(self._parquet().schema_arrow.names)
+        self._text = TextFile(self.path, self.flag)
         if self.format == ".txt":
             return [TEXT_COLUMN]
-        text = TextFile(self.path)
         if self.format in DELIMITERS:
-            lines = (line for _, line in text.lines(newline=""))
+            lines = (line for _, line in self._text.lines(newline=""))
             return next(csv.reader(lines, delimiter=DELIMITERS[self.format]), [])
-        records = self._json_rows(text, anything=True)
-        return list(next((record.values for record in records if record.error is None), {}))
+        return list(next((record.values for record in self._json_rows() if record.error is None), {}))
 
-    def _lines(self, text: TextFile) -> Iterator[Record]:
-        for number, line in text.lines():
+    def _lines(self) -> Iterator[Record]:
+        for number, line in self._text.lines():
             yield _encodable(Record(number, {TEXT_COLUMN: line.removesuffix("\n")}))
 
-    def _json_rows(self, text: TextFile, anything: bool = False) -> Iterator[Record]:
-        for number, line in text.lines("\n"):
+    def _json_rows(self) -> Iterator[Record]:
+        for number, line in self._text.lines("\n"):
             if not line.strip():
                 continue
             try:
@@ -192,21 +188,21 @@ class TableFile:
                 continue
             if not isinstance(value, dict):
                 yield Record(number, error="is not a JSON object; each line must be one, like {...}")
-            elif anything:
+            elif self.columns is None:  # while the header is read
                 yield Record(number, value)
             elif missing := [name for name in self.columns if name not in value]:
                 yield Record(number, error=f"no field {missing[0]!r}; it has {', '.join(value) or 'none'}")
             else:
                 yield _encodable(Record(number, {name: value[name] for name in self.columns}))
 
-    def _csv_rows(self, text: TextFile) -> Iterator[Record]:
+    def _csv_rows(self) -> Iterator[Record]:
         """Read strictly; after a broken row, reading continues at the line after the one where it began.
 
         A missing quote then costs its own row, not all rows up to the next quote.
         """
         csv.field_size_limit(LONGEST_FIELD)  # of the whole process: set where it is needed
         places = {name: self.header.index(name) for name in self.columns}
-        lines, waiting = text.lines(newline=""), deque[tuple[int, str]]()
+        lines, waiting = self._text.lines(newline=""), deque[tuple[int, str]]()
         read: list[tuple[int, str]] = []
 
         def feed() -> Iterator[str]:
@@ -226,14 +222,13 @@ class TableFile:
                 waiting.extendleft(reversed(read[1:]))
                 reader = csv.reader(feed(), delimiter=DELIMITERS[self.format], strict=True)
                 continue
+            line, width = read[0][0], len(self.header)
             if not row or is_header:  # an empty line is no row
                 is_header = is_header and not row
-            elif len(row) != len(self.header):
-                yield Record(
-                    read[0][0], error=f"{len(row)} fields, but the header has {len(self.header)}; quote the text"
-                )
+            elif len(row) != width:
+                yield Record(line, error=f"{len(row)} fields, but the header has {width}; quote the text")
             else:
-                yield _encodable(Record(read[0][0], {name: row[place] for name, place in places.items()}))
+                yield _encodable(Record(line, {name: row[place] for name, place in places.items()}))
 
     def _parquet(self) -> Any:
         import pyarrow
@@ -241,10 +236,8 @@ class TableFile:
 
         try:
             return pyarrow.parquet.ParquetFile(self.path)
-        except FileNotFoundError:
-            raise UserError(f"{self.where}: no such file; check the path") from None
         except (pyarrow.ArrowException, OSError) as error:
-            raise UserError(f"{self.where}: is not a readable parquet file ({first_line(error)})") from None
+            raise _unreadable(self.where, error, "is not a readable parquet file") from None
 
     def _parquet_rows(self) -> Iterator[Record]:
         import pyarrow
@@ -256,18 +249,11 @@ class TableFile:
                     self._row += 1
                     yield Record(self._row, values)
         except (pyarrow.ArrowException, OSError) as error:
-            raise UserError(f"{self.where}: damaged after row {self._row} ({first_line(error)})") from None
-
-    _row = 0
+            raise _unreadable(self.where, error, f"damaged after row {self._row}") from None
 
 
 def read_lines(path: Path, flag: str = "", newline: str | None = None) -> Iterator[tuple[int, str]]:
-    """Iterate over numbered lines of text without their ends.
-
-    Args:
-        path: A text file, compressed or not.
-        flag: The flag that named it, for error messages.
-        newline: As in `TextFile.lines`.
+    """Iterate over numbered lines of text, as `TextFile.lines` does, without their ends.
 
     Raises:
         UserError: The file is unreadable, damaged, or not UTF-8; the message has the line.
@@ -281,22 +267,15 @@ def read_lines(path: Path, flag: str = "", newline: str | None = None) -> Iterat
 def file_format(path: Path, known: Sequence[str], flag: str = "") -> str:
     """Return the format that a file's name states, in lower case, without the suffix of a compression.
 
-    Args:
-        path: A file that need not exist.
-        known: The formats that are allowed.
-        flag: The flag that named it, for error messages.
-
     Raises:
         UserError: The format is not among `known`.
     """
     name = path.with_suffix("") if path.suffix.lower() in COMPRESSED else path
     suffix = name.suffix.lower()
-    if suffix not in known or (suffix == ".parquet" and name != path):
-        where = f"{flag} {path}".strip()
-        raise UserError(
-            f"{where}: unsupported format; expected {', '.join(known)} (text also with {', '.join(COMPRESSED)})"
-        )
-    return suffix
+    if suffix in known and (suffix != ".parquet" or name == path):
+        return suffix
+    formats = f"{', '.join(known)} (text also with {', '.join(COMPRESSED)})"
+    raise UserError(f"{flag} {path}: unsupported format; expected {formats}".strip())
 
 
 def parse_number(value: Any) -> float | None:
@@ -305,16 +284,7 @@ def parse_number(value: Any) -> float | None:
         parsed = float(value)
     except (TypeError, ValueError, OverflowError):
         return None
-    return None if isinstance(value, bool) or parsed - parsed != 0 else parsed
-
-
-def _encodable(record: Record) -> Record:
-    """Return the record, or an error if one of its texts cannot be written as UTF-8."""
-    for name, value in record.values.items():
-        for text in value if isinstance(value, list) else (value,):
-            if isinstance(text, str) and (problem := unicode_problem(text)) is not None:
-                return Record(record.line, error=problem if len(record.values) == 1 else f"column {name!r}: {problem}")
-    return record
+    return parsed if math.isfinite(parsed) and not isinstance(value, bool) else None
 
 
 def unicode_problem(text: str) -> str | None:
@@ -329,5 +299,17 @@ def unicode_problem(text: str) -> str | None:
     return None
 
 
-def _reason(error: BaseException) -> str:
-    return getattr(error, "strerror", None) or first_line(error)
+def _encodable(record: Record) -> Record:
+    """Return the record, or an error if one of its texts cannot be written as UTF-8."""
+    for name, value in record.values.items():
+        for text in value if isinstance(value, list) else (value,):
+            if isinstance(text, str) and (problem := unicode_problem(text)) is not None:
+                return Record(record.line, error=problem if len(record.values) == 1 else f"column {name!r}: {problem}")
+    return record
+
+
+def _unreadable(where: str, error: Exception, problem: str = "cannot be read") -> UserError:
+    if isinstance(error, FileNotFoundError):
+        return UserError(f"{where}: no such file; check the path")
+    reason = getattr(error, "strerror", None) or first_line(error)
+    return UserError(f"{where}: {problem} ({reason}); check the file and its permissions")

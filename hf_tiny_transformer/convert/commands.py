@@ -2,33 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from transformers import PreTrainedModel
 
-from ..common.arguments import CommandParser, build
+from ..common.arguments import CommandParser
 from ..common.errors import UserError
 from .stock import export_stock, import_stock
-
-
-@dataclass(frozen=True)
-class ExportSettings:
-    """Settings of `export`.
-
-    Args:
-        model: Directory of our model.
-        format: Format to write. "stock" is transformers' bert, modernbert or modernbert-decoder; "onnx" has the layout
-            of transformers.js.
-        output: New directory.
-        int8: Also write an ONNX file with 8-bit weights.
-    """
-
-    model: Path
-    format: Literal["stock", "onnx"]
-    output: Path
-    int8: bool = False
 
 
 def export(argv: list[str]) -> None:
@@ -38,20 +19,24 @@ def export(argv: list[str]) -> None:
         UserError: Bad arguments, or a model that cannot be exported.
     """
     parser = CommandParser("hf-tiny-transformer export", "Convert our model to one that needs none of our code.")
-    parser.add_settings(ExportSettings)
-    settings = build(ExportSettings, parser.parse(argv))
-    if settings.format == "stock":
-        if settings.int8:
+    parser.add_argument("--model", type=Path, required=True, help="Directory of our model.")
+    formats = (
+        '"stock" is transformers\' bert, modernbert or modernbert-decoder; "onnx" has the layout of transformers.js.'
+    )
+    parser.add_argument("--format", type=Literal["stock", "onnx"], required=True, help=f"Format to write. {formats}")
+    parser.add_argument("--output", type=Path, required=True, help="New directory.")
+    parser.add_argument("--int8", action="store_true", help="Also write an ONNX file with 8-bit weights.")
+    values = parser.parse(argv)
+    if values.format == "stock":
+        if values.int8:
             raise UserError("--int8 requires --format onnx")
-        _report(export_stock(settings.model, settings.output), settings.output)
+        _report(export_stock(values.model, values.output), values.output)
         return
     from .onnx import export_onnx  # needs the extra `export`
 
-    model, difference, error = export_onnx(settings.model, settings.output, int8=settings.int8)
-    _report(model, settings.output)
+    model, difference = export_onnx(values.model, values.output, int8=values.int8)
+    _report(model, values.output)
     print(f"largest difference between onnxruntime and torch: {difference:.1e}")
-    if error is not None:
-        print(f"error with 8-bit weights: {error:.2f} standard deviations of the output (root mean square)")
 
 
 def import_(argv: list[str]) -> None:

@@ -69,12 +69,11 @@ def to_stock(model: PreTrainedModel) -> PreTrainedModel:
     texts are padded with that token, as tokenizers do.
 
     Raises:
-        UserError: Stock has no such class, or cannot express a setting.
+        UserError: As of `stock_config`.
     """
-    if type(model) not in STOCK_CLASSES:
-        raise UserError(f"{type(model).__name__} has no stock class")
+    config = stock_config(model)
     stock_class = STOCK_CLASSES[type(model)]
-    stock = stock_class(stock_config(model)).to(model.dtype).eval()
+    stock = stock_class(config).to(model.dtype).eval()
     weights = stock_weights(model, model.state_dict())
     if stock_class is ModernBertDecoderForSequenceClassification:
         # in stock, one field gives both layers of the head a bias; our first layer has none
@@ -105,8 +104,10 @@ def stock_config(model: PreTrainedModel) -> ModernBertConfig | ModernBertDecoder
     """Return the stock config of the same function.
 
     Raises:
-        UserError: Stock cannot express a setting; the message names it.
+        UserError: Stock has no such class, or cannot express a setting; the message names it.
     """
+    if type(model) not in STOCK_CLASSES:
+        raise UserError(f"{type(model).__name__} has no stock class")
     config = model.config
     if config.position_embedding_type != "rotary":
         raise UserError(
@@ -121,7 +122,8 @@ def stock_config(model: PreTrainedModel) -> ModernBertConfig | ModernBertDecoder
         "rope_parameters": {"full_attention": rope, "sliding_attention": dict(rope)},
         **(_decoder_fields(model) if isinstance(config, TinyTransformerDecoderConfig) else _encoder_fields(model)),
     }
-    stock = STOCK_CLASSES[type(model)].config_class(**fields)
+    stock_class = STOCK_CLASSES[type(model)]
+    stock = stock_class.config_class(**fields, architectures=[stock_class.__name__])
     # for transformers 4, and for programs that read config.json themselves
     stock.global_attn_every_n_layers = 1
     stock.global_rope_theta = stock.local_rope_theta = rope["rope_theta"]

@@ -13,8 +13,7 @@ from ..common.files import atomic_directory, require_free_output
 from ..families import FAMILIES
 from ..modeling_bert import TinyTransformerBertPreTrainedModel
 from ..modeling_seq2seq import TinyTransformerSeq2SeqPreTrainedModel
-from .bert import config_to_stock, load_stock_bert, save_stock_bert, stock_class_of
-from .modernbert import STOCK_CLASSES, stock_config, to_stock
+from . import bert, modernbert
 
 NO_STOCK_SEQ2SEQ = (
     "no stock encoder-decoder computes the same function as Seq2Seq: T5 and T5Gemma have RMSNorm, Bart and mBart have "
@@ -28,8 +27,6 @@ def open_ours(source: Path) -> PreTrainedModel:
     Raises:
         UserError: It is not a checkpoint of ours, or its weights are not exactly those of the class.
     """
-    if not source.is_dir():
-        raise UserError(f"--model {source}: no such directory; name one that holds config.json")
     config = read_config(source)
     if type(config) not in FAMILIES:
         ours = ", ".join(config_class.model_type for config_class in FAMILIES)
@@ -44,10 +41,12 @@ def import_stock(source: Path, output: Path) -> PreTrainedModel:
         UserError: `source` cannot be converted, or `output` is not empty.
     """
     require_free_output(output)
-    model = load_stock_bert(source, stock_class_of(source))
-    with atomic_directory(output) as staging:
-        model.save_pretrained(staging)
-        copy_tokenizer_files(source, staging)
+    names = bert.read_stock_config(source, "--from").architectures or []
+    if len(names) != 1 or names[0] not in bert.STOCK_ARCHITECTURES:
+        known = ", ".join(bert.STOCK_ARCHITECTURES)
+        raise UserError(f"{source / 'config.json'}: architectures is {names}; expected one of {known}")
+    model = bert.load_stock_bert(source, bert.STOCK_ARCHITECTURES[names[0]], flag="--from", exact=True)
+    _write(model, source, output)
     return model
 
 
@@ -59,31 +58,27 @@ def export_stock(source: Path, output: Path) -> PreTrainedModel:
     """
     require_free_output(output)
     model = open_ours(source)
-    if isinstance(model, TinyTransformerBertPreTrainedModel):
-        save_stock_bert(model, output, tokenizer_from=source)
-        return model
     if isinstance(model, TinyTransformerSeq2SeqPreTrainedModel):
         raise UserError(f"{source}: {NO_STOCK_SEQ2SEQ}")
     try:
-        stock = to_stock(model)
+        stock = (bert if isinstance(model, TinyTransformerBertPreTrainedModel) else modernbert).to_stock(model)
     except UserError as error:
         raise UserError(f"{source / 'config.json'}: {error}") from None
-    with atomic_directory(output) as staging:
-        stock.save_pretrained(staging)
-        copy_tokenizer_files(source, staging)
+    _write(stock, source, output)
     return model
 
 
 def portable_config(model: PreTrainedModel) -> PreTrainedConfig:
     """Return the config for a program that computes the model in its own way: the stock one if possible, else ours."""
     try:
-        if isinstance(model, TinyTransformerBertPreTrainedModel):
-            config, name = config_to_stock(model.config), type(model).__name__.removeprefix("TinyTransformer")
-        else:
-            config, name = stock_config(model), STOCK_CLASSES[type(model)].__name__
+        return (bert if isinstance(model, TinyTransformerBertPreTrainedModel) else modernbert).stock_config(model)
     except UserError:
         config = copy.deepcopy(model.config)
         vars(config).pop("auto_map", None)  # its code is not stored there
         return config
-    config.architectures = [name]
-    return config
+
+
+def _write(model: PreTrainedModel, source: Path, output: Path) -> None:
+    with atomic_directory(output) as staging:
+        model.save_pretrained(staging)
+        copy_tokenizer_files(source, staging)

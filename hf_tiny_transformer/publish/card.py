@@ -15,10 +15,10 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from ..common import foreign_code
 from ..common.errors import RunError, UserError
 from ..common.files import atomic_write_json, atomic_write_text, read_json
+from .card_code import refused_code
 
 CARD_FILE = "README.md"
 FACTS_FILE = "training/card.json"  # the card's rows and figures, for `verify`
-SECTIONS = ("How to load", "Data", "Model", "Training", "Evaluation", "Intended use", "Limitations", "License")
 THIS_DIRECTORY = 'model_id = "."  # this directory'  # a line of the code in every card; push puts the Hub's name there
 TEMPLATE = Path(__file__).parent / "template.md"
 Row = tuple[str, ...]
@@ -70,8 +70,8 @@ class Card:
     Args:
         name: The model's name.
         summary: Markdown; what the model is.
-        code: Python that loads and uses the model; it contains the line `THIS_DIRECTORY`.
-        data: That section, as the next three.
+        code: Python that loads and uses the model, of the lines in `card_code`; one of them is `THIS_DIRECTORY`.
+        data: The section Data.
         model: Architecture, tokenizer and size.
         training: Recipe, time and energy.
         evaluation: Scores.
@@ -110,7 +110,7 @@ def write_card(directory: Path, card: Card) -> str:
     Raises:
         RunError: The code fails, or the directory has foreign code, which it would run; nothing is written.
     """
-    printed = run_code(card.code, directory)
+    printed = _run_code(card.code, directory)
     facts = {
         "rows": {title: [list(row) for row in section.rows] for title, section in card.sections.items()},
         "figures": [asdict(figure) for figure in card.figures],
@@ -149,30 +149,10 @@ def read_facts(directory: Path) -> tuple[list[Row], list[Figure]]:
     return rows, figures
 
 
-def run_code(code: str, directory: Path) -> str:
-    """Run a card's code in this process, in `directory`, and return what it prints.
-
-    Raises:
-        RunError: The code fails, or the directory has foreign code, which it would run.
-    """
-    if problem := foreign_code.find(directory):
-        raise RunError(f"no model card was written, because the code in it would run foreign code: {problem}")
-    printed = io.StringIO()
-    try:
-        with contextlib.chdir(directory), contextlib.redirect_stdout(printed):
-            exec(compile(code, "the card's code", "exec"), {"__name__": "__main__"})
-    except Exception as error:  # of any type: a card must not show code that fails
-        reason = f"{type(error).__name__}: {error}"
-        raise RunError(f"no model card was written, because the code in it fails ({reason})") from error
-    return printed.getvalue().strip()
-
-
 def escape(text: object, form: str = "text") -> str:
     """Return text from a user or a foreign file so that it is shown as it is, never read as Markdown or HTML.
 
-    Args:
-        text: The text, or a value to show.
-        form: Where it will be: "text" (also in a table), "code" between backticks, or a "block" between fences.
+    `form` is where it will be: "text" (also in a table), "code" between backticks, or a "block" between fences.
     """
     if form == "block":
         return str(text).replace("```", "'''").replace("\r", "\n")
@@ -184,7 +164,7 @@ def markdown_table(header: Row, rows: Sequence[Row]) -> str:
     """Return a Markdown table, its columns of numbers aligned to the right; nothing without a header."""
     if not header:
         return ""
-    columns = [[row[i] for row in rows] for i in range(len(header))]
+    columns = zip(*rows, strict=True) if rows else [()] * len(header)
     numeric = [
         bool(title and column) and all(map(_NUMBER.fullmatch, column))
         for title, column in zip(header, columns, strict=True)
@@ -196,6 +176,22 @@ def markdown_table(header: Row, rows: Sequence[Row]) -> str:
 def table_line(row: Row) -> str:
     """Return a row of a Markdown table; its cells are escaped, except one `word` of code."""
     return "| " + " | ".join(cell if _CODE.fullmatch(cell) else escape(cell) for cell in row) + " |"
+
+
+def _run_code(code: str, directory: Path) -> str:
+    """Run a card's code in this process, in `directory`, and return what it prints."""
+    if problem := foreign_code.find(directory):
+        raise RunError(f"no model card was written, because the code in it would run foreign code: {problem}")
+    if problem := refused_code(code):
+        raise RunError(f"no model card was written, because `verify` would not run its code: {problem}")
+    printed = io.StringIO()
+    try:
+        with contextlib.chdir(directory), contextlib.redirect_stdout(printed):
+            exec(compile(code, "the card's code", "exec"), {"__name__": "__main__"})
+    except Exception as error:  # of any type: a card must not show code that fails
+        reason = f"{type(error).__name__}: {error}"
+        raise RunError(f"no model card was written, because the code in it fails ({reason})") from error
+    return printed.getvalue().strip()
 
 
 def _metadata(card: Card) -> ModelCardData:

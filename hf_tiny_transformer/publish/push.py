@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, HfApi, constants, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
 from huggingface_hub.utils import disable_progress_bars, validate_repo_id
 
-from ..common.arguments import CommandParser, build
+from ..common.arguments import CommandParser
 from ..common.checkpoints import TOKENIZER_FILES
 from ..common.errors import RunError, UserError, one_line
 from .card import CARD_FILE, THIS_DIRECTORY, read_facts
@@ -24,23 +23,6 @@ RECORDS = (CARD_FILE, *(f"training/*.{kind}" for kind in ("json", "jsonl", "yaml
 COMMIT_MESSAGE = "Model, tokenizer, card and training log"
 
 
-@dataclass(frozen=True)
-class PushSettings:
-    """Settings of `push`.
-
-    Args:
-        model: Model directory.
-        repo: Repository on the Hub, NAME or OWNER/NAME. It is created if it does not exist.
-        private: Whether a new repository is private.
-        yes: Whether to upload. Without it, the files are only listed.
-    """
-
-    model: Path
-    repo: str
-    private: bool = False
-    yes: bool = False
-
-
 def main(argv: list[str]) -> None:
     """Run the command: verify, list the files, and with --yes upload them as one commit.
 
@@ -49,8 +31,12 @@ def main(argv: list[str]) -> None:
         RunError: The directory is not ready to be published, or the Hub rejects it.
     """
     parser = CommandParser("hf-tiny-transformer push", "Verify a model directory, then upload it to the Hub.")
-    parser.add_settings(PushSettings)
-    settings = build(PushSettings, parser.parse(argv))
+    parser.add_argument("--model", type=Path, required=True, help="Model directory.")
+    names = "NAME or OWNER/NAME. It is created if it does not exist."
+    parser.add_argument("--repo", type=str, required=True, help=f"Repository on the Hub, {names}")
+    parser.add_argument("--private", action="store_true", help="Whether a new repository is private.")
+    parser.add_argument("--yes", action="store_true", help="Whether to upload. Without it, the files are only listed.")
+    settings = parser.parse(argv)
     try:
         validate_repo_id(settings.repo)
     except HFValidationError as error:
@@ -90,15 +76,11 @@ def upload(files: dict[str, Path], repo: str, *, private: bool) -> str:
         full_name = api.create_repo(repo, private=private or None, exist_ok=True).repo_id
         if private and not api.model_info(full_name).private:
             raise RunError(f"--private: {full_name} exists and is public; make it private on the Hub, or name another")
-        operations = [CommitOperationAdd(name, _content(name, file, full_name)) for name, file in files.items()]
+        contents: dict[str, Path | bytes] = dict(files)
+        card = files[CARD_FILE].read_text(encoding="utf-8")
+        contents[CARD_FILE] = card.replace(THIS_DIRECTORY, f'model_id = "{full_name}"').encode()
+        operations = [CommitOperationAdd(name, content) for name, content in contents.items()]
         return api.create_commit(full_name, operations, commit_message=COMMIT_MESSAGE).commit_url
-
-
-def _content(name: str, file: Path, repo: str) -> Path | bytes:
-    """Return the file, or the card with the model's name on the Hub instead of its directory."""
-    if name != CARD_FILE:
-        return file
-    return file.read_text(encoding="utf-8").replace(THIS_DIRECTORY, f'model_id = "{repo}"').encode()
 
 
 def _require_connection() -> None:
@@ -118,12 +100,9 @@ def _hub_errors(repo: str = "") -> Iterator[None]:
         yield
     except HfHubHTTPError as error:
         status = error.response.status_code
-        if status == 401:
-            raise UserError(
-                "the Hub does not know this token; log in again with `hf auth login`, or correct HF_TOKEN"
-            ) from None
-        if status == 403:
-            raise UserError(f"{name}this token has no write access; use another token or another name") from None
+        if status in (401, 403):
+            problem = "the Hub does not know this token" if status == 401 else "this token has no write access"
+            raise UserError(f"{name}{problem}; log in with `hf auth login`, or correct HF_TOKEN") from None
         raise RunError(f"{name}the Hub answered {status} ({error.server_message or error}); try again later") from None
     except ValueError as error:  # the Hub rejects the metadata of the card
         raise RunError(f"{name}the Hub rejects the model ({one_line(error)}); correct {CARD_FILE}") from None

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCard
-from safetensors import SafetensorError, safe_open
 
 from ..common import foreign_code
 from ..common.arguments import CommandParser
@@ -22,7 +21,7 @@ from ..common.checkpoints import read_config_json
 from ..common.errors import RunError, UserError, one_line
 from ..common.files import read_json
 from . import open_everywhere
-from .card import CARD_FILE, FACTS_FILE, SECTIONS, THIS_DIRECTORY, Figure, read_facts, table_line
+from .card import CARD_FILE, FACTS_FILE, THIS_DIRECTORY, Figure, read_facts, table_line
 from .card_code import refused_code
 
 PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib"}
@@ -70,9 +69,7 @@ def require_verified(directory: Path) -> None:
         print(f"{finding.check}: " + ("ok" if finding.problem is None else f"FAILED: {finding.problem}"), flush=True)
         failed += finding.problem is not None
     if failed:
-        raise RunError(
-            f"{directory}: {failed} check{'s' * (failed > 1)} failed; the model is not ready to be published"
-        )
+        raise RunError(f"{directory}: checks failed: {failed}; the model is not ready to be published")
 
 
 def verify(directory: Path) -> Iterator[Finding]:
@@ -83,7 +80,6 @@ def verify(directory: Path) -> Iterator[Finding]:
     """
     read_config_json(directory, "verify")
     yield _finding("no pickle", _pickles, directory)
-    yield _finding("weights in safetensors", _weights, directory)
     yield (code := _finding("no foreign code", foreign_code.find, directory))
     with tempfile.TemporaryDirectory() as scratch:
         if code.problem is None:
@@ -91,7 +87,6 @@ def verify(directory: Path) -> Iterator[Finding]:
         card, problem = _read_card(directory)
         yield Finding("card: metadata", problem)
         if card is not None:
-            yield _finding("card: sections", _sections, card)
             yield _finding("card: figures", _figures, card, directory)
             if code.problem is None:
                 yield _finding("card: code runs", _code, card, directory, scratch)
@@ -101,10 +96,8 @@ def verify(directory: Path) -> Iterator[Finding]:
 def run_apart(arguments: list[str], directory: Path, scratch: str) -> tuple[bool, str]:
     """Run Python in a model directory as a user of the model would: without this package and without a network.
 
-    Transformers copies the model's code to `scratch`.
-
-    Returns:
-        Whether it succeeded, and its output or the last line of its error.
+    Transformers copies the model's code to `scratch`. Return whether it succeeded, and its output or the last line of
+    its error.
     """
     done = subprocess.run(
         [sys.executable, "-P", *arguments],  # -P: do not import attention.py and others from the model directory
@@ -137,19 +130,6 @@ def _pickles(directory: Path) -> str | None:
     return f"{len(found)} files (first: {found[0]}); remove them, or save them as safetensors" if found else None
 
 
-def _weights(directory: Path) -> str | None:
-    files = sorted(directory.glob("*.safetensors"))
-    if not files:
-        return "no *.safetensors file; save the model with save_pretrained"
-    for file in files:
-        try:
-            with safe_open(file, framework="pt") as weights:
-                weights.keys()
-        except SafetensorError as error:
-            return f"{file.name}: truncated or corrupt ({error}); save the model again"
-    return None
-
-
 def _open_everywhere(directory: Path, scratch: str) -> Iterator[Finding]:
     succeeded, printed = run_apart([open_everywhere.__file__, "."], directory, scratch)
     if not succeeded:
@@ -174,12 +154,6 @@ def _read_card(directory: Path) -> tuple[ModelCard | None, str | None]:
     if not card.data.eval_results:
         missing.append("model-index")
     return card, f"{CARD_FILE} has no {', '.join(missing)}; add it between the --- lines" if missing else None
-
-
-def _sections(card: ModelCard) -> str | None:
-    headings = {line.removeprefix("## ").strip() for line in card.text.splitlines() if line.startswith("## ")}
-    missing = [section for section in SECTIONS if section not in headings]
-    return f"{CARD_FILE} has no section {', '.join(missing)}; write it" if missing else None
 
 
 def _figures(card: ModelCard, directory: Path) -> str | None:
@@ -217,7 +191,7 @@ def _code(card: ModelCard, directory: Path, scratch: str) -> str | None:
     if match is None or THIS_DIRECTORY not in match[1]:
         return f"{CARD_FILE}: its first ```python block must load the model and contain the line {THIS_DIRECTORY}"
     if problem := refused_code(match[1]):
-        return f"not run: the first ```python block of {CARD_FILE}, {problem}; write it as our commands do"
+        return f"not run: in the first ```python block of {CARD_FILE}, {problem}; restore it"
     succeeded, printed = run_apart(["-c", match[1]], directory, scratch)
     return None if succeeded else f"{printed}; correct the first ```python block of {CARD_FILE}"
 

@@ -21,7 +21,6 @@ class Settings:
         device: Where to run.
         resume: Whether to continue.
         examples: Texts to show.
-        hidden: Has no flag.
     """
 
     runs: list[Path]
@@ -30,12 +29,11 @@ class Settings:
     device: Literal["cpu", "gpu"] = "cpu"
     resume: bool = False
     examples: list[str] = field(default_factory=lambda: ["a"])
-    hidden: int = 7
 
 
 def parse(*argv: str) -> Settings:
     parser = CommandParser("test", "A test.")
-    parser.add_settings(Settings, positional=["runs"], skip=["hidden"])
+    parser.add_settings(Settings, positional=["runs"])
     return build(Settings, parser.parse(argv))
 
 
@@ -57,7 +55,6 @@ def test_values_have_the_types_of_the_fields():
         (["x", "--learning-rate=1", "--device=tpu"], "--device tpu: must be one of cpu, gpu"),
         (["x", "--learning-rate"], "--learning_rate requires a value"),
         (["x", "--learning-rate=1", "--resume=maybe"], "--resume maybe: must be true or false"),
-        (["x", "--learning-rate=1", "--hidden=1"], "unknown argument --hidden=1"),
         (["x", "--learning=1"], "unknown argument --learning=1"),
     ],
 )
@@ -73,8 +70,8 @@ def test_help_comes_from_the_docstring(capsys):
         parse("--help")
     text = " ".join(capsys.readouterr().out.split())
     assert caught.value.code == 0
-    assert "Peak of the schedule. (required)" in text and "Steps to train. (default: null)" in text
-    assert "<class" not in text and "hidden" not in text
+    assert "Peak of the schedule. (required)" in text and "Where to run. (default: cpu)" in text
+    assert "<class" not in text and "null" not in text
 
 
 def test_a_suggestion_is_close():

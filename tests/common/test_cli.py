@@ -14,7 +14,7 @@ from hf_tiny_transformer.common.errors import DivergedError, RunError, Terminate
 def test_help_lists_every_command(capsys):
     assert run("--help") == run() == 0
     printed = capsys.readouterr().out
-    for command, (_, text, _) in cli.COMMANDS.items():
+    for command, (_, text) in cli.COMMANDS.items():
         assert any(line.split(maxsplit=1) == [command, text] for line in printed.splitlines())
     assert run("--version") == 0
     assert capsys.readouterr().out.strip() == version("hf-tiny-transformer")
@@ -35,10 +35,10 @@ def test_unknown_commands_get_a_suggestion(capsys):
 
 @pytest.mark.parametrize(("command", "extra"), [("verify", "train"), ("export", "export")])
 def test_a_missing_package_is_named_with_its_extra(command, extra, monkeypatch, capsys):
-    monkeypatch.setitem(cli.COMMANDS, command, ("no_such_package.module:main", "", extra))
+    monkeypatch.setitem(cli.COMMANDS, command, ("no_such_package.module:main", ""))
     error = fails(capsys, command)
     assert f"{command} requires no_such_package" in error and f"pip install 'hf-tiny-transformer[{extra}]'" in error
-    monkeypatch.setitem(cli.COMMANDS, command, ("hf_tiny_transformer.no_such_module:main", "", extra))
+    monkeypatch.setitem(cli.COMMANDS, command, ("hf_tiny_transformer.no_such_module:main", ""))
     with pytest.raises(ModuleNotFoundError):  # a bug keeps its traceback
         run(command)
 

@@ -58,7 +58,6 @@ def test_an_encoder_in_fp32_and_int8_as_transformers_js_wants_it(tmp_path: Path,
     assert export(tmp_path / "ours", tmp_path / "onnx", "--int8") == 0
     printed = capsys.readouterr()
     assert "largest difference between onnxruntime and torch: " in printed.out and not printed.err
-    assert float(printed.out.partition("with 8-bit weights: ")[2].split()[0]) < 0.1
     assert {str(file.relative_to(tmp_path / "onnx")) for file in (tmp_path / "onnx").rglob("*") if file.is_file()} == {
         *("config.json", "tokenizer.json", "tokenizer_config.json"),
         *("onnx/model.onnx", "onnx/model_quantized.onnx"),
@@ -130,7 +129,7 @@ def test_what_does_not_compute_the_same_is_not_written(tmp_path: Path, capsys, m
     write_ours(tmp_path / "ours", "Encoder", "Model")
     monkeypatch.setattr(onnx_export, "_write_graph", lambda graph, file, source: file.touch())
     for difference in (2e-4, float("nan")):
-        monkeypatch.setattr(onnx_export, "compare", lambda graph, file, found=difference: (found, found))
+        monkeypatch.setattr(onnx_export, "compare", lambda graph, file, found=difference: found)
         assert "differ from torch's by" in refused(tmp_path / "ours", tmp_path / "onnx", capsys)
     assert [place.name for place in tmp_path.iterdir()] == ["ours"]
 

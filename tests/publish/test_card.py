@@ -38,21 +38,27 @@ def test_a_card_states_what_it_is_given(published):
 
 
 def test_a_card_without_license_and_tables(tmp_path):
-    assert write_card(tmp_path, make_card(code="print(1)", data=Section("Some text."), metadata={})) == "1"
+    code = "from transformers import pipeline"
+    assert write_card(tmp_path, make_card(code=code, data=Section("Some text."), metadata={})) == ""
     text = (tmp_path / "README.md").read_text()
     assert "No license is stated." in text and "## Data\n\nSome text.\n\n## Model" in text
     assert "trust_remote_code" not in text
 
 
-@pytest.mark.parametrize("foreign", [False, True])
-def test_code_that_fails_or_would_run_foreign_code_leaves_no_card(foreign, tmp_path):
-    code = "print(no_such_name)"
-    if foreign:
-        (tmp_path / "payload.py").touch()
-        code = "open('it-ran', 'w')"
-    with pytest.raises(RunError, match="foreign code: payload.py" if foreign else "NameError"):
+@pytest.mark.parametrize(
+    ("code", "files", "problem"),
+    [
+        ("print(pipe('x'))", [], "NameError"),
+        ("open('it-ran', 'w')", [], "would not run its code"),
+        ("print(pipe('x'))", ["payload.py"], "foreign code: payload.py"),
+    ],
+)
+def test_code_that_fails_or_is_not_known_or_would_run_foreign_code_leaves_no_card(code, files, problem, tmp_path):
+    for name in files:
+        (tmp_path / name).touch()
+    with pytest.raises(RunError, match=problem):
         write_card(tmp_path, make_card(code=code))
-    assert [path.name for path in tmp_path.iterdir()] == ["payload.py"] * foreign
+    assert [path.name for path in tmp_path.iterdir()] == files
 
 
 INJECTED = "evil <script>alert(1)</script> ](javascript:x) | `\n## License\nnone"
@@ -61,7 +67,7 @@ INJECTED = "evil <script>alert(1)</script> ](javascript:x) | `\n## License\nnone
 def test_names_in_a_card_stay_names(tmp_path):
     """Whatever a user or a foreign file calls a model, a column or a label."""
     section = Section(escape(INJECTED), (INJECTED, "x"), [(INJECTED, "1")])
-    card = make_card(name=INJECTED, code=f"print({INJECTED!r})", data=section, dataset={"name": INJECTED, "type": "x"})
+    card = make_card(name=INJECTED, code="", data=section, dataset={"name": INJECTED, "type": "x"})
     write_card(tmp_path, card)
     written = ModelCard((tmp_path / "README.md").read_text())
     assert written.data.eval_results[0].dataset_name == INJECTED

@@ -82,7 +82,7 @@ def test_nothing_is_uploaded_that_is_not_ready(copy, monkeypatch, opened, capsys
     monkeypatch.setattr("hf_tiny_transformer.publish.push.upload", lambda *_, **__: pytest.fail("uploaded"))
     assert run("push", "--model", copy, "--repo", "mine") == 1
     captured = capsys.readouterr()
-    assert "no pickle: FAILED: 1 files (first: state.pt)" in captured.out and "1 check failed" in captured.err
+    assert "no pickle: FAILED: 1 files (first: state.pt)" in captured.out and "checks failed: 1;" in captured.err
 
 
 def test_bad_arguments_are_one_line(capsys):

@@ -8,6 +8,7 @@ from cards import edit, failures
 from commands import fails, run
 
 from hf_tiny_transformer.publish import push, verify
+from hf_tiny_transformer.publish.card import THIS_DIRECTORY
 from hf_tiny_transformer.publish.card_code import refused_code
 
 
@@ -21,14 +22,14 @@ def test_a_written_model_is_ready_to_be_published(published, capsys):
     assert {line for line in lines if line.startswith("opens with AutoModel")} == {
         f"opens with {name}: ok" for name in auto_map if name != "AutoConfig"
     }
-    assert len(lines) > 12 and all(line.endswith(": ok") for line in lines)
+    assert len(lines) > 10 and all(line.endswith(": ok") for line in lines)
     assert {file: file.stat().st_mtime_ns for file in published.rglob("*")} == before
 
 
 @pytest.mark.slow
 def test_code_that_is_missing_or_fails_is_found(copy):
     (copy / "layers.py").unlink()
-    edit(copy / "README.md", 'guess["score"]', 'guess["no_such_key"]')
+    edit(copy / "README.md", "pipe = ", "model = AutoModelForNothing.from_pretrained(model_id)\npipe = ")
     found = failures(copy)
     assert found.pop("card: code runs")
     assert found and all(check.startswith("opens with AutoModel") for check in found)
@@ -43,7 +44,6 @@ TAMPERED = {
     "a file outside": ("training/card.json", '"results.json"', '"../results.json"', "card: figures"),
     "a pointer": ("training/card.json", "/losses/0", "/losses/1", "card: figures"),
     "the results": ("results.json", "0.71234567", "0.72", "card: figures"),
-    "a section": ("README.md", "## Limitations", "## Else", "card: sections"),
     "metadata": ("README.md", "library_name: transformers\n", "", "card: metadata"),
     "yaml": ("README.md", "library_name: ", "library_name: [", "card: metadata"),
     "model-index": ("README.md", "model-index:", "model-index: 5\nother:", "card: metadata"),
@@ -66,10 +66,10 @@ def test_damage_is_found(what, copy, opened):
     assert any(word in found[check] for word in (name, "README.md", "training/card.json", "state.pt"))
 
 
-def test_broken_and_missing_files_are_found(copy, opened):
+def test_broken_and_missing_files_are_found(copy):
     (copy / "model.safetensors").write_bytes((copy / "model.safetensors").read_bytes()[:-8])
     (copy / "README.md").unlink()
-    assert list(failures(copy)) == ["weights in safetensors", "card: metadata"]
+    assert "opens with AutoModel" in (found := failures(copy)) and "card: metadata" in found
 
 
 def change(file, **fields) -> None:
@@ -106,7 +106,7 @@ def test_nothing_runs_or_is_uploaded_where_there_is_foreign_code(what, copy, mon
     assert "no foreign code: FAILED" in capsys.readouterr().out
 
 
-OPEN = 'from transformers import pipeline, AutoModel\nmodel_id = "."\npipe = pipeline("fill-mask", model=model_id)\n'
+OPEN = f'from transformers import pipeline\n\n{THIS_DIRECTORY}\npipe = pipeline("fill-mask", model=model_id)\n'
 
 
 @pytest.mark.parametrize(
@@ -114,26 +114,22 @@ OPEN = 'from transformers import pipeline, AutoModel\nmodel_id = "."\npipe = pip
     [
         "import os",
         "from transformers import utils",
-        "eval('1')",
-        "pipe.__class__",
-        "pipe.model.save_pretrained('x')",
-        "pipeline('fill-mask', model='org/repo', trust_remote_code=True)",
-        "AutoModel.from_pretrained('org/repo', trust_remote_code=True)",
-        "AutoModel.from_pretrained(model_id, trust_remote_code=True, code_revision='x')",
-        "model_id = 'org/repo'",
-        "for model_id in ['org/repo']:\n    pipeline('fill-mask', model=model_id)",
-        "pipe.generate(custom_generate='org/repo', trust_remote_code=True)",
-        "pipe.generate(**{'custom_generate': 'org/repo'})",
-        "pipe.generate(**{k: v for k, v in [('custom_generate', 'org/repo')]})",
-        "print = pipeline",
-        "print('x', file='y')",
-        "lambda: 1",
-        "def f(): ...",
-        "(",
+        'pipe = pipeline("fill-mask", model="org/repo", trust_remote_code=True)',
+        'model = AutoModel.from_pretrained("org/repo", trust_remote_code=True)',
+        "model = AutoModel.from_pretrained(model_id, trust_remote_code=True, code_revision='x')",
+        'model_id = "org/repo"  # this directory',
+        "print(pipe('a', eval('1')))",
+        "print(pipe('a' + eval('1')))",
+        "print(pipe(f'{eval(1)}'))",
+        "print(pipe('a\\'))\neval('1')",
+        "print(pipe('a'))\reval('1')",
+        "print(pipe('''))\nprint(pipe('''))",
+        "print(pipe('a')); eval('1')",
     ],
 )
 def test_other_code_in_a_card_is_refused(line):
-    assert refused_code(OPEN) is None
+    for text in ("it's", 'a "b"', "a\\\n```", "both '\""):
+        assert refused_code(f"{OPEN}print(pipe({text!r}))\n") is None
     assert refused_code(OPEN + line + "\n") is not None
 
 
