@@ -6,6 +6,7 @@ import hashlib
 import json
 import random
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,19 +84,20 @@ def hold_out(train: Sequence[Example], groups: Sequence[int] | None = None) -> t
         train: The rows.
         groups: The group of each row; a group is never divided. None makes each row its own group.
     """
-    members: dict[int, list[int]] = {}
-    for row, group in enumerate(range(len(train)) if groups is None else groups):
-        members.setdefault(group, []).append(row)
-    order = list(members)
+    groups = range(len(train)) if groups is None else groups
+    order = list(dict.fromkeys(groups))
     random.Random(HELD_OUT_SEED).shuffle(order)
-    wanted = min(HELD_OUT_MOST, max(1, round(HELD_OUT_SHARE * len(train))))
+    sizes, wanted = Counter(groups), min(HELD_OUT_MOST, max(1, round(HELD_OUT_SHARE * len(train))))
     held_out: set[int] = set()
-    while order and len(held_out) < wanted:
-        held_out.update(members[order.pop(0)])
-    return (
-        [example for i, example in enumerate(train) if i not in held_out],
-        [example for i, example in enumerate(train) if i in held_out],
-    )
+    for group in order:
+        if wanted <= 0:
+            break
+        held_out.add(group)
+        wanted -= sizes[group]
+    parts: tuple[list[Example], list[Example]] = ([], [])
+    for example, group in zip(train, groups, strict=True):
+        parts[group in held_out].append(example)
+    return parts
 
 
 def find_splits(names: Iterable[str], origin: str) -> dict[str, str]:
@@ -132,7 +134,7 @@ def find_split_files(folder: Path, suffix: str = "") -> dict[str, Path]:
     """
     if not folder.is_dir():
         raise UserError(f"--data {folder}: no such folder; name the one that holds the train, dev and test files")
-    names = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name.endswith(suffix))
+    names = sorted(path.name for path in folder.glob(f"*{suffix}") if path.is_file())
     return {split: folder / name for split, name in find_splits(names, f"--data {folder}").items()}
 
 
@@ -144,8 +146,7 @@ def arrange(found: dict[str, list[Example]], hold_out: HoldOut = hold_out) -> Sp
     """
     if len(found) == 3:
         return Splits(found["train"], found["dev"], {"test": found["test"]})
-    train, validation = hold_out(found["train"])
-    return Splits(train, validation, {name: rows for name, rows in found.items() if name != "train"})
+    return Splits(*hold_out(found["train"]), {name: rows for name, rows in found.items() if name != "train"})
 
 
 def from_hub(read: Callable[..., Any], name: str, *arguments: Any, advice: str, **options: Any) -> Any:
