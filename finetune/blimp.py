@@ -15,7 +15,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import chain, islice
+from itertools import chain, groupby, islice
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal, NamedTuple
@@ -130,9 +130,20 @@ def main(argv: list[str]) -> None:
         "command": shlex.join([*PROGRAM.split(), *argv]),
         "seconds": round(seconds, 2),
     }
-    _write(output, results, files, scores)
+    fresh = " with fresh weights" if settings.from_scratch else ""
+    summary = f"{results['scored_by']}{fresh}, {count:,} pairs, {results['ties']} ties, {count / seconds:.0f} pairs/s"
+    with atomic_directory(output) as staging:
+        atomic_write_json(staging / "results.json", results)
+        title = f"# BLiMP: {percent(results['accuracy'])}\n\n`{escape(settings.model, 'code')}`: {summary}"
+        atomic_write_text(staging / "report.md", f"{title}\n\n{_table(results, 'fields', 'terms', 'files')}\n")
+        with (staging / "predictions.csv").open("w", encoding="utf-8", newline="") as stream:
+            writer = csv.writer(stream)
+            writer.writerow(["file", "index", *FIELDS[:2], "score_good", "score_bad"])
+            for name, file in files.items():
+                for index, (pair, row) in enumerate(zip(file.pairs, scores[name], strict=True)):
+                    writer.writerow([name, index, *pair, *(f"{score:.6f}" for score in row)])
     print(_table(results, "terms"))
-    print(f"{count / seconds:.0f} pairs/s; {results['ties']} ties; {results['scored_by']}")
+    print(summary)
 
 
 def _open(settings: BlimpSettings) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, int | None]:
@@ -162,34 +173,29 @@ def _open(settings: BlimpSettings) -> tuple[PreTrainedModel, PreTrainedTokenizer
 
 
 def load_blimp(data: str | None) -> dict[str, Paradigm]:
-    """Read all files in alphabetical order, from a folder of .jsonl files or (None) from the Hub.
-
-    Raises:
-        UserError: A file is missing or wrong, or the Hub cannot be reached.
-    """
+    """Read all files in alphabetical order, from a folder of .jsonl files or (None) from the Hub."""
     if data is None:
         advice = f"check the network, or give --data the folder of BLiMP's {FILES} .jsonl files"
         names = from_hub(datasets.get_dataset_config_names, HUB_PATH, advice=advice)
         read = {name: from_hub(datasets.load_dataset, HUB_PATH, name, split="train", advice=advice) for name in names}
     else:
-        read = {file.stem: _rows(file) for file in Path(data).glob("*.jsonl")}
+        read = {file.stem: _rows(TableFile(file, FIELDS)) for file in Path(data).glob("*.jsonl")}
     if not read:
         raise UserError(f"--data {data}: not a folder with .jsonl files; name the folder of BLiMP's {FILES} files")
-    return {name: _paradigm(read[name]) for name in sorted(read)}
+    files = {}
+    for name in sorted(read):
+        goods, bads, fields, terms = zip(*([row[field] for field in FIELDS] for row in read[name]), strict=True)
+        field = fields[0].replace("/", "_")  # as in syntax/semantics
+        files[name] = Paradigm(field, terms[0], [*zip(goods, bads, strict=True)])
+    return files
 
 
-def _rows(file: Path) -> Iterator[dict[str, str]]:
-    table = TableFile(file, FIELDS)
+def _rows(table: TableFile) -> Iterator[dict[str, str]]:
     for record in table.checked():
         for name, text in record.values.items():
             if not isinstance(text, str) or not text.strip():
                 raise table.refuse(record, "no text; copy BLiMP's file again", name)
         yield record.values
-
-
-def _paradigm(rows: Iterable[dict[str, str]]) -> Paradigm:
-    goods, bads, fields, terms = zip(*([row[name] for name in FIELDS] for row in rows), strict=True)
-    return Paradigm(fields[0].replace("/", "_"), terms[0], [*zip(goods, bads, strict=True)])  # syntax/semantics
 
 
 def reads(tokenizer: PreTrainedTokenizerBase, texts: list[str], mask_id: int | None, masking: str) -> Iterator[Read]:
@@ -223,9 +229,6 @@ def score(model: PreTrainedModel, found: Iterable[Read], count: int) -> np.ndarr
     Equal rows run once, in batches of equal length and thus without padding. Where the class allows, the head runs only
     at the positions that are read. minicons 0.3.39 gives the same scores within 4e-5, but takes 1.6 times as long for a
     decoder and 10 times for an encoder of ours.
-
-    Raises:
-        UserError: A text is too long for the model.
     """
     rows: dict[Ids, list[tuple[int, int, int]]] = defaultdict(list)
     for text, ids, position, token in found:
@@ -251,10 +254,8 @@ def score(model: PreTrainedModel, found: Iterable[Read], count: int) -> np.ndarr
 
 def _batches(rows: dict[Ids, list[Any]], vocab_size: int, *, all_positions: bool) -> Iterator[list[Ids]]:
     """Iterate over groups of rows of equal length, as many as the limits on tokens and on logits allow."""
-    by_length = defaultdict(list)
-    for ids in rows:
-        by_length[len(ids)].append(ids)
-    for length, group in sorted(by_length.items()):
+    for length, group in groupby(sorted(rows, key=len), key=len):
+        group = list(group)
         most_reads = length if all_positions else max(len({at for at, *_ in rows[ids]}) for ids in group)
         size = max(1, min(TOKENS_PER_BATCH // length, LOGITS_PER_BATCH // (vocab_size * most_reads)))
         yield from (group[start : start + size] for start in range(0, len(group), size))
@@ -265,22 +266,23 @@ def trigrams(names: Sequence[str], tokenizer: PreTrainedTokenizerBase, files: di
 
     Only n-grams of the sentences are counted, so that memory does not grow with the text. `names` are text files, read
     line by line, or `sample`.
-
-    Raises:
-        UserError: A text cannot be read, or there is none.
     """
+
+    def grams(ids: Sequence[int]) -> Iterator[Ids]:
+        return chain.from_iterable(zip(*(ids[n:] for n in range(order)), strict=False) for order in (1, 2, 3))
 
     def tokens(texts: Iterable[str]) -> list[list[int]]:
         return tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
 
     sentences = {name: tokens(chain(*file.pairs)) for name, file in files.items()}
-    wanted = {gram for of_file in sentences.values() for ids in of_file for gram in _ngrams(ids)}
+    wanted = {gram for of_file in sentences.values() for ids in of_file for gram in grams(ids)}
     counts: Counter[Ids] = Counter()
-    total, lines = 0, (line.strip() for name in names for line in _lines(name) if line.strip())
+    read = (load_sample().documents if n == SAMPLE else (t for _, t in read_lines(Path(n), "--ngram")) for n in names)
+    total, lines = 0, filter(None, map(str.strip, chain.from_iterable(read)))
     while part := [*islice(lines, LINES_AT_ONCE)]:
         for ids in tokens(part):
             total += len(ids)
-            counts.update(gram for gram in _ngrams(ids) if gram in wanted)
+            counts.update(gram for gram in grams(ids) if gram in wanted)
     if total == 0:
         raise UserError(f"--ngram {names[0]}: holds no text; name files that do")
 
@@ -295,16 +297,6 @@ def trigrams(names: Sequence[str], tokenizer: PreTrainedTokenizerBase, files: di
     return {name: np.array([*map(score_ids, of_file)]).reshape(-1, 2) for name, of_file in sentences.items()}
 
 
-def _ngrams(ids: Sequence[int]) -> Iterator[Ids]:
-    """Iterate over all n-grams up to trigrams."""
-    for order in (1, 2, 3):
-        yield from zip(*(ids[start:] for start in range(order)), strict=False)
-
-
-def _lines(name: str) -> Iterable[str]:
-    return load_sample().documents if name == SAMPLE else (line for _, line in read_lines(Path(name), "--ngram"))
-
-
 def _accuracies(files: dict[str, Paradigm], scores: Scores) -> dict[str, Any]:
     """Return accuracies between 0 and 1; those of fields, of terms and of the whole are means over their files."""
     groups = {"fields": defaultdict(list), "terms": defaultdict(list), "files": defaultdict(list)}
@@ -317,31 +309,6 @@ def _accuracies(files: dict[str, Paradigm], scores: Scores) -> dict[str, Any]:
         for title, group in groups.items()
     }
     return {"accuracy": fmean(record["accuracy"] for record in means["files"].values()), **means}
-
-
-def _write(output: Path, results: dict[str, Any], files: dict[str, Paradigm], scores: Scores) -> None:
-    fresh = ", fresh weights" if results["settings"]["from_scratch"] else ""
-    report = f"""# BLiMP: {percent(results["accuracy"])}
-
-`{escape(results["model"], "code")}`{fresh}: share of pairs whose grammatical sentence has the higher score
-({results["scored_by"]}), mean over files; a tie counts half, and chance is 50 %.
-{results["data"]["pairs"]:,} pairs, {results["ties"]} ties, {results["seconds"]:.0f} s on {results["device"]}.
-
-{_table(results, "fields", "terms", "files")}
-
-```
-{escape(results["command"], "block")}
-```
-"""
-    with atomic_directory(output) as staging:
-        atomic_write_json(staging / "results.json", results)
-        atomic_write_text(staging / "report.md", report)
-        with (staging / "predictions.csv").open("w", encoding="utf-8", newline="") as stream:
-            writer = csv.writer(stream)
-            writer.writerow(["file", "index", *FIELDS[:2], "score_good", "score_bad"])
-            for name, file in files.items():
-                for index, (pair, row) in enumerate(zip(file.pairs, scores[name], strict=True)):
-                    writer.writerow([name, index, *pair, *(f"{score:.6f}" for score in row)])
 
 
 def _table(results: dict[str, Any], *groups: str) -> str:

@@ -34,10 +34,9 @@ HoldOut = Callable[[Sequence[Example]], tuple[list[Example], list[Example]]]
 
 @dataclass(frozen=True)
 class Splits:
-    """The rows of a task.
+    """The rows of a task: `validation` is for model selection, `reported` splits are for the final scores only.
 
-    `validation` is used for model selection (epoch, seed, hyperparameters). `reported` splits are read only for the
-    final scores; the first is the headline, which a single figure refers to.
+    The first reported split is the headline, which a single figure refers to.
     """
 
     train: Sequence[Example]
@@ -55,19 +54,17 @@ class Splits:
 
     def describe(self) -> dict[str, Any]:
         """Return the rows per split, and a sha256 of all texts and labels in order, which identifies the data."""
-        digest = hashlib.sha256()
+        digest, counts = hashlib.sha256(), {}
         for name, examples in self.named().items():
+            counts[name] = len(examples)
             for example in examples:
                 digest.update(json.dumps([name, *example.texts, example.label]).encode() + b"\n")
-        counts = {name: len(examples) for name, examples in self.named().items()}
         return {"counts": counts, "sha256": digest.hexdigest()}
 
     def require_trainable(self, origin: str) -> None:
-        """Check that there is something to learn; `origin` names the rows in messages.
+        """Check that no split is empty, and that training rows differ in their labels.
 
-        Raises:
-            UserError: A split is empty, or all training rows have the same label. Lists are exempt (tags of words,
-                answers in a text): equal ones still mark different positions.
+        Labels that are lists (tags of words, answers in a text) may be equal: they mark different positions.
         """
         for name, examples in self.named().items():
             if not examples:
@@ -80,9 +77,7 @@ class Splits:
 def hold_out(train: Sequence[Example], groups: Sequence[int] | None = None) -> tuple[list[Example], list[Example]]:
     """Split a training set that has no validation split into (training rows, validation rows), by a fixed seed.
 
-    Args:
-        train: The rows.
-        groups: The group of each row; a group is never divided. None makes each row its own group.
+    `groups` has the group of each row; a group is never divided.
     """
     groups = range(len(train)) if groups is None else groups
     order = list(dict.fromkeys(groups))
@@ -103,12 +98,8 @@ def hold_out(train: Sequence[Example], groups: Sequence[int] | None = None) -> t
 def find_splits(names: Iterable[str], origin: str) -> dict[str, str]:
     """Return the names of `train` and of `dev`, `test` or both, known by a word in them (eng.testa, dev-v2.0.json).
 
-    Args:
-        names: Names of files, or of splits on the Hub.
-        origin: Where they are, for error messages.
-
     Raises:
-        UserError: Two names match one split, or there is nothing to train on or nothing to report.
+        UserError: Two names match one split, or there is nothing to train on or nothing to report; in `origin`.
     """
     found: dict[str, str] = {}
     for name in names:
@@ -127,11 +118,7 @@ def find_splits(names: Iterable[str], origin: str) -> dict[str, str]:
 
 
 def find_split_files(folder: Path, suffix: str = "") -> dict[str, Path]:
-    """Apply `find_splits` to the files of a folder whose names end in `suffix`.
-
-    Raises:
-        UserError: There is no such folder, or as `find_splits`.
-    """
+    """Apply `find_splits` to the files of a folder whose names end in `suffix`."""
     if not folder.is_dir():
         raise UserError(f"--data {folder}: no such folder; name the one that holds the train, dev and test files")
     names = sorted(path.name for path in folder.glob(f"*{suffix}") if path.is_file())
@@ -139,22 +126,14 @@ def find_split_files(folder: Path, suffix: str = "") -> dict[str, Path]:
 
 
 def arrange(found: dict[str, list[Example]], hold_out: HoldOut = hold_out) -> Splits:
-    """Assign the splits that exist to their roles.
-
-    With dev and test, dev is the validation split and test is reported. With one of them, that one is reported, and
-    `hold_out` takes the validation split from the training rows.
-    """
+    """Make dev the validation split; without both dev and test, `hold_out` takes it from the training rows."""
     if len(found) == 3:
         return Splits(found["train"], found["dev"], {"test": found["test"]})
     return Splits(*hold_out(found["train"]), {name: rows for name, rows in found.items() if name != "train"})
 
 
 def from_hub(read: Callable[..., Any], name: str, *arguments: Any, advice: str, **options: Any) -> Any:
-    """Call `read`, a function of `datasets`, for a data set; `advice` tells the user what to do if it fails.
-
-    Raises:
-        UserError: There is no such data set, or the Hub cannot be reached.
-    """
+    """Call `read`, a function of `datasets`; a `UserError` with `advice` if there is no such data set or no network."""
     try:
         return read(name, *arguments, **options)
     except Exception as error:  # the Hub's clients raise a dozen unrelated types for "cannot be reached"

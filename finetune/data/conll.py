@@ -62,11 +62,7 @@ def to_iob2(tags: Sequence[str]) -> list[str]:
 
 
 def read_conll(path: Path) -> list[Sentence]:
-    """Read sentences separated by empty lines; each line is a word, other columns, and its tag.
-
-    Raises:
-        UserError: The file cannot be read, or a line has no tag or one that is not an IOB tag.
-    """
+    """Read sentences separated by empty lines; each line is a word, other columns, and its IOB tag."""
     sentences: list[Sentence] = [([], [])]
     for number, line in read_lines(path):
         fields = re.split(f"[{_SPACE}]+", line.strip(_SPACE))

@@ -57,12 +57,7 @@ class GlueSource:
 
 
 def load_glue(source: GlueSource, text_columns: Sequence[str], data: str | None) -> Splits:
-    """Read a task's labelled splits.
-
-    Args:
-        source: Where the task is.
-        text_columns: The text columns on the Hub.
-        data: A folder in GLUE's layout, or the task's own folder in it; None reads the Hub's copy.
+    """Read a task's labelled splits from a folder in GLUE's layout or the task's own, or from the Hub (None).
 
     Raises:
         UserError: A folder, file, column or label is missing or wrong, or the Hub cannot be reached.
@@ -82,11 +77,7 @@ def load_glue(source: GlueSource, text_columns: Sequence[str], data: str | None)
 def load_test(
     source: GlueSource, text_columns: Sequence[str], data: str | None
 ) -> dict[str, list[tuple[str, Example]]]:
-    """Return the (index, unlabelled example) pairs of each test split that exists, by its name in a submission.
-
-    Raises:
-        UserError: A file is broken, or the Hub cannot be reached.
-    """
+    """Return the (index, unlabelled example) pairs of each test split that exists, by its name in a submission."""
     found = {}
     for part in source.test_parts:
         if data is None:
@@ -159,9 +150,6 @@ def _rows(
     """Iterate over rows, in which quotes are text: place for error messages, first field, and the fields of `columns`.
 
     `header` names the columns of a file without one.
-
-    Raises:
-        UserError: The file is missing or not UTF-8, lacks a column, or has a row with the wrong number of fields.
     """
     lines = ((number, line.removesuffix("\r").split("\t")) for number, line in read_lines(path, newline="\n"))
     header = header or next(lines, (0, [""]))[1]

@@ -77,37 +77,38 @@ def read_own_file(settings: FinetuneSettings) -> OwnFile:
     answer = _check_flags(settings)
     texts = [column for column in (settings.text, settings.pair) if column is not None]
     choices, path = settings.choices or [], Path(settings.task)
-    main = _read("--task", settings.task, texts, choices, answer)
-    count = len(main[0].choices)
+    rows = {
+        name: _read(f"--{name}", file, texts, choices, answer)
+        for name in ("task", "validation", "test")
+        if (file := getattr(settings, name)) is not None
+    }
+    main, count = rows["task"], len(rows["task"][0].choices)
     if choices:
         answers = _choice_answers(main, MultipleChoice(shared=len(texts)), answer)
     elif settings.target is not None:
         kind = TextToText(settings.metric or "rouge")
-        answers = _Answers(kind, f"texts to write, scored by {kind.metric}", "a text", _written)
+        answers = _Answers(
+            kind,
+            f"texts to write, scored by {kind.metric}",
+            "a text",
+            lambda value, _: (isinstance(value, str) and value.strip()) or None,
+        )
     else:
         answers = _label_answers(main, answer)
     say(f"{path}: {len(main)} rows; column {answer!r} holds {answers.finding}")
-
-    def examples(rows: list[_Row]) -> list[Example]:
-        made = []
-        for row in rows:
-            label = answers.label(row.answer, row.choices)
+    given: dict[str, list[Example]] = {name: [] for name in rows}
+    for name, of_file in rows.items():
+        for row in of_file:
             if len(row.choices) != count:
                 raise row.refuse(f"{len(row.choices)} choices, but {count} in the first row", choices[0])
+            label = answers.label(row.answer, row.choices)
             if label is None:
                 raise row.refuse(f"label {row.answer!r}; expected {answers.expected}", answer)
-            made.append(Example(row.texts + row.choices, label))
-        return made
-
-    whole, files = examples(main), {"validation": settings.validation, "test": settings.test}
-    given = {
-        name: examples(_read(f"--{name}", file, texts, choices, answer))
-        for name, file in files.items()
-        if file is not None
-    }
+            given[name].append(Example(row.texts + row.choices, label))
+    whole = given.pop("task")
     splits = _split(whole, given, shared=1 if choices else len(texts))
     counts = ", ".join(f"{name} {len(rows)}" for name, rows in splits.named().items())
-    made = " and ".join(name for name in files if name not in given)
+    made = " and ".join(name for name in ("validation", "test") if name not in given)
     say(f"rows: {counts}{f'; {made} taken from {path} by a hash of the text' if made else ''}; reported: test")
     if len(choices) == 1:
         choices = [f"{choices[0]}[{i}]" for i in range(count)]
@@ -151,10 +152,6 @@ def _read(flag: str, file: str, texts: list[str], choices: list[str], answer: st
     if not rows:
         raise UserError(f"{file}: no rows; add labelled texts")
     return rows
-
-
-def _written(value: Any, _: tuple[str, ...]) -> str | None:
-    return value.strip() or None if isinstance(value, str) else None
 
 
 def _label_answers(rows: list[_Row], column: str) -> _Answers:
@@ -210,21 +207,17 @@ def _parts(value: Any) -> list[str]:
     return [name for part in parts if (name := str(part).strip())]
 
 
-def _whole(value: Any, first: int) -> int:
-    number = parse_number(value)
-    return int(number) - first if number is not None and number.is_integer() else -1
-
-
-def _only(text: str, among: Sequence[str]) -> int:
+def _only(value: Any, among: Sequence[str]) -> int:
+    text = str(value).strip()
     return among.index(text) if text and among.count(text) == 1 else -1
 
 
 # How a label may name the right choice; each returns its index, or one outside the row's choices.
 _READINGS: dict[str, Callable[[Any, Sequence[str]], int]] = {
-    "numbers from 0": lambda value, choices: _whole(value, first=0),
-    "numbers from 1": lambda value, choices: _whole(value, first=1),
-    "letters from A": lambda value, choices: _only(str(value).strip().upper(), ascii_uppercase),
-    "the right choice's text": lambda value, choices: _only(str(value).strip(), choices),
+    "numbers from 0": lambda value, choices: _only(_name(value), [str(i) for i in range(len(choices))]),
+    "numbers from 1": lambda value, choices: _only(_name(value), [str(i + 1) for i in range(len(choices))]),
+    "letters from A": lambda value, choices: _only(str(value).upper(), ascii_uppercase),
+    "the right choice's text": _only,
 }
 
 
@@ -255,15 +248,13 @@ def _split(whole: list[Example], given: dict[str, list[Example]], shared: int) -
         return hashlib.sha256(json.dumps([HELD_OUT_SEED, *words]).encode()).hexdigest()
 
     hashes = [text_hash(example) for example in whole]
-    sizes = Counter(hashes)
-    waiting, wanted = sorted(sizes), max(1, round(SHARE * len(whole)))
-    split_of: dict[str, str] = {}
+    waiting, sizes, split_of = sorted(set(hashes)), Counter(hashes), {}
     for name in ("test", "validation"):
-        rows = 0
-        while name not in given and waiting and rows < wanted:
-            rows += sizes[waiting[0]]
-            split_of[waiting.pop(0)] = name
-    parts = {"train": [], "validation": [], "test": []}
+        wanted = 0 if name in given else max(1, round(SHARE * len(whole)))
+        while waiting and wanted > 0:
+            split_of[waiting[0]] = name
+            wanted -= sizes[waiting.pop(0)]
+    parts: dict[str, list[Example]] = {"train": [], "validation": [], "test": []}
     for example, key in zip(whole, hashes, strict=True):
         parts[split_of.get(key, "train")].append(example)
     trained = set(waiting)

@@ -58,9 +58,6 @@ def each_question(path: Path) -> Iterator[tuple[str, int, str, Any]]:
 
     Yields:
         The question's place for error messages, the number of its document, its context, and its unchecked object.
-
-    Raises:
-        UserError: The file cannot be read, or a field around the questions is wrong.
     """
     content = read_json(path, "expected SQuAD's format")
     for d, document in enumerate(_field(content, "data", list, f"{path}")):

@@ -16,15 +16,9 @@ from typing import Any
 
 
 def score(name: str, predictions: Sequence[Any], references: Sequence[Any]) -> dict[str, float]:
-    """Return the scores of predictions.
+    """Return the scores of predictions, which are as the `compute` of the module describes.
 
-    Args:
-        name: A module, like `accuracy`, or `glue/TASK` with a task's name on the Hub (cola, stsb, mnli_matched, ...).
-        predictions: As the module's `compute` describes.
-        references: One for each prediction.
-
-    Raises:
-        ValueError: There is nothing to score, or not one reference for each prediction.
+    `name` is a module, like `accuracy`, or `glue/TASK` with a task's name on the Hub (cola, stsb, mnli_matched, ...).
     """
     if len(predictions) != len(references) or len(predictions) == 0:
         raise ValueError(f"metric {name}: {len(predictions)} predictions and {len(references)} references")
@@ -48,15 +42,13 @@ def evaluate_module(compute: Callable[..., dict[str, float]], prediction: str, *
         return datasets.Sequence(value) if name.endswith("[]") else value
 
     tasks = compute.__globals__.get("TASKS")
+    rows = [{"predictions": prediction, "references": reference} for reference in references or [prediction]]
 
     class Module(evaluate.Metric):
         def _info(self) -> evaluate.MetricInfo:
             if tasks is not None and self.config_name not in tasks:
                 raise KeyError(f"no GLUE task {self.config_name!r}; expected {', '.join(tasks)}")
-            features = [
-                datasets.Features({"predictions": feature(prediction), "references": feature(reference)})
-                for reference in references or [prediction]
-            ]
+            features = [datasets.Features({name: feature(kind) for name, kind in row.items()}) for row in rows]
             about = {"description": compute.__globals__["__doc__"], "inputs_description": compute.__doc__}
             return evaluate.MetricInfo(citation="", features=features, **about)
 
