@@ -207,34 +207,29 @@ def _parts(value: Any) -> list[str]:
     return [name for part in parts if (name := str(part).strip())]
 
 
-def _only(value: Any, among: Sequence[str]) -> int:
+def _only(value: Any, among: Sequence[str]) -> int | None:
     text = str(value).strip()
-    return among.index(text) if text and among.count(text) == 1 else -1
+    return among.index(text) if text and among.count(text) == 1 else None
 
 
-# How a label may name the right choice; each returns its index, or one outside the row's choices.
-_READINGS: dict[str, Callable[[Any, Sequence[str]], int]] = {
+# How a label may name the right choice; each returns its index, or None.
+_READINGS: dict[str, Callable[[Any, Sequence[str]], int | None]] = {
     "numbers from 0": lambda value, choices: _only(_name(value), [str(i) for i in range(len(choices))]),
     "numbers from 1": lambda value, choices: _only(_name(value), [str(i + 1) for i in range(len(choices))]),
-    "letters from A": lambda value, choices: _only(str(value).upper(), ascii_uppercase),
+    "letters from A": lambda value, choices: _only(str(value).upper(), ascii_uppercase[: len(choices)]),
     "the right choice's text": _only,
 }
 
 
 def _choice_answers(rows: list[_Row], kind: MultipleChoice, column: str) -> _Answers:
     """Find the reading of the labels that fits most rows; if several fit all, they must agree."""
-
-    def label(name: str, value: Any, choices: tuple[str, ...]) -> int | None:
-        index = _READINGS[name](value, choices)
-        return index if 0 <= index < len(choices) else None
-
-    found = {name: [label(name, row.answer, row.choices) for row in rows] for name in _READINGS}
+    found = {name: [read(row.answer, row.choices) for row in rows] for name, read in _READINGS.items()}
     fewest = min(labels.count(None) for labels in found.values())
     best = [name for name, labels in found.items() if labels.count(None) == fewest]
     if fewest == 0 and any(found[name] != found[best[0]] for name in best):
         raise rows[0].refuse(f"may be {' or '.join(best)}, which differ; use letters from A", column)
     among = f"{best[0]}: multiple choice among {len(rows[0].choices)}"
-    return _Answers(kind, among, f"{best[0]}, of {len(rows[0].choices)} choices", partial(label, best[0]))
+    return _Answers(kind, among, f"{best[0]}, of {len(rows[0].choices)} choices", _READINGS[best[0]])
 
 
 def _split(whole: list[Example], given: dict[str, list[Example]], shared: int) -> Splits:

@@ -24,7 +24,7 @@ TEXTS = ["the cat sat on the mat .", "a dog barks at night !", "no man is an isl
 
 @pytest.fixture(autouse=True, scope="module")
 def _caches(tmp_path_factory):
-    """evaluate keeps copies of modules and of what it scores in caches of its own."""
+    """Keep apart the caches of evaluate, which has copies of modules and of what it scores."""
     folder = tmp_path_factory.mktemp("evaluate")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("evaluate.config.HF_METRICS_CACHE", folder / "metrics")
