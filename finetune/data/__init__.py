@@ -6,6 +6,7 @@ import hashlib
 import json
 import random
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,10 +34,9 @@ HoldOut = Callable[[Sequence[Example]], tuple[list[Example], list[Example]]]
 
 @dataclass(frozen=True)
 class Splits:
-    """The rows of a task.
+    """The rows of a task: `validation` is for model selection, `reported` splits are for the final scores only.
 
-    `validation` is used for model selection (epoch, seed, hyperparameters). `reported` splits are read only for the
-    final scores; the first is the headline, which a single figure refers to.
+    The first reported split is the headline, which a single figure refers to.
     """
 
     train: Sequence[Example]
@@ -54,19 +54,17 @@ class Splits:
 
     def describe(self) -> dict[str, Any]:
         """Return the rows per split, and a sha256 of all texts and labels in order, which identifies the data."""
-        digest = hashlib.sha256()
+        digest, counts = hashlib.sha256(), {}
         for name, examples in self.named().items():
+            counts[name] = len(examples)
             for example in examples:
                 digest.update(json.dumps([name, *example.texts, example.label]).encode() + b"\n")
-        counts = {name: len(examples) for name, examples in self.named().items()}
         return {"counts": counts, "sha256": digest.hexdigest()}
 
     def require_trainable(self, origin: str) -> None:
-        """Check that there is something to learn; `origin` names the rows in messages.
+        """Check that no split is empty, and that training rows differ in their labels.
 
-        Raises:
-            UserError: A split is empty, or all training rows have the same label. Lists are exempt (tags of words,
-                answers in a text): equal ones still mark different positions.
+        Labels that are lists (tags of words, answers in a text) may be equal: they mark different positions.
         """
         for name, examples in self.named().items():
             if not examples:
@@ -79,34 +77,29 @@ class Splits:
 def hold_out(train: Sequence[Example], groups: Sequence[int] | None = None) -> tuple[list[Example], list[Example]]:
     """Split a training set that has no validation split into (training rows, validation rows), by a fixed seed.
 
-    Args:
-        train: The rows.
-        groups: The group of each row; a group is never divided. None makes each row its own group.
+    `groups` has the group of each row; a group is never divided.
     """
-    members: dict[int, list[int]] = {}
-    for row, group in enumerate(range(len(train)) if groups is None else groups):
-        members.setdefault(group, []).append(row)
-    order = list(members)
+    groups = range(len(train)) if groups is None else groups
+    order = list(dict.fromkeys(groups))
     random.Random(HELD_OUT_SEED).shuffle(order)
-    wanted = min(HELD_OUT_MOST, max(1, round(HELD_OUT_SHARE * len(train))))
+    sizes, wanted = Counter(groups), min(HELD_OUT_MOST, max(1, round(HELD_OUT_SHARE * len(train))))
     held_out: set[int] = set()
-    while order and len(held_out) < wanted:
-        held_out.update(members[order.pop(0)])
-    return (
-        [example for i, example in enumerate(train) if i not in held_out],
-        [example for i, example in enumerate(train) if i in held_out],
-    )
+    for group in order:
+        if wanted <= 0:
+            break
+        held_out.add(group)
+        wanted -= sizes[group]
+    parts: tuple[list[Example], list[Example]] = ([], [])
+    for example, group in zip(train, groups, strict=True):
+        parts[group in held_out].append(example)
+    return parts
 
 
 def find_splits(names: Iterable[str], origin: str) -> dict[str, str]:
     """Return the names of `train` and of `dev`, `test` or both, known by a word in them (eng.testa, dev-v2.0.json).
 
-    Args:
-        names: Names of files, or of splits on the Hub.
-        origin: Where they are, for error messages.
-
     Raises:
-        UserError: Two names match one split, or there is nothing to train on or nothing to report.
+        UserError: Two names match one split, or there is nothing to train on or nothing to report; in `origin`.
     """
     found: dict[str, str] = {}
     for name in names:
@@ -125,35 +118,22 @@ def find_splits(names: Iterable[str], origin: str) -> dict[str, str]:
 
 
 def find_split_files(folder: Path, suffix: str = "") -> dict[str, Path]:
-    """Apply `find_splits` to the files of a folder whose names end in `suffix`.
-
-    Raises:
-        UserError: There is no such folder, or as `find_splits`.
-    """
+    """Apply `find_splits` to the files of a folder whose names end in `suffix`."""
     if not folder.is_dir():
         raise UserError(f"--data {folder}: no such folder; name the one that holds the train, dev and test files")
-    names = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name.endswith(suffix))
+    names = sorted(path.name for path in folder.glob(f"*{suffix}") if path.is_file())
     return {split: folder / name for split, name in find_splits(names, f"--data {folder}").items()}
 
 
 def arrange(found: dict[str, list[Example]], hold_out: HoldOut = hold_out) -> Splits:
-    """Assign the splits that exist to their roles.
-
-    With dev and test, dev is the validation split and test is reported. With one of them, that one is reported, and
-    `hold_out` takes the validation split from the training rows.
-    """
+    """Make dev the validation split; without both dev and test, `hold_out` takes it from the training rows."""
     if len(found) == 3:
         return Splits(found["train"], found["dev"], {"test": found["test"]})
-    train, validation = hold_out(found["train"])
-    return Splits(train, validation, {name: rows for name, rows in found.items() if name != "train"})
+    return Splits(*hold_out(found["train"]), {name: rows for name, rows in found.items() if name != "train"})
 
 
 def from_hub(read: Callable[..., Any], name: str, *arguments: Any, advice: str, **options: Any) -> Any:
-    """Call `read`, a function of `datasets`, for a data set; `advice` tells the user what to do if it fails.
-
-    Raises:
-        UserError: There is no such data set, or the Hub cannot be reached.
-    """
+    """Call `read`, a function of `datasets`; a `UserError` with `advice` if there is no such data set or no network."""
     try:
         return read(name, *arguments, **options)
     except Exception as error:  # the Hub's clients raise a dozen unrelated types for "cannot be reached"

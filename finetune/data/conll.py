@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import datasets
 
@@ -63,33 +62,19 @@ def to_iob2(tags: Sequence[str]) -> list[str]:
 
 
 def read_conll(path: Path) -> list[Sentence]:
-    """Read sentences separated by empty lines; each line is a word, other columns, and its tag.
-
-    Raises:
-        UserError: The file cannot be read, or a line has no tag or one that is not an IOB tag.
-    """
-    sentences: list[Sentence] = []
-    words: list[str] = []
-    tags: list[str] = []
-
-    def finish() -> None:
-        if words:
-            sentences.append((words.copy(), to_iob2(tags)))
-        words.clear()
-        tags.clear()
-
+    """Read sentences separated by empty lines; each line is a word, other columns, and its IOB tag."""
+    sentences: list[Sentence] = [([], [])]
     for number, line in read_lines(path):
         fields = re.split(f"[{_SPACE}]+", line.strip(_SPACE))
         if fields[0] in ("", DOCUMENT_START):
-            finish()
+            sentences.append(([], []))
             continue
         if len(fields) < 2:
             raise UserError(f"{path}, line {number}: one column, {fields[0]!r}; expected a word, ..., and its tag")
         _check_tags(fields[-1:], f"{path}, line {number}")
-        words.append(fields[0])
-        tags.append(fields[-1])
-    finish()
-    return sentences
+        sentences[-1][0].append(fields[0])
+        sentences[-1][1].append(fields[-1])
+    return [(words, to_iob2(tags)) for words, tags in sentences if words]
 
 
 def _check_tags(tags: Iterable[str], where: str) -> None:
@@ -102,20 +87,16 @@ def _from_hub(data: str) -> dict[str, list[Sentence]]:
     name, _, config = data.removeprefix(HUB).partition(":")
     advice = f"check the name in --data {data}, and the network"
     loaded = from_hub(datasets.load_dataset, name, config or None, advice=advice)
-    sentences = {}
+    sentences: dict[str, list[Sentence]] = {}
     for split, own_name in find_splits(loaded, f"--data {data}").items():
-        rows = loaded[own_name]
-        column = next((name for name in ("ner_tags", "tags", "labels") if name in rows.column_names), None)
+        rows, sentences[split] = loaded[own_name], []
+        column = next((name for name in ("ner_tags", "tags") if name in rows.column_names), None)
         if column is None or "tokens" not in rows.column_names:
-            raise UserError(
-                f"--data {data}: its columns are {', '.join(rows.column_names)}; expected tokens, and ner_tags or tags"
-            )
+            raise UserError(f"--data {data}: expected columns tokens, and ner_tags or tags, not {rows.column_names}")
         names = getattr(rows.features[column].feature, "names", None)  # where the tags are numbers
-        sentences[split] = [_hub_sentence(row["tokens"], row[column], names, data) for row in rows]
+        for row in rows:
+            tags = [names[value] if names and value >= 0 else str(value) for value in row[column]]
+            _check_tags(tags, f"--data {data}")
+            words = [re.sub(r"[ \t\r\n]+", "_", word.strip(" \t\r\n")) or "_" for word in row["tokens"]]
+            sentences[split].append((words, to_iob2(tags)))
     return sentences
-
-
-def _hub_sentence(tokens: Sequence[str], values: Sequence[Any], names: list[str] | None, data: str) -> Sentence:
-    tags = [names[value] if names and value >= 0 else str(value) for value in values]
-    _check_tags(tags, f"--data {data}")
-    return [re.sub(r"[ \t\r\n]+", "_", word.strip(" \t\r\n")) or "_" for word in tokens], to_iob2(tags)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ from . import HELD_OUT_SEED, Example, HoldOut, Splits, from_hub, hold_out
 
 HUB_PATH = "nyu-mll/glue"
 HELD_OUT_SENTENCES = 0.1  # share of SST-2's sentences
-_MRPC_TRAIN, _MRPC_DEV_IDS, _MRPC_PAIR = "msr_paraphrase_train.txt", "dev_ids.tsv", ("#1 ID", "#2 ID")
 
 
 @dataclass(frozen=True)
@@ -53,30 +52,23 @@ class GlueSource:
 
     @property
     def test_parts(self) -> tuple[Part, ...]:
-        """The official test sets."""
+        """Return the official test sets."""
         return self.test or (Part(self.folder, "test.tsv", "test"),)
 
 
 def load_glue(source: GlueSource, text_columns: Sequence[str], data: str | None) -> Splits:
-    """Read a task's labelled splits.
-
-    Args:
-        source: Where the task is.
-        text_columns: The text columns on the Hub.
-        data: A folder in GLUE's layout, or the task's own folder in it; None reads the Hub's copy.
+    """Read a task's labelled splits from a folder in GLUE's layout or the task's own, or from the Hub (None).
 
     Raises:
         UserError: A folder, file, column or label is missing or wrong, or the Hub cannot be reached.
     """
-    folder = None if data is None else _task_folder(Path(data), source)
-    if folder is not None and (folder / _MRPC_TRAIN).is_file() and not (folder / "train.tsv").exists():
-        train, dev = _original_mrpc(folder, source)
-        return Splits(*source.hold_out(train), {source.dev[0].name: dev})
 
     def read(part: Part) -> list[Example]:
-        if folder is None:
+        if data is None:
             return [_hub_example(row, text_columns, row["label"]) for row in _hub_rows(source, part)]
-        return [_example(where, values, source) for where, _, values in _labelled_rows(folder / part.file, source)]
+        columns = (*source.file_columns, source.label_column)
+        rows = _rows(_task_folder(data, source) / part.file, columns, source.header, source.drops_broken_rows)
+        return [_example(where, values, source) for where, _, values in rows]
 
     train, validation = source.hold_out(read(Part("train", "train.tsv", "train")))
     return Splits(train, validation, {part.name: read(part) for part in source.dev})
@@ -85,17 +77,13 @@ def load_glue(source: GlueSource, text_columns: Sequence[str], data: str | None)
 def load_test(
     source: GlueSource, text_columns: Sequence[str], data: str | None
 ) -> dict[str, list[tuple[str, Example]]]:
-    """Return the (index, unlabelled example) pairs of each test split that exists, by its name in a submission.
-
-    Raises:
-        UserError: A file is broken, or the Hub cannot be reached.
-    """
+    """Return the (index, unlabelled example) pairs of each test split that exists, by its name in a submission."""
     found = {}
     for part in source.test_parts:
         if data is None:
             rows = _hub_rows(source, part)
             found[part.name] = [(str(row["idx"]), _hub_example(row, text_columns, None)) for row in rows]
-        elif (path := _task_folder(Path(data), source) / part.file).is_file():
+        elif (path := _task_folder(data, source) / part.file).is_file():
             rows = _rows(path, source.file_columns)  # the first column is the index, whatever its name
             found[part.name] = [(first, Example(tuple(texts), None)) for _, first, texts in rows]
     return found
@@ -132,12 +120,10 @@ def _owners(texts: Sequence[str]) -> list[list[int]]:
     owners: list[list[int]] = [[] for _ in texts]
     for text in sorted(rows, key=lambda text: -len(text.split())):  # longest first: a part comes after its sentence
         sentence = rows[text][0]
-        if owners[sentence]:
-            continue
-        words = text.split()
-        spans = {" ".join(words[i:j]) for i in range(len(words)) for j in range(i + 1, len(words) + 1)}
-        for part in spans & rows.keys():
-            for row in rows[part]:
+        if not owners[sentence]:
+            words = text.split()
+            spans = {" ".join(words[i:j]) for i in range(len(words)) for j in range(i + 1, len(words) + 1)}
+            for row in (row for part in spans & rows.keys() for row in rows[part]):
                 owners[row].append(sentence)
     return owners
 
@@ -152,72 +138,42 @@ def _hub_example(row: dict[str, Any], text_columns: Sequence[str], label: int | 
     return Example(tuple(row[column].strip() for column in text_columns), label)
 
 
-def _task_folder(data: Path, source: GlueSource) -> Path:
-    if not data.is_dir():
+def _task_folder(data: str, source: GlueSource) -> Path:
+    if not Path(data).is_dir():
         raise UserError(f"--data {data}: no such folder; name the one that holds {source.folder}/train.tsv")
-    return data / source.folder if (data / source.folder).is_dir() else data
-
-
-def _labelled_rows(path: Path, source: GlueSource, more: Sequence[str] = ()) -> list[tuple[str, str, list[str]]]:
-    broken: list[str] = []
-    skip = broken.append if source.drops_broken_rows else None
-    rows = list(_rows(path, [*more, *source.file_columns, source.label_column], source.header, skip))
-    if broken:
-        say(f"{path}: skipped {len(broken)} broken rows")
-    if not rows:
-        raise UserError(f"{path}: a header and no rows; add labelled texts")
-    return rows
+    return Path(data) / source.folder if is_present(source, data) else Path(data)
 
 
 def _rows(
-    path: Path, columns: Sequence[str], header: Sequence[str] = (), skip: Callable[[str], None] | None = None
+    path: Path, columns: Sequence[str], header: Sequence[str] = (), drops_broken_rows: bool = False
 ) -> Iterator[tuple[str, str, list[str]]]:
     """Iterate over rows, in which quotes are text: place for error messages, first field, and the fields of `columns`.
 
-    `header` names the columns of a file without one. `skip` is called with the place of a row with the wrong number of
-    fields; None refuses it.
-
-    Raises:
-        UserError: The file is missing, empty or not UTF-8, lacks a column, or has a broken row.
+    `header` names the columns of a file without one.
     """
-    lines = read_lines(path, newline="\n")  # texts may hold other line ends
-    if not header:
-        number, first = next(lines, (0, ""))
-        if not first.strip():
-            raise UserError(f"{path}: the file is empty; expected a header and rows")
-        header = first.removesuffix("\r").split("\t")
+    lines = ((number, line.removesuffix("\r").split("\t")) for number, line in read_lines(path, newline="\n"))
+    header = header or next(lines, (0, [""]))[1]
     if missing := [column for column in columns if column not in header]:
         raise UserError(f"{path}, line 1: no column {missing[0]!r}; expected {', '.join(columns)}")
-    places = [header.index(column) for column in columns]
-    for number, line in lines:
-        where, fields = f"{path}, line {number}", line.removesuffix("\r").split("\t")
+    places, broken = [header.index(column) for column in columns], 0
+    for number, fields in lines:
+        where = f"{path}, line {number}"
         if len(fields) == len(header):
             yield where, fields[0], [fields[place].strip() for place in places]
-        elif skip is not None:
-            skip(where)
-        else:
+        elif not drops_broken_rows:
             raise UserError(f"{where}: {len(fields)} fields, but there are {len(header)} columns; correct the row")
+        else:
+            broken += 1
+    if broken:
+        say(f"{path}: skipped {broken} broken rows")
 
 
 def _example(where: str, values: Sequence[str], source: GlueSource) -> Example:
     *texts, label = values
+    found = source.file_labels.index(label) if label in source.file_labels else None
     if not source.file_labels:
-        number = parse_number(label)
-        if number is None:
-            raise UserError(f"{where}: the {source.label_column} {label!r} is not a number; correct it")
-        return Example(tuple(texts), number)
-    if label not in source.file_labels:
-        raise UserError(f"{where}: unknown label {label!r}; expected {', '.join(source.file_labels)}")
-    return Example(tuple(texts), source.file_labels.index(label))
-
-
-def _original_mrpc(folder: Path, source: GlueSource) -> tuple[list[Example], list[Example]]:
-    """Read MRPC as Microsoft publishes it: the dev set is the pairs of the training file listed in dev_ids.tsv."""
-    path, ids = folder / _MRPC_TRAIN, folder / _MRPC_DEV_IDS
-    chosen = {tuple(line.split()) for _, line in read_lines(ids)}
-    train, dev = [], []
-    for where, _, (first, second, *values) in _labelled_rows(path, source, more=_MRPC_PAIR):
-        (dev if (first, second) in chosen else train).append(_example(where, values, source))
-    if not dev:
-        raise UserError(f"{ids}: lists no pair of {path.name}; use GLUE's own file")
-    return train, dev
+        found = parse_number(label)
+    if found is None:
+        expected = ", ".join(source.file_labels) or "a number"
+        raise UserError(f"{where}: {source.label_column} is {label!r}; expected {expected}")
+    return Example(tuple(texts), found)

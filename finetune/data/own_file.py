@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from string import ascii_uppercase
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 from hf_tiny_transformer.common.errors import UserError
 from hf_tiny_transformer.common.processes import say
-from hf_tiny_transformer.common.tables import FORMATS, Record, TableFile, file_format, parse_number
+from hf_tiny_transformer.common.tables import FORMATS, TableFile, file_format, parse_number
 
 from ..kinds.base import Kind
 from ..kinds.multiple_choice import MultipleChoice
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 
 TABLES = tuple(suffix for suffix in FORMATS if suffix != ".txt")
 SHARE = 0.1  # of the rows, for each split that is not given
+NOT_FINITE = ("nan", "inf", "infinity")
 MOST_WHOLE_NUMBERS = 20  # more distinct whole numbers are a scale, not classes
 
 
@@ -40,16 +44,22 @@ class OwnFile:
 
 
 @dataclass(frozen=True)
-class _Answers:
-    """What the answers of a file are: `finding` tells the user, `expected` is for error messages.
+class _Row:
+    """The texts, choices and answer of a row; `refuse` returns the error for a problem with one of its columns."""
 
-    `label` turns (cell, texts of the row) into a label, or into None if the cell is not a valid answer.
-    """
+    texts: tuple[str, ...]
+    choices: tuple[str, ...]
+    answer: Any
+    refuse: Callable[[str, str], UserError]
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """What the answers of a file are; `label` turns (answer, choices) into a label, or None for an invalid answer."""
 
     kind: Kind
-    finding: str
-    expected: str
-    text_columns: tuple[str, ...]
+    finding: str  # tells the user
+    expected: str  # for error messages
     label: Callable[[Any, tuple[str, ...]], Any]
 
 
@@ -65,158 +75,125 @@ def read_own_file(settings: FinetuneSettings) -> OwnFile:
         UserError: A flag is missing, or a file is unreadable or wrong; the message has file, line and column.
     """
     answer = _check_flags(settings)
-    texts = tuple(column for column in (settings.text, settings.pair) if column is not None)
-    columns = (*texts, *(settings.choices or ()), answer)
-    if len(set(columns)) < len(columns):
-        flags = "--text, --pair, --choices and --label or --target"
-        raise UserError(f"{flags} must name different columns; given are {', '.join(columns)}")
-    main = _Table("--task", settings.task, columns)
-    if settings.choices is not None:
-        answers = _choice_answers(main, texts, settings.choices, answer)
+    texts = [column for column in (settings.text, settings.pair) if column is not None]
+    choices, path = settings.choices or [], Path(settings.task)
+    rows = {
+        name: _read(f"--{name}", file, texts, choices, answer)
+        for name in ("task", "validation", "test")
+        if (file := getattr(settings, name)) is not None
+    }
+    main, count = rows["task"], len(rows["task"][0].choices)
+    if choices:
+        answers = _choice_answers(main, MultipleChoice(shared=len(texts)), answer)
     elif settings.target is not None:
         kind = TextToText(settings.metric or "rouge")
-        finding = f"texts to write, scored by {kind.metric}"
-        answers = _Answers(kind, finding, "expected a text", texts, _written)
+        answers = _Answers(
+            kind,
+            f"texts to write, scored by {kind.metric}",
+            "a text",
+            lambda value, _: (isinstance(value, str) and value.strip()) or None,
+        )
     else:
-        answers = _label_answers(main, texts, answer)
-    say(f"{settings.task}: {len(main.records)} rows; column {answer!r} holds {answers.finding}")
-
-    def examples(table: _Table) -> list[Example]:
-        return [_example(table, record, texts, settings.choices or (), answer, answers) for record in table.records]
-
-    whole = examples(main)
-    files = {"validation": settings.validation, "test": settings.test}
-    given = {name: examples(_Table(f"--{name}", file, columns)) for name, file in files.items() if file is not None}
-    splits = _split(whole, given, shared=len(texts) if settings.choices is None else 1)
+        answers = _label_answers(main, answer)
+    say(f"{path}: {len(main)} rows; column {answer!r} holds {answers.finding}")
+    given: dict[str, list[Example]] = {name: [] for name in rows}
+    for name, of_file in rows.items():
+        for row in of_file:
+            if len(row.choices) != count:
+                raise row.refuse(f"{len(row.choices)} choices, but {count} in the first row", choices[0])
+            label = answers.label(row.answer, row.choices)
+            if label is None:
+                raise row.refuse(f"label {row.answer!r}; expected {answers.expected}", answer)
+            given[name].append(Example(row.texts + row.choices, label))
+    whole = given.pop("task")
+    splits = _split(whole, given, shared=1 if choices else len(texts))
     counts = ", ".join(f"{name} {len(rows)}" for name, rows in splits.named().items())
-    made = [name for name in files if name not in given]
-    how = f"; {' and '.join(made)} taken from {settings.task} by a hash of the text" if made else ""
-    say(f"rows: {counts}{how}; reported: test")
-    name = Path(settings.task).name
-    return OwnFile(name, f"{name}, column {answer}", answers.kind, answers.text_columns, splits)
-
-
-class _Table:
-    """The rows of a file; a file, column or row that cannot be read is a `UserError`, as is a text that is none."""
-
-    def __init__(self, flag: str, file: str, columns: Sequence[str]) -> None:
-        file_format(Path(file), TABLES, flag)
-        self.file = TableFile(Path(file), columns, flag)
-        self.refuse = self.file.refuse
-        self.records = list(self.file.checked())
-        if not self.records:
-            raise UserError(f"{file}: no rows; add labelled texts")
-
-    def text(self, record: Record, column: str, value: Any) -> str:
-        """Return a text without the spaces around it; refuse anything else."""
-        if not isinstance(value, str) or not value.strip():
-            found = "empty" if value is None or not str(value).strip() else f"{value!r} is not text"
-            raise self.refuse(record, f"{found}; add a text or remove the row", column)
-        return value.strip()
-
-    def texts(self, record: Record, columns: Sequence[str]) -> tuple[str, ...]:
-        """Return the texts of some columns, as `text`."""
-        return tuple(self.text(record, column, record.values[column]) for column in columns)
-
-    def choices(self, record: Record, columns: Sequence[str]) -> tuple[str, ...]:
-        """Return the choices of a row: a text per column, or the texts of a single column's list."""
-        if len(columns) != 1:
-            return self.texts(record, columns)
-        values = record.values[columns[0]]
-        if not isinstance(values, list):
-            problem = f"{str(values)[:50]!r} is not a list; --choices takes a column of lists, or several columns"
-            raise self.refuse(record, problem, columns[0])
-        if len(values) < 2:
-            raise self.refuse(record, f"{len(values)} choices; expected two or more", columns[0])
-        return tuple(self.text(record, columns[0], value) for value in values)
+    made = " and ".join(name for name in ("validation", "test") if name not in given)
+    say(f"rows: {counts}{f'; {made} taken from {path} by a hash of the text' if made else ''}; reported: test")
+    if len(choices) == 1:
+        choices = [f"{choices[0]}[{i}]" for i in range(count)]
+    return OwnFile(path.name, f"{path.name}, column {answer}", answers.kind, (*texts, *choices), splits)
 
 
 def _check_flags(settings: FinetuneSettings) -> str:
     """Return the column with the answers, after checking that the flags agree."""
-    if settings.data is not None:
-        raise UserError(f"--data {settings.data}: --task {settings.task} is the data; remove --data")
-    if settings.label is not None and settings.target is not None:
-        raise UserError("--label and --target: the answer is a label or a text; remove one of them")
-    if settings.choices is not None and settings.target is not None:
-        raise UserError("--choices and --target: the answer is chosen or written; remove one of them")
-    for flag in ("text", "label" if settings.target is None else "target"):
+    answer = "label" if settings.target is None else "target"
+    for flag in ("data", "metric") if answer == "label" else ("data", "label", "pair", "choices"):
+        if getattr(settings, flag) is not None:
+            raise UserError(f"--{flag}: does not apply to a table with --{answer}; leave it out")
+    for flag in ("text", answer):
         if getattr(settings, flag) is None:
             raise UserError(f"--{flag} is required; name the column of {settings.task} that holds it")
-    if settings.target is None:
-        if settings.metric is not None:
-            raise UserError(f"--metric {settings.metric}: only with --target; labels have their own metrics")
-        return settings.label
-    if settings.pair is not None:
-        raise UserError(f"--pair {settings.pair}: --target reads one text; remove --pair")
     if settings.metric not in (None, *METRICS):
         raise UserError(f"--metric {settings.metric}: must be {' or '.join(METRICS)}")
-    return settings.target
+    return getattr(settings, answer)
 
 
-def _example(
-    table: _Table, record: Record, texts: Sequence[str], choices: Sequence[str], answer: str, answers: _Answers
-) -> Example:
-    words = table.texts(record, texts)
-    if choices:
-        words += table.choices(record, choices)
-        if len(words) != len(answers.text_columns):
-            found, expected = len(words) - len(texts), len(answers.text_columns) - len(texts)
-            raise table.refuse(record, f"{found} choices, but {expected} in the first row", choices[0])
-    label = answers.label(record.values[answer], words)
-    if label is None:
-        raise table.refuse(record, f"label {record.values[answer]!r}; {answers.expected}", answer)
-    return Example(words, label)
+def _read(flag: str, file: str, texts: list[str], choices: list[str], answer: str) -> list[_Row]:
+    """Read a file; a choice is a text in a column of its own, or in the list of a single column."""
+    columns = [*texts, *choices, answer]
+    if len(set(columns)) < len(columns):
+        raise UserError(f"{flag} {file}: flags must name different columns; given are {', '.join(columns)}")
+    file_format(Path(file), TABLES, flag)
+    table, rows = TableFile(Path(file), columns, flag), []
+    for record in table.checked():
+        options = [record.values[column] for column in choices]
+        if len(choices) == 1:
+            options = options[0]
+            if not isinstance(options, list) or len(options) < 2:
+                raise table.refuse(record, f"{str(options)[:50]!r} is not a list of two choices or more", choices[0])
+        words = [*(record.values[column] for column in texts), *options]
+        for column, word in zip([*texts, *(choices * len(options))], words, strict=False):
+            if not isinstance(word, str) or not word.strip():
+                raise table.refuse(record, f"{word!r} is not a text; add one or remove the row", column)
+        words = tuple(word.strip() for word in words)
+        of_row = words[: len(texts)], words[len(texts) :], record.values[answer]
+        rows.append(_Row(*of_row, partial(table.refuse, record)))
+    if not rows:
+        raise UserError(f"{file}: no rows; add labelled texts")
+    return rows
 
 
-def _written(value: Any, _: tuple[str, ...]) -> str | None:
-    return value.strip() or None if isinstance(value, str) else None
-
-
-def _label_answers(table: _Table, texts: tuple[str, ...], column: str) -> _Answers:
+def _label_answers(rows: list[_Row], column: str) -> _Answers:
     """Find out whether a column holds several labels per text, numbers on a scale, or one label per text."""
-    values = [record.values[column] for record in table.records]
+    values = [row.answer for row in rows]
     several = any(isinstance(value, list) or SEPARATOR in str(value) for value in values)
-    for record, value in zip(table.records, values, strict=True):
-        for part in value if isinstance(value, list) else [value]:
-            if part is None or isinstance(part, dict | list) or not (several or str(part).strip()):
-                raise table.refuse(record, "no label; add one or remove the row", column)
-            if _is_not_finite(part):
-                raise table.refuse(record, f"{part!r} is not a label or number; correct or remove the row", column)
+    for row in rows:
+        for part in row.answer if isinstance(row.answer, list) else [row.answer]:
+            text = str(part).strip().lower().lstrip("+-")
+            if part is None or isinstance(part, dict | list) or text in NOT_FINITE or not (text or several):
+                raise row.refuse(f"{part!r} is not a label or number; correct or remove the row", column)
     if several:
-        names = sorted({name for value in values for name in _parts(value)})
         what = "lists" if isinstance(values[0], list) else f"labels joined by {SEPARATOR}"
-        return _classes(MultiLabel, names, f"{what}: classification with any number of labels", texts)
+        names = sorted({name for value in values for name in _parts(value)})
+        return _classes(MultiLabel, names, f"{what}: classification with any number of labels", _parts)
     numbers = {parse_number(value) for value in values}
     if None in numbers:
-        names, what = sorted({str(value).strip() for value in values}), "different texts"
+        what, read = "different texts", lambda value: [str(value).strip()]
     elif len(numbers) > MOST_WHOLE_NUMBERS or not all(number.is_integer() for number in numbers):
         finding = f"numbers from {min(numbers):g} to {max(numbers):g}: regression"
-        return _Answers(Regression(), finding, "expected a number", texts, lambda value, _: parse_number(value))
+        return _Answers(Regression(), finding, "a number", lambda value, _: parse_number(value))
     else:
-        names, what = [_name(number) for number in sorted(numbers)], "whole numbers"
+        what, read = "whole numbers", lambda value: [_name(value)]
+    names = sorted({read(value)[0] for value in values}, key=None if None in numbers else int)
     if len(names) > max(MOST_WHOLE_NUMBERS, len(values) // 2):
-        raise UserError(
-            f"{table.file.path}, column {column!r}: {len(names)} different texts in {len(values)} rows are not labels; "
-            "name another column with --label"
-        )
-    return _classes(SingleLabel, names, f"{len(names)} {what}: classification", texts)
+        problem = f"one of {len(names)} {what} in {len(values)} rows, which are not labels; name another with --label"
+        raise rows[0].refuse(problem, column)
+    return _classes(SingleLabel, names, f"{len(names)} {what}: classification", read)
 
 
-def _classes(
-    kind: type[SingleLabel] | type[MultiLabel], names: list[str], finding: str, texts: tuple[str, ...]
-) -> _Answers:
+def _classes(kind: type[Kind], names: list[str], finding: str, read: Callable[[Any], list[str]]) -> _Answers:
+    """Return the answers of a column whose cells hold the names that `read` finds."""
     places = {name: index for index, name in enumerate(names)}
-    listed = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+    listed = shorten(", ".join(names), 100)
 
     def label(value: Any, _: tuple[str, ...]) -> int | tuple[int, ...] | None:
-        if value is None:
+        indices = {None} if value is None else {places.get(name) for name in read(value)}
+        if None in indices:
             return None
-        if kind is SingleLabel:
-            return places.get(str(value).strip(), places.get(_name(value)))
-        indices = {places.get(name) for name in _parts(value)}
-        return None if None in indices else tuple(sorted(indices))
+        return tuple(sorted(indices)) if kind is MultiLabel else indices.pop()
 
-    return _Answers(kind(tuple(names)), f"{finding} ({listed})", f"expected {listed}", texts, label)
+    return _Answers(kind(tuple(names)), f"{finding} ({listed})", listed, label)
 
 
 def _name(value: Any) -> str:
@@ -225,68 +202,34 @@ def _name(value: Any) -> str:
     return str(value).strip() if number is None or not number.is_integer() else str(int(number))
 
 
-def _is_not_finite(value: Any) -> bool:
-    """Return whether a value is NaN or infinite, as a number or spelled out."""
-    try:
-        return not isinstance(value, bool) and float(value) - float(value) != 0
-    except (TypeError, ValueError, OverflowError):
-        return False
-
-
 def _parts(value: Any) -> list[str]:
     parts = value if isinstance(value, list) else str(value).split(SEPARATOR)
     return [name for part in parts if (name := str(part).strip())]
 
 
-def _whole(value: Any, first: int) -> int:
-    number = parse_number(value)
-    return int(number) - first if number is not None and number.is_integer() else -1
+def _only(value: Any, among: Sequence[str]) -> int | None:
+    text = str(value).strip()
+    return among.index(text) if text and among.count(text) == 1 else None
 
 
-def _only(text: str, among: Sequence[str]) -> int:
-    return among.index(text) if text and among.count(text) == 1 else -1
-
-
-# How a label may name the right choice; each returns its index, or one outside the row's choices.
-_READINGS: dict[str, Callable[[Any, Sequence[str]], int]] = {
-    "numbers from 0": lambda value, choices: _whole(value, first=0),
-    "numbers from 1": lambda value, choices: _whole(value, first=1),
-    "letters from A": lambda value, choices: _only(str(value).strip().upper(), ascii_uppercase),
-    "the right choice's text": lambda value, choices: _only(str(value).strip(), choices),
+# How a label may name the right choice; each returns its index, or None.
+_READINGS: dict[str, Callable[[Any, Sequence[str]], int | None]] = {
+    "numbers from 0": lambda value, choices: _only(_name(value), [str(i) for i in range(len(choices))]),
+    "numbers from 1": lambda value, choices: _only(_name(value), [str(i + 1) for i in range(len(choices))]),
+    "letters from A": lambda value, choices: _only(str(value).upper(), ascii_uppercase[: len(choices)]),
+    "the right choice's text": _only,
 }
 
 
-def _choice_answers(table: _Table, texts: tuple[str, ...], columns: Sequence[str], answer: str) -> _Answers:
-    """Find the reading of the labels that fits all rows.
-
-    Raises:
-        UserError: Several readings fit and differ, or the choices are not texts.
-    """
-    rows = [(record.values[answer], table.choices(record, columns)) for record in table.records]
-    found = {name: [read(value, choices) for value, choices in rows] for name, read in _READINGS.items()}
-    fits = {
-        name: sum(0 <= index < len(choices) for index, (_, choices) in zip(indices, rows, strict=True))
-        for name, indices in found.items()
-    }
-    best = [name for name, count in fits.items() if count == max(fits.values())]
-    if fits[best[0]] == len(rows) and any(found[name] != found[best[0]] for name in best):
-        raise UserError(
-            f"{table.file.path}, column {answer!r}: may be {' or '.join(best)}, which differ; use letters from A"
-        )
-    name, count, shared = best[0], len(rows[0][1]), len(texts)
-
-    def label(value: Any, words: tuple[str, ...]) -> int | None:
-        index = _READINGS[name](value, words[shared:])
-        return index if 0 <= index < count else None
-
-    expected = {
-        "numbers from 0": f"0 to {count - 1}",
-        "numbers from 1": f"1 to {count}",
-        "letters from A": f"A to {ascii_uppercase[min(count, 26) - 1]}",
-    }.get(name, "the text of exactly one of the row's choices")
-    names = tuple(columns) if len(columns) > 1 else tuple(f"{columns[0]}[{i}]" for i in range(count))
-    finding = f"{name}: multiple choice among {count}"
-    return _Answers(MultipleChoice(shared=shared), finding, f"expected {expected}", (*texts, *names), label)
+def _choice_answers(rows: list[_Row], kind: MultipleChoice, column: str) -> _Answers:
+    """Find the reading of the labels that fits most rows; if several fit all, they must agree."""
+    found = {name: [read(row.answer, row.choices) for row in rows] for name, read in _READINGS.items()}
+    fewest = min(labels.count(None) for labels in found.values())
+    best = [name for name, labels in found.items() if labels.count(None) == fewest]
+    if fewest == 0 and any(found[name] != found[best[0]] for name in best):
+        raise rows[0].refuse(f"may be {' or '.join(best)}, which differ; use letters from A", column)
+    among = f"{best[0]}: multiple choice among {len(rows[0].choices)}"
+    return _Answers(kind, among, f"{best[0]}, of {len(rows[0].choices)} choices", _READINGS[best[0]])
 
 
 def _split(whole: list[Example], given: dict[str, list[Example]], shared: int) -> Splits:
@@ -294,26 +237,24 @@ def _split(whole: list[Example], given: dict[str, list[Example]], shared: int) -
 
     The split depends on the texts only, not on their order in the file.
     """
-    groups: dict[str, list[int]] = {}
-    for index, example in enumerate(whole):
-        groups.setdefault(_text_hash(example, shared), []).append(index)
-    waiting = sorted(groups)
-    parts, taken = dict(given), set()
+
+    def text_hash(example: Example) -> str:
+        words = ["".join(text.lower().split()) for text in example.texts[:shared]]
+        return hashlib.sha256(json.dumps([HELD_OUT_SEED, *words]).encode()).hexdigest()
+
+    hashes = [text_hash(example) for example in whole]
+    waiting, sizes, split_of = sorted(set(hashes)), Counter(hashes), {}
     for name in ("test", "validation"):
-        if name not in given:
-            indices: list[int] = []
-            while waiting and len(indices) < max(1, round(SHARE * len(whole))):
-                indices += groups[waiting.pop(0)]
-            parts[name] = [whole[index] for index in sorted(indices)]
-            taken.update(indices)
-    train = [example for index, example in enumerate(whole) if index not in taken]
-    seen = {_text_hash(example, shared) for example in train}
+        wanted = 0 if name in given else max(1, round(SHARE * len(whole)))
+        while waiting and wanted > 0:
+            split_of[waiting[0]] = name
+            wanted -= sizes[waiting.pop(0)]
+    parts: dict[str, list[Example]] = {"train": [], "validation": [], "test": []}
+    for example, key in zip(whole, hashes, strict=True):
+        parts[split_of.get(key, "train")].append(example)
+    trained = set(waiting)
     for name, examples in given.items():
-        if repeated := sum(_text_hash(example, shared) in seen for example in examples):
+        if repeated := sum(text_hash(example) in trained for example in examples):
             say(f"warning: {repeated} of {len(examples)} rows of the {name} file also occur in the training data")
-    return Splits(train, parts["validation"], {"test": parts["test"]})
-
-
-def _text_hash(example: Example, shared: int) -> str:
-    words = ["".join(text.lower().split()) for text in example.texts[:shared]]
-    return hashlib.sha256(json.dumps([HELD_OUT_SEED, *words]).encode()).hexdigest()
+    parts |= given
+    return Splits(parts["train"], parts["validation"], {"test": parts["test"]})

@@ -32,21 +32,23 @@ def load_squad(data: str | None) -> tuple[bool, Splits]:
     """
     if data is None:
         raise UserError("--data is required; --task qa reads a folder with SQuAD's train*.json and dev*.json")
-    read = {split: read_squad(path) for split, path in find_split_files(Path(data), ".json").items()}
+    read = {split: _read(path) for split, path in find_split_files(Path(data), ".json").items()}
     examples = {split: rows for split, (rows, _) in read.items()}
     unanswerable = any(not example.label for example in examples["train"])
     return unanswerable, arrange(examples, partial(hold_out, groups=read["train"][1]))
 
 
-def read_squad(path: Path) -> tuple[list[Example], list[int]]:
-    """Read the questions of a file, and for each the number of its document.
-
-    Raises:
-        UserError: The file cannot be read, a field is missing, or an answer is not at its `answer_start`.
-    """
+def _read(path: Path) -> tuple[list[Example], list[int]]:
+    """Read the questions of a file, and for each the number of its document."""
     examples, documents = [], []
     for where, document, context, question in each_question(path):
-        examples.append(_example(question, context, where))
+        text, accepted = _field(question, "question", str, where).strip(), []
+        for answer in [] if question.get("is_impossible") else _field(question, "answers", list, where):
+            words, start = _field(answer, "text", str, where), _field(answer, "answer_start", int, where)
+            if start < 0 or context[start : start + len(words)] != words:
+                raise UserError(f"{where}: the context does not have {words!r} at answer_start {start}; correct it")
+            accepted.append([start, words])
+        examples.append(Example((text, context), accepted))
         documents.append(document)
     return examples, documents
 
@@ -56,9 +58,6 @@ def each_question(path: Path) -> Iterator[tuple[str, int, str, Any]]:
 
     Yields:
         The question's place for error messages, the number of its document, its context, and its unchecked object.
-
-    Raises:
-        UserError: The file cannot be read, or a field around the questions is wrong.
     """
     content = read_json(path, "expected SQuAD's format")
     for d, document in enumerate(_field(content, "data", list, f"{path}")):
@@ -67,17 +66,6 @@ def each_question(path: Path) -> Iterator[tuple[str, int, str, Any]]:
             context = _field(paragraph, "context", str, where)
             for q, question in enumerate(_field(paragraph, "qas", list, where)):
                 yield f"{where}.qas[{q}]", d, context, question
-
-
-def _example(question: Any, context: str, where: str) -> Example:
-    text = _field(question, "question", str, where).strip()
-    accepted = []
-    for answer in [] if question.get("is_impossible") else _field(question, "answers", list, where):
-        words, start = _field(answer, "text", str, where), _field(answer, "answer_start", int, where)
-        if start < 0 or context[start : start + len(words)] != words:
-            raise UserError(f"{where}: the context does not have {words!r} at answer_start {start}; correct it")
-        accepted.append([start, words])
-    return Example((text, context), accepted)
 
 
 def _field(value: Any, name: str, expected: type, where: str) -> Any:

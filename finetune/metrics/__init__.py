@@ -12,43 +12,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from pathlib import Path
-from types import ModuleType
 from typing import Any
-
-MODULES = ("accuracy", "bleu", "f1", "glue", "multilabel", "ner", "rouge", "squad")
 
 
 def score(name: str, predictions: Sequence[Any], references: Sequence[Any]) -> dict[str, float]:
-    """Return the scores of predictions.
+    """Return the scores of predictions, which are as the `compute` of the module describes.
 
-    Args:
-        name: A module, like `accuracy`, or `glue/TASK` with a task's name on the Hub (cola, stsb, mnli_matched, ...).
-        predictions: As the module's `compute` describes.
-        references: One for each prediction.
-
-    Raises:
-        ValueError: There is no such metric, nothing to score, or not one reference for each prediction.
+    `name` is a module, like `accuracy`, or `glue/TASK` with a task's name on the Hub (cola, stsb, mnli_matched, ...).
     """
-    if name not in names():
-        raise ValueError(f"no metric {name!r}; expected {', '.join(names())}")
-    if len(predictions) != len(references):
-        raise ValueError(f"metric {name}: {len(predictions)} predictions, but {len(references)} references")
-    if len(predictions) == 0:
-        raise ValueError(f"metric {name}: nothing to score")
-    module, *config_name = name.split("/", 1)
-    return _module(module).compute(predictions, references, *config_name)
-
-
-def names() -> list[str]:
-    """Return the metrics that `score` knows."""
-    tasks = [f"glue/{task}" for task in _module("glue").TASKS]
-    return sorted([*(module for module in MODULES if module != "glue"), *tasks])
-
-
-def path(module: str) -> Path:
-    """Return the folder that `evaluate.load` takes."""
-    return Path(__file__).parent / module
+    if len(predictions) != len(references) or len(predictions) == 0:
+        raise ValueError(f"metric {name}: {len(predictions)} predictions and {len(references)} references")
+    module, *task = name.split("/")
+    return import_module(f"{__name__}.{module}.{module}").compute(predictions, references, *task)
 
 
 def evaluate_module(compute: Callable[..., dict[str, float]], prediction: str, *references: str) -> type:
@@ -67,24 +42,18 @@ def evaluate_module(compute: Callable[..., dict[str, float]], prediction: str, *
         return datasets.Sequence(value) if name.endswith("[]") else value
 
     tasks = compute.__globals__.get("TASKS")
+    rows = [{"predictions": prediction, "references": reference} for reference in references or [prediction]]
 
     class Module(evaluate.Metric):
         def _info(self) -> evaluate.MetricInfo:
             if tasks is not None and self.config_name not in tasks:
                 raise KeyError(f"no GLUE task {self.config_name!r}; expected {', '.join(tasks)}")
-            features = [
-                datasets.Features({"predictions": feature(prediction), "references": feature(reference)})
-                for reference in references or [prediction]
-            ]
+            features = [datasets.Features({name: feature(kind) for name, kind in row.items()}) for row in rows]
             about = {"description": compute.__globals__["__doc__"], "inputs_description": compute.__doc__}
-            return evaluate.MetricInfo(citation="", features=features if references else features[0], **about)
+            return evaluate.MetricInfo(citation="", features=features, **about)
 
         def _compute(self, predictions: Sequence[Any], references: Sequence[Any]) -> dict[str, float]:
             return compute(predictions, references, *(() if tasks is None else (self.config_name,)))
 
     Module.__name__ = compute.__module__.rpartition(".")[2].title()  # evaluate's name of the metric
     return Module
-
-
-def _module(module: str) -> ModuleType:
-    return import_module(f"{__name__}.{module}.{module}")

@@ -90,7 +90,7 @@ BAD_ROWS = {
     "a score nan": (SCORES, "nan", "line 31, column 'label': 'nan' is not a label or number"),
     "a score inf": (SCORES, "-Inf", "line 31, column 'label': '-Inf' is not a label or number"),
     "a label nan": (ROWS, "NaN", "line 31, column 'label': 'NaN' is not a label or number"),
-    "no label": (ROWS, " ", "line 31, column 'label': no label"),
+    "no label": (ROWS, " ", "line 31, column 'label': ' ' is not a label"),
     "one of several": ([(text, "x|y") for text, _ in ROWS], "nan", "line 31, column 'label': 'nan' is not"),
 }
 
@@ -105,12 +105,16 @@ def test_an_answer_that_is_none_is_refused_and_not_a_class(case, tmp_path):
 BROKEN = {
     "no column": ("a.csv", "text,stars\na,1\n", "a.csv, line 1: no column 'label'; it has text, stars"),
     "no label": ("a.csv", "text,label\na,1\nb\n", "a.csv, line 3: 1 fields"),
-    "no text": ("a.csv", 'text,label\n"a\nb",1\n ,0\n', "a.csv, line 4, column 'text': empty"),
+    "no text": ("a.csv", 'text,label\n"a\nb",1\n ,0\n', "a.csv, line 4, column 'text': ' ' is not a text"),
     "no rows": ("a.csv", "text,label\n", "a.csv: no rows"),
     "broken json": ("a.jsonl", '{"text": "a", "label": 1}\n\n{"text" "b"}\n', "a.jsonl, line 3: broken JSON"),
     "field missing": ("a.jsonl", '{"text": "a", "label": 1}\n{"label": 0}\n', "a.jsonl, line 2: no field 'text'"),
     "text a number": ("a.jsonl", '{"text": "a", "label": 1}\n{"text": 5, "label": 0}\n', "line 2, column 'text': 5"),
-    "null text": ("a.jsonl", '{"text": "a", "label": 1}\n{"text": null, "label": 0}\n', "line 2, column 'text': empty"),
+    "null text": (
+        "a.jsonl",
+        '{"text": "a", "label": 1}\n{"text": null, "label": 0}\n',
+        "line 2, column 'text': None is not a text",
+    ),
     "null label": ("a.jsonl", '{"text": "a", "label": 1}\n{"text": "b", "label": null}\n', "line 2, column 'label'"),
     "a number that is none": ("a.jsonl", '{"text": "a", "label": 1}\n{"text": "b", "label": NaN}\n', "line 2"),
     "null in a list": ("a.jsonl", '{"text": "a", "label": ["x"]}\n{"text": "b", "label": [null]}\n', "line 2"),
@@ -137,12 +141,12 @@ def test_too_few_rows_or_labels_are_refused(tmp_path):
 FLAGS = {
     "--label is required": {"label": None},
     "must name different columns": {"label": "text"},
-    "--data x: --task": {"data": "x"},
-    "--label and --target": {"label": "label", "target": "target"},
-    "--choices and --target": {"choices": ["a"], "target": "target"},
-    "--metric bleu: only with --target": {"metric": "bleu"},
+    "--data: does not apply to a table with --label": {"data": "x"},
+    "--label: does not apply to a table with --target": {"label": "label", "target": "target"},
+    "--choices: does not apply": {"choices": ["a"], "target": "target"},
+    "--metric: does not apply": {"metric": "bleu"},
     "--metric x: must be rouge or bleu": {"target": "target", "metric": "x"},
-    "--pair b: --target reads one text": {"target": "target", "pair": "b"},
+    "--pair: does not apply": {"target": "target", "pair": "b"},
     "b.csv, line 3, column 'label': label '7'; expected 0, 1": {"test": "b.csv"},
     "--validation c.csv: no such file": {"validation": "c.csv"},
 }
@@ -187,12 +191,12 @@ def test_the_reading_of_right_choices_is_found_and_printed(name, lists, tmp_path
 LISTS = [(*row[:2], list(row[2:5]), row[5]) for row in QUESTIONS]
 BAD_CHOICES = {
     "line 6, column 'end': 2 choices, but 3 in the first row": ("t", "p", ["x", "y"], 1),
-    "line 6, column 'end': 1 choices; expected two or more": ("t", "p", ["x"], 0),
-    "line 6, column 'end': empty": ("t", "p", ["x", " ", "y"], 0),
+    "line 6, column 'end': \"['x']\" is not a list of two choices": ("t", "p", ["x"], 0),
+    "line 6, column 'end': ' ' is not a text": ("t", "p", ["x", " ", "y"], 0),
     "line 6, column 'end': 'x' is not a list": ("t", "p", "x", 0),
-    "line 6, column 'text': empty": ("", "p", ["x", "y", "z"], 0),
-    "line 6, column 'label': label 3; expected 0 to 2": ("t", "p", ["x", "y", "z"], 3),
-    "line 6, column 'label': label None; expected 0 to 2": ("t", "p", ["x", "y", "z"], None),
+    "line 6, column 'text': '' is not a text": ("", "p", ["x", "y", "z"], 0),
+    "line 6, column 'label': label 3; expected numbers from 0, of 3 choices": ("t", "p", ["x", "y", "z"], 3),
+    "line 6, column 'label': label None; expected numbers from 0": ("t", "p", ["x", "y", "z"], None),
 }
 
 

@@ -13,8 +13,7 @@ def _accuracy(predictions, references) -> dict[str, float]:
 
 def _accuracy_and_f1(predictions, references) -> dict[str, float]:
     """F1 is that of label 1, "paraphrase"."""
-    f1 = f1_score(references, predictions, pos_label=1, average="binary", zero_division=0)
-    return {**_accuracy(predictions, references), "f1": float(f1)}
+    return {**_accuracy(predictions, references), "f1": float(f1_score(references, predictions, zero_division=0))}
 
 
 def _matthews(predictions, references) -> dict[str, float]:
@@ -23,28 +22,17 @@ def _matthews(predictions, references) -> dict[str, float]:
 
 def _correlations(predictions, references) -> dict[str, float]:
     """Return 0 if either side is constant, where the formulas are 0 / 0; NaN stays NaN."""
-    predictions, references = np.asarray(predictions, dtype=float), np.asarray(references, dtype=float)
     if np.ptp(predictions) == 0 or np.ptp(references) == 0:
         return {"pearson": 0.0, "spearmanr": 0.0}
-    return {
-        "pearson": float(pearsonr(predictions, references).statistic),
-        "spearmanr": float(spearmanr(predictions, references).statistic),
-    }
+    both = {"pearson": pearsonr(predictions, references), "spearmanr": spearmanr(predictions, references)}
+    return {name: float(found.statistic) for name, found in both.items()}
 
 
 TASKS = {
-    "cola": _matthews,
-    "sst2": _accuracy,
-    "mrpc": _accuracy_and_f1,
+    **dict.fromkeys(("sst2", "mnli", "mnli_matched", "mnli_mismatched", "qnli", "rte", "wnli"), _accuracy),
+    **dict.fromkeys(("mrpc", "qqp"), _accuracy_and_f1),
+    **dict.fromkeys(("cola", "ax"), _matthews),
     "stsb": _correlations,
-    "qqp": _accuracy_and_f1,
-    "mnli": _accuracy,
-    "mnli_matched": _accuracy,
-    "mnli_mismatched": _accuracy,
-    "qnli": _accuracy,
-    "rte": _accuracy,
-    "wnli": _accuracy,
-    "ax": _matthews,
 }
 
 

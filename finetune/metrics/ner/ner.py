@@ -12,12 +12,8 @@ def compute(predictions, references) -> dict[str, float]:
     """
     report = classification_report(list(references), list(predictions), output_dict=True, zero_division=0)
     overall = report["micro avg"]
-    scores = {
-        "f1": overall["f1-score"],
-        "precision": overall["precision"],
-        "recall": overall["recall"],
-        "accuracy": accuracy_score(list(references), list(predictions)),
-    }
+    scores = {"f1": overall["f1-score"], "precision": overall["precision"], "recall": overall["recall"]}
+    scores["accuracy"] = accuracy_score(list(references), list(predictions))
     scores |= {f"f1_{name}": row["f1-score"] for name, row in report.items() if not name.endswith(" avg")}
     return {name: float(value) for name, value in scores.items()}
 

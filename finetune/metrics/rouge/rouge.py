@@ -13,12 +13,11 @@ def compute(predictions, references) -> dict[str, float]:
     For rougeLsum a line is a sentence.
     """
     scorer = RougeScorer(KINDS, use_stemmer=True)
-    totals = dict.fromkeys(KINDS, 0.0)
-    for prediction, accepted in zip(predictions, references, strict=True):
-        best = scorer.score_multi([accepted] if isinstance(accepted, str) else accepted, prediction)
-        for kind in KINDS:
-            totals[kind] += best[kind].fmeasure
-    return {kind: total / len(predictions) for kind, total in totals.items()}
+    best = [
+        scorer.score_multi([accepted] if isinstance(accepted, str) else accepted, prediction)
+        for prediction, accepted in zip(predictions, references, strict=True)
+    ]
+    return {kind: sum(found[kind].fmeasure for found in best) / len(best) for kind in KINDS}
 
 
 Rouge = evaluate_module(compute, "string", "string[]", "string")
