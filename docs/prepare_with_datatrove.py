@@ -34,11 +34,11 @@ from datatrove.pipeline.filters import GopherQualityFilter, GopherRepetitionFilt
 from datatrove.pipeline.readers import JsonlReader
 from datatrove.pipeline.writers import JsonlWriter
 from datatrove.utils.hashing import HashConfig
-from pretrain.data.documents import documents_of
-from pretrain.data.sources import open_sources
 
 from hf_tiny_transformer.common.errors import UserError, run_command
 from hf_tiny_transformer.common.files import atomic_write_json
+from pretrain.data.documents import documents_of
+from pretrain.data.sources import open_sources
 
 
 class Documents(PipelineStep):

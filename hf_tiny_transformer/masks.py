@@ -121,7 +121,7 @@ def packed_documents(
     attention_mask: torch.Tensor | None,
     position_ids: torch.Tensor | None,
 ) -> torch.Tensor | None:
-    """Number the documents of each row.
+    """Assign a number to each document of a row.
 
     Returns:
         (B, T) index of each token's document in its row, or None if every row holds one document.

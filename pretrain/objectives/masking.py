@@ -71,7 +71,7 @@ def _mask_row(
 
 
 def group_tokens(starts_word: np.ndarray, scheme: str, generator: np.random.Generator) -> np.ndarray:
-    """Number the units that are masked together, (T,) rising; `starts_word` (T,) is False for later pieces of words."""
+    """Assign rising numbers (T,) to units masked together; `starts_word` (T,) is False for later pieces of words."""
     if scheme == "token":
         return np.arange(len(starts_word))
     words = np.cumsum(starts_word) - starts_word[0]
