@@ -17,8 +17,7 @@ class MultiHeadAttention(nn.Module):
     (cross-attention).
 
     Args:
-        config: Provides `hidden_size`, `num_attention_heads` and the attention backend.
-        layer_idx: Index of the layer, which is its place in the cache.
+        layer_idx: Index of the layer in the cache.
         is_causal: Whether a query attends to itself and earlier tokens only.
         bias: Whether the four projections have a bias.
         dropout: Rate on the attention weights during training.
@@ -58,7 +57,7 @@ class MultiHeadAttention(nn.Module):
 
         Args:
             hidden_states: (B, T, hidden_size).
-            attention_mask: From `masks.py`, in the backend's form; None hides nothing beyond causality.
+            attention_mask: From `masks.py`.
             position_embeddings: cos and sin, each (B or 1, T, head_dim); rotates queries and keys in self-attention.
             key_value_states: (B, S, hidden_size).
             past_key_values: The cache to read and extend; an `EncoderDecoderCache` for cross-attention.
@@ -128,13 +127,10 @@ def eager_attention_forward(
     """Compute softmax(q k^T * scaling + mask) v (Vaswani et al. 2017, equation 1).
 
     Args:
-        module: The attention module; its training mode decides whether dropout applies.
         query: (B, H, T, D).
         key: (B, H, S, D).
         value: (B, H, S, D).
         attention_mask: Additive, (B, 1, T, S): 0 = visible, the dtype's minimum = hidden.
-        scaling: Factor on the scores.
-        dropout: Rate on the weights.
 
     Returns:
         The attended values (B, T, H, D) and the weights (B, H, T, S).
@@ -152,14 +148,7 @@ def apply_rotary(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Rotate each pair of features by its position's angle (Su et al. 2021, RoFormer, equation 34).
 
-    Args:
-        query: (B, H, T, D).
-        key: (B, H, T, D).
-        cos: (B or 1, T, D), shared by all heads.
-        sin: (B or 1, T, D).
-
-    Returns:
-        The rotated query and key.
+    `query` and `key` are (B, H, T, D); `cos` and `sin` are (B or 1, T, D), shared by all heads.
     """
     cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
     return query * cos + rotate_half(query) * sin, key * cos + rotate_half(key) * sin
@@ -177,13 +166,7 @@ def without_padding(
     """Remove the encoder's padding for flash cross-attention.
 
     transformers would apply `attention_mask` to the queries as well, which belong to another text. Sequence
-    boundaries replace the mask.
-
-    Args:
-        query: (B, H, T, D).
-        key: (B, H, S, D).
-        value: (B, H, S, D).
-        attention_mask: (B, S), 1 = real token, 0 = padding.
+    boundaries replace the mask (B, S), 1 = real token, 0 = padding.
 
     Returns:
         Keys and values of the N real tokens, (1, H, N, D), and the keyword arguments with the boundaries of the B

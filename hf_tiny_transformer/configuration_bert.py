@@ -8,10 +8,11 @@ from .configuration_base import TinyTransformerConfig, activation_field, positiv
 
 @strict
 class TinyTransformerBertConfig(TinyTransformerConfig):
-    """BERT as published (Devlin et al. 2018). The defaults are BERT-Tiny's shape (Turc et al. 2019), small vocabulary.
+    """BERT as published (Devlin et al. 2018). The defaults are those of BERT-Tiny (Turc et al. 2019), with 8192 tokens.
 
     Args:
-        classifier_dropout: on the pooled vector; None means `hidden_dropout_prob`.
+        classifier_dropout: Dropout before a classifier; default: `hidden_dropout_prob`.
+        pad_token_id: Id of the padding token, whose embedding is not trained.
     """
 
     model_type = "tiny_transformer_bert"
@@ -33,11 +34,11 @@ class TinyTransformerBertConfig(TinyTransformerConfig):
     pad_token_id: int | None = 0
 
     def validate_architecture(self) -> None:
-        """Run by `@strict` after init and before saving."""
+        """Check fields against each other; `@strict` calls this after init and before saving."""
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size ({self.hidden_size}) must be a multiple of "
                 f"num_attention_heads ({self.num_attention_heads})"
             )
         if self.classifier_dropout is not None and not 0 <= self.classifier_dropout <= 1:
-            raise ValueError(f"classifier_dropout ({self.classifier_dropout}) must lie between 0 and 1")
+            raise ValueError(f"classifier_dropout ({self.classifier_dropout}) must be between 0 and 1")

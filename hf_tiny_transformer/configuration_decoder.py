@@ -9,16 +9,18 @@ from .configuration_trunk import TinyTransformerTrunkConfig
 
 @strict
 class TinyTransformerDecoderConfig(TinyTransformerTrunkConfig):
-    """A causal language model made of the Encoder's blocks; with `rotary` positions it is the function that stock
-    ModernBertDecoder with full attention computes. The fields of its shape are in `TinyTransformerTrunkConfig`.
+    """Causal language model of the Encoder's blocks.
+
+    With rotary positions it computes what stock ModernBertDecoder with full attention computes.
 
     Args:
-        use_cache: keep keys and values while generating, so that each new token costs one position.
+        use_cache: Whether to keep keys and values during generation.
+        kwargs: Fields of `TinyTransformerTrunkConfig`.
     """
 
     model_type = "tiny_transformer_decoder"
     keys_to_ignore_at_inference = ["past_key_values"]
-    # tensor parallelism: each process holds some heads and some columns of the MLP, and their sums are added up
+    # Tensor parallelism: each process has some heads and MLP columns, and the outputs are summed.
     base_model_tp_plan = {
         "layers.*.attention.q_proj": "colwise",
         "layers.*.attention.k_proj": "colwise",

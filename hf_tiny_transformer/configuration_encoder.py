@@ -11,11 +11,11 @@ from .configuration_trunk import TinyTransformerTrunkConfig
 
 @strict
 class TinyTransformerEncoderConfig(TinyTransformerTrunkConfig):
-    """A modern bidirectional encoder; with `rotary` positions it is the function that stock ModernBERT with full
-    attention computes. The fields of its shape are in `TinyTransformerTrunkConfig`.
+    """Bidirectional encoder. With rotary positions it computes what stock ModernBERT with full attention computes.
 
     Args:
-        classifier_pooling: one vector per text is the `mean` of its tokens or the first one (`cls`).
+        classifier_pooling: Vector of a text: the `mean` of its tokens or the first token (`cls`).
+        kwargs: Fields of `TinyTransformerTrunkConfig`.
     """
 
     model_type = "tiny_transformer_encoder"

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_tiny_transformer authors. Licensed under the Apache License, Version 2.0.
-"""Configuration of the Encoder that reads images."""
+"""Configuration of the Encoder on images."""
 
 from typing import Literal
 
@@ -11,13 +11,16 @@ from .configuration_encoder import TinyTransformerEncoderConfig
 
 @strict
 class TinyTransformerEncoderImageConfig(TinyTransformerEncoderConfig):
-    """An Encoder whose tokens are the patches of a square image (Dosovitskiy et al. 2020); all else is the Encoder's.
+    """Encoder whose tokens are the patches of a square image (Dosovitskiy et al. 2020).
+
+    The inherited `vocab_size` is not used.
 
     Args:
-        image_size, patch_size: pixels along a side; patches neither overlap nor leave a rest.
-        num_channels: 1 for grey, 3 for colour.
-        max_position_embeddings: one for each patch; None works it out.
-        vocab_size: inherited, and read by nothing: there are no words.
+        image_size: Pixels per side of an image; a multiple of `patch_size`.
+        patch_size: Pixels per side of a patch.
+        num_channels: 1 = grey, 3 = colour.
+        max_position_embeddings: At least the number of patches, which is the default.
+        kwargs: Fields of `TinyTransformerEncoderConfig`.
     """
 
     model_type = "tiny_transformer_encoder_image"
@@ -34,15 +37,12 @@ class TinyTransformerEncoderImageConfig(TinyTransformerEncoderConfig):
         super().__post_init__(**kwargs)
 
     def validate_architecture(self) -> None:
-        """Run by `@strict` after init and before saving."""
+        """Check fields against each other; `@strict` calls this after init and before saving."""
         super().validate_architecture()
         if self.image_size % self.patch_size:
-            raise ValueError(
-                f"image_size ({self.image_size}) must be a multiple of patch_size ({self.patch_size}): "
-                "patches cover the image"
-            )
+            raise ValueError(f"image_size ({self.image_size}) must be a multiple of patch_size ({self.patch_size})")
         patches = (self.image_size // self.patch_size) ** 2
         if self.max_position_embeddings < patches:
             raise ValueError(
-                f"max_position_embeddings ({self.max_position_embeddings}): the image has {patches} patches"
+                f"max_position_embeddings ({self.max_position_embeddings}) is too small: an image has {patches} patches"
             )

@@ -11,15 +11,15 @@ from .configuration_trunk import TinyTransformerTrunkConfig
 
 @strict
 class TinyTransformerSeq2SeqConfig(TinyTransformerTrunkConfig):
-    """An encoder, and a decoder that asks it in every block. Both have one width; the fields of the shape are in
-    `TinyTransformerTrunkConfig`.
+    """Encoder, and decoder with cross-attention in every block, of equal width.
+
+    `num_hidden_layers` is the encoder's depth. `tie_word_embeddings` ties the embeddings of both sides and the output.
 
     Args:
-        num_hidden_layers: of the encoder.
-        num_decoder_layers: of the decoder; None means as many as the encoder has.
-        tie_word_embeddings: one matrix serves as the encoder's and the decoder's embeddings and as the output.
-        decoder_start_token_id: what the decoder's input begins with.
-        use_cache: keep keys and values while generating, so that each new token costs one position.
+        num_decoder_layers: Layers of the decoder; default: as many as the encoder has.
+        use_cache: Whether to keep keys and values during generation.
+        decoder_start_token_id: Id of the first token of the decoder's input.
+        kwargs: Fields of `TinyTransformerTrunkConfig`.
     """
 
     model_type = "tiny_transformer_seq2seq"
@@ -32,21 +32,21 @@ class TinyTransformerSeq2SeqConfig(TinyTransformerTrunkConfig):
     eos_token_id: int | list[int] | None = None
     decoder_start_token_id: int | None = 0
 
-    def __post_init__(self, **kwargs):
+    def __post_init__(self, **kwargs) -> None:
         if self.num_decoder_layers is None:
             self.num_decoder_layers = self.num_hidden_layers
         super().__post_init__(**kwargs)
 
     def validate_architecture(self) -> None:
-        """Run by `@strict` after init and before saving."""
+        """Check fields against each other; `@strict` calls this after init and before saving."""
         super().validate_architecture()
         if self.num_decoder_layers < 1:
             raise ValueError(f"num_decoder_layers ({self.num_decoder_layers}) must be at least 1")
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
-        """One side's view of the config. transformers sizes the decoder's cache by its `num_hidden_layers`.
+        """Return the config of one side; transformers sizes the decoder's cache by its `num_hidden_layers`.
 
-        It is the config itself, so that what is set on it holds, unless the decoder differs in depth.
+        The result is the config itself, so that assignments to it take effect, unless the decoder differs in depth.
         """
         if not decoder or encoder or self.num_decoder_layers == self.num_hidden_layers:
             return self

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_tiny_transformer authors. Licensed under the Apache License, Version 2.0.
-"""The configuration fields that Encoder, Decoder and Seq2Seq share."""
+"""Configuration fields of the Encoder, the Decoder and Seq2Seq."""
 
 from typing import Literal
 
@@ -11,14 +11,13 @@ from .configuration_base import TinyTransformerConfig, activation_field, positiv
 
 @strict
 class TinyTransformerTrunkConfig(TinyTransformerConfig):
-    """The shape of a pre-norm trunk (`trunk.py`); no model is built from it alone.
+    """Shape of a pre-norm trunk (`trunk.py`); base class of the families' configurations.
 
     Args:
-        intermediate_size: width of the gated feed-forward network (three matrices of it, where BERT has two).
-        position_embedding_type: `rotary` turns queries and keys; `sinusoidal` and `learned` are added to the
-            embeddings, as in the original Transformer and in BERT; `none` adds nothing: an encoder is then blind to
-            order.
-        rope_parameters: transformers' rotary settings; None means {"rope_type": "default", "rope_theta": 10000.0}.
+        intermediate_size: Width of the gated feed-forward network, which has three matrices where BERT has two.
+        position_embedding_type: `rotary` rotates queries and keys; `sinusoidal` and `learned` are added to the
+            embeddings, as in the original Transformer and in BERT; with `none` an encoder ignores word order.
+        rope_parameters: transformers' rotary settings; default: {"rope_type": "default", "rope_theta": 10000.0}.
     """
 
     vocab_size: int = positive_field(default=8192)
@@ -39,16 +38,18 @@ class TinyTransformerTrunkConfig(TinyTransformerConfig):
     pad_token_id: int | None = 0
 
     def validate_architecture(self) -> None:
-        """Run by `@strict` after init and before saving."""
+        """Check fields against each other; `@strict` calls this after init and before saving."""
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size ({self.hidden_size}) must be a multiple of "
                 f"num_attention_heads ({self.num_attention_heads})"
             )
         if self.position_embedding_type == "rotary" and self.hidden_size // self.num_attention_heads % 2:
-            raise ValueError("rotary positions turn pairs of features: hidden_size / num_attention_heads must be even")
+            raise ValueError(
+                "rotary positions rotate pairs of features: hidden_size / num_attention_heads must be even"
+            )
         if self.position_embedding_type == "sinusoidal" and self.hidden_size % 2:
-            raise ValueError("sinusoidal positions need an even hidden_size")
+            raise ValueError("sinusoidal positions require an even hidden_size")
         rope_type = (self.rope_parameters or {}).get("rope_type", "default")
-        if rope_type != "default" and rope_type not in ROPE_INIT_FUNCTIONS:  # transformers itself only warns
-            raise ValueError(f"rope_parameters: rope_type {rope_type!r} is none of {sorted(ROPE_INIT_FUNCTIONS)}")
+        if rope_type != "default" and rope_type not in ROPE_INIT_FUNCTIONS:  # transformers only warns
+            raise ValueError(f"rope_parameters: rope_type {rope_type!r} is not one of {sorted(ROPE_INIT_FUNCTIONS)}")

@@ -1,11 +1,11 @@
 """Task models shared by the families: each class builds the modules of one task and defines its forward.
 
-A family's class derives from one of these and from the family's `...PreTrainedModel`, and passes its trunk and its
-transform to `__init__`. Every forward names `token_type_ids`, because `Trainer` drops columns that a forward does not
-name; trunks without token types ignore them.
+A family's class derives from one of these and from the family's `...PreTrainedModel`, and passes to `__init__` its
+trunk, its transform (applied before the output layer) and the dropout rate before a classifier.
 
-`accepts_loss_kwargs = False` marks a loss that is a plain mean over the batch. Otherwise `Trainer` would infer from
-**kwargs that the model divides by the count of the whole accumulated batch, and would not divide itself.
+Every forward names `token_type_ids`, because `Trainer` drops columns that a forward does not name; trunks without token
+types ignore them. `accepts_loss_kwargs = False` marks a loss that is a plain mean over the batch. Otherwise `Trainer`
+would infer from **kwargs that the model divides by the count of the whole accumulated batch, and would not divide.
 """
 
 from typing import Unpack
@@ -28,13 +28,7 @@ from .token_loss import predict_tokens
 
 
 class MaskedLMHead(TinyTransformerPreTrainedModel):
-    """Masked-token prediction with a tied output matrix (Devlin et al. 2018, section 3.1).
-
-    Args:
-        config: The family's config.
-        trunk: Returns `last_hidden_state` (B, T, hidden_size).
-        transform: Applied to the features before the output layer.
-    """
+    """Masked-token prediction with a tied output matrix (Devlin et al. 2018, section 3.1)."""
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
 
@@ -58,22 +52,13 @@ class MaskedLMHead(TinyTransformerPreTrainedModel):
         skip_logits: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> MaskedLMOutput:
-        """Predict tokens.
+        """Predict tokens: logits (B, T, vocab_size).
 
         Args:
-            input_ids: (B, T).
-            attention_mask: (B, T), 1 = real token, 0 = padding.
-            token_type_ids: (B, T).
-            position_ids: (B, T).
-            inputs_embeds: (B, T, hidden_size), instead of `input_ids`.
             labels: (B, T) token ids, -100 = ignored; (N,) with `target_positions`.
-            target_positions: (N,) indices into the flattened B * T tokens. The head runs on these only, and `logits`
-                is (N, vocab_size) instead of (B, T, vocab_size).
+            target_positions: (N,) indices into the flattened B * T tokens. The head runs on these only: logits
+                (N, vocab_size).
             skip_logits: Compute the loss only: faster, and never holds all logits in memory.
-            kwargs: For the trunk and the loss.
-
-        Returns:
-            The loss if `labels` are given, and the logits unless they are skipped.
         """
         outputs = self.model(
             input_ids=input_ids,
@@ -90,28 +75,30 @@ class MaskedLMHead(TinyTransformerPreTrainedModel):
         )
 
 
-class SequenceClassificationHead(TinyTransformerPreTrainedModel):
-    """Classification or regression of whole texts, on one pooled vector per text.
-
-    Args:
-        config: The family's config.
-        trunk: Its outputs are reduced to one vector per text by `pool`.
-        transform: Applied to the pooled vector.
-        dropout: Rate before the classifier.
-    """
-
-    accepts_loss_kwargs = False
+class ClassifierHead(TinyTransformerPreTrainedModel):
+    """Modules of the three classifiers below, which differ in what they classify."""
 
     def __init__(
-        self, config: PreTrainedConfig, trunk: TinyTransformerPreTrainedModel, transform: nn.Module, dropout: float
+        self,
+        config: PreTrainedConfig,
+        trunk: TinyTransformerPreTrainedModel,
+        transform: nn.Module,
+        dropout: float,
+        num_outputs: int | None = None,
     ):
         super().__init__(config)
         self.num_labels = config.num_labels
         self.model = trunk
         self.transform = transform
         self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.classifier = nn.Linear(config.hidden_size, num_outputs or config.num_labels)
         self.post_init()
+
+
+class SequenceClassificationHead(ClassifierHead):
+    """Classification or regression of whole texts, on one pooled vector per text."""
+
+    accepts_loss_kwargs = False
 
     @can_return_tuple
     def forward(
@@ -124,19 +111,10 @@ class SequenceClassificationHead(TinyTransformerPreTrainedModel):
         labels: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> SequenceClassifierOutput:
-        """Classify texts.
+        """Classify texts: logits (B, num_labels).
 
         Args:
-            input_ids: (B, T).
-            attention_mask: (B, T), 1 = real token, 0 = padding.
-            token_type_ids: (B, T).
-            position_ids: (B, T).
-            inputs_embeds: (B, T, hidden_size), instead of `input_ids`.
             labels: (B,) class ids; (B,) floats for regression (num_labels 1); (B, num_labels) floats for multi-label.
-            kwargs: For the trunk and the loss.
-
-        Returns:
-            The loss if `labels` are given, and the logits (B, num_labels).
         """
         outputs = self.model(
             input_ids=input_ids,
@@ -155,26 +133,8 @@ class SequenceClassificationHead(TinyTransformerPreTrainedModel):
         )
 
 
-class TokenClassificationHead(TinyTransformerPreTrainedModel):
-    """Classification of tokens (named entities, parts of speech).
-
-    Args:
-        config: The family's config.
-        trunk: Returns `last_hidden_state` (B, T, hidden_size).
-        transform: Applied to the features.
-        dropout: Rate before the classifier.
-    """
-
-    def __init__(
-        self, config: PreTrainedConfig, trunk: TinyTransformerPreTrainedModel, transform: nn.Module, dropout: float
-    ):
-        super().__init__(config)
-        self.num_labels = config.num_labels
-        self.model = trunk
-        self.transform = transform
-        self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
-        self.post_init()
+class TokenClassificationHead(ClassifierHead):
+    """Classification of tokens (named entities, parts of speech)."""
 
     @can_return_tuple
     def forward(
@@ -187,19 +147,10 @@ class TokenClassificationHead(TinyTransformerPreTrainedModel):
         labels: torch.LongTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> TokenClassifierOutput:
-        """Classify tokens.
+        """Classify tokens: logits (B, T, num_labels).
 
         Args:
-            input_ids: (B, T).
-            attention_mask: (B, T), 1 = real token, 0 = padding.
-            token_type_ids: (B, T).
-            position_ids: (B, T).
-            inputs_embeds: (B, T, hidden_size), instead of `input_ids`.
             labels: (B, T) class ids, -100 = ignored (special tokens, all but the first token of a word).
-            kwargs: For the trunk and the loss.
-
-        Returns:
-            The loss if `labels` are given, and the logits (B, T, num_labels).
         """
         outputs = self.model(
             input_ids=input_ids,
@@ -219,13 +170,7 @@ class TokenClassificationHead(TinyTransformerPreTrainedModel):
 
 
 class QuestionAnsweringHead(TinyTransformerPreTrainedModel):
-    """Extraction of an answer: start and end scores per token.
-
-    Args:
-        config: The family's config.
-        trunk: Returns `last_hidden_state` (B, T, hidden_size).
-        transform: Applied to the features.
-    """
+    """Extraction of an answer: start and end scores per token."""
 
     accepts_loss_kwargs = False
 
@@ -248,20 +193,11 @@ class QuestionAnsweringHead(TinyTransformerPreTrainedModel):
         end_positions: torch.LongTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> QuestionAnsweringModelOutput:
-        """Score each token as the start and as the end of the answer.
+        """Score each token as the start and as the end of the answer: two logits (B, T).
 
         Args:
-            input_ids: (B, T).
-            attention_mask: (B, T), 1 = real token, 0 = padding.
-            token_type_ids: (B, T).
-            position_ids: (B, T).
-            inputs_embeds: (B, T, hidden_size), instead of `input_ids`.
             start_positions: (B,) token indices; an index outside the text is ignored.
             end_positions: (B,) token indices; an index outside the text is ignored.
-            kwargs: For the trunk and the loss.
-
-        Returns:
-            The loss if both positions are given, and the logits, each (B, T).
         """
         outputs = self.model(
             input_ids=input_ids,
@@ -284,27 +220,15 @@ class QuestionAnsweringHead(TinyTransformerPreTrainedModel):
         )
 
 
-class MultipleChoiceHead(TinyTransformerPreTrainedModel):
-    """Choice between C continuations: each is scored as a text of its own, on its pooled vector.
-
-    Args:
-        config: The family's config.
-        trunk: Its outputs are reduced to one vector per text by `pool`.
-        transform: Applied to the pooled vector.
-        dropout: Rate before the classifier.
-    """
+class MultipleChoiceHead(ClassifierHead):
+    """Choice between C continuations: each is scored as a text of its own, on its pooled vector."""
 
     accepts_loss_kwargs = False
 
     def __init__(
         self, config: PreTrainedConfig, trunk: TinyTransformerPreTrainedModel, transform: nn.Module, dropout: float
     ):
-        super().__init__(config)
-        self.model = trunk
-        self.transform = transform
-        self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(config.hidden_size, 1)
-        self.post_init()
+        super().__init__(config, trunk, transform, dropout, num_outputs=1)
 
     @can_return_tuple
     def forward(
@@ -317,19 +241,11 @@ class MultipleChoiceHead(TinyTransformerPreTrainedModel):
         labels: torch.LongTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> MultipleChoiceModelOutput:
-        """Score the choices.
+        """Score the choices: logits (B, C).
 
         Args:
-            input_ids: (B, C, T).
-            attention_mask: (B, C, T), 1 = real token, 0 = padding.
-            token_type_ids: (B, C, T).
-            position_ids: (B, C, T).
-            inputs_embeds: (B, C, T, hidden_size), instead of `input_ids`.
+            input_ids: (B, C, T); the other inputs likewise have a second axis for the choices.
             labels: (B,) index of the correct choice.
-            kwargs: For the trunk.
-
-        Returns:
-            The loss if `labels` are given, and the logits (B, C).
         """
         num_choices = (input_ids if input_ids is not None else inputs_embeds).shape[1]
 

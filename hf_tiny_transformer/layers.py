@@ -10,7 +10,13 @@ from transformers.modeling_utils import PreTrainedModel
 
 
 class TinyTransformerPreTrainedModel(PreTrainedModel):
-    """Base class of all families: what transformers needs to know about them."""
+    """Base class of all families: what transformers needs to know about them.
+
+    Inputs of every forward: `input_ids`, `token_type_ids` and `position_ids` (B, T); `attention_mask` (B, T), with a
+    cache (B, past + T), 1 = real token, 0 = padding; `inputs_embeds` (B, T, hidden_size), instead of `input_ids`. Where
+    `position_ids` restart and there is no `attention_mask`, a new document begins, and documents do not attend to each
+    other. A forward returns the loss if there are labels.
+    """
 
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
@@ -21,15 +27,7 @@ class TinyTransformerPreTrainedModel(PreTrainedModel):
     _can_compile_fullgraph = True
 
     def pool(self, outputs: BaseModelOutput, attention_mask: torch.Tensor | None) -> torch.Tensor:
-        """Reduce the trunk's outputs to one vector per text; defined by each family that classifies texts.
-
-        Args:
-            outputs: Of the trunk, with `last_hidden_state` (B, T, hidden_size).
-            attention_mask: (B, T), 1 = real token, 0 = padding.
-
-        Returns:
-            (B, hidden_size).
-        """
+        """Reduce the trunk's outputs to one vector per text, (B, hidden_size); defined by families that classify."""
         raise NotImplementedError
 
 
@@ -62,10 +60,7 @@ class RotaryEmbedding(nn.Module):
     @torch.no_grad()
     @dynamic_rope_update
     def forward(self, hidden_states: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Compute cos and sin, each (B or 1, T, head_dim), of `position_ids` (B or 1, T).
-
-        They are computed in fp32 and returned in the dtype of `hidden_states`.
-        """
+        """Compute cos and sin, each (B or 1, T, head_dim), in fp32, and cast them to the dtype of `hidden_states`."""
         inv_freq = self.inv_freq.to(device=hidden_states.device, dtype=torch.float)
         angles = position_ids[..., None].float() * inv_freq
         angles = torch.cat((angles, angles), dim=-1)
@@ -74,17 +69,9 @@ class RotaryEmbedding(nn.Module):
 
 
 def sinusoidal_positions(position_ids: torch.Tensor, hidden_size: int, dtype: torch.dtype) -> torch.Tensor:
-    """Compute the additive positions of the original Transformer (Vaswani et al. 2017, section 3.5).
+    """Compute the additive positions of the original Transformer (Vaswani et al. 2017): (B, T) -> (B, T, hidden_size).
 
     Even features are sines and odd ones cosines, with wavelengths from 2 pi to 10000 * 2 pi.
-
-    Args:
-        position_ids: (B, T) or (T,).
-        hidden_size: Number of features, even.
-        dtype: Of the result.
-
-    Returns:
-        (B, T, hidden_size) or (T, hidden_size).
     """
     exponents = torch.arange(0, hidden_size, 2, dtype=torch.float, device=position_ids.device) / hidden_size
     angles = position_ids[..., None].float() / 10_000.0**exponents
@@ -126,7 +113,7 @@ class PredictionHead(nn.Module):
 
 
 def mean_pool(hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-    """Average over the real tokens: (B, T, D) and (B, T) with 1 = real token, 0 = padding, to (B, D)."""
+    """Average over the real tokens: (B, T, D) and (B, T) -> (B, D)."""
     if attention_mask is None:
         return hidden_states.mean(dim=1)
     weights = attention_mask.to(hidden_states.dtype).unsqueeze(-1)
@@ -134,15 +121,7 @@ def mean_pool(hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) 
 
 
 def last_token(hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-    """Select the last real token, with padding on either side.
-
-    Args:
-        hidden_states: (B, T, D).
-        attention_mask: (B, T), 1 = real token, 0 = padding.
-
-    Returns:
-        (B, D).
-    """
+    """Select the last real token, with padding on either side: (B, T, D) and (B, T) -> (B, D)."""
     if attention_mask is None:
         return hidden_states[:, -1]
     positions = torch.arange(hidden_states.shape[1], device=hidden_states.device)
@@ -151,14 +130,9 @@ def last_token(hidden_states: torch.Tensor, attention_mask: torch.Tensor | None)
 
 
 def gather_targets(hidden_states: torch.Tensor, target_positions: torch.Tensor | None) -> torch.Tensor:
-    """Select the positions that have a target, so that the vocabulary-wide head runs on them only.
+    """Select the positions with a target, on which alone the vocabulary-wide head runs: (B, T, D) -> (N, D).
 
-    Args:
-        hidden_states: (B, T, D).
-        target_positions: (N,) indices into the flattened B * T tokens, or None for all.
-
-    Returns:
-        (N, D), or `hidden_states` unchanged.
+    `target_positions` are (N,) indices into the flattened B * T tokens; None selects all, and keeps the shape.
     """
     if target_positions is None:
         return hidden_states

@@ -1,11 +1,12 @@
 """Attention masks, built once per forward pass by transformers for the attention backend in use.
 
-A mask is None when nothing is hidden, which lets sdpa choose its fast kernels. Otherwise it is (B, 1, T, S): for sdpa
-boolean, True = visible; for eager additive, 0 = visible and the dtype's minimum = hidden; for flex attention a
-`BlockMask`. Flash attention receives the 2-D padding mask instead.
+Arguments: `inputs_embeds` (B, T, hidden_size); `attention_mask` (B, T), 1 = real token, 0 = padding, or a 4-D mask,
+which is returned unchanged; `position_ids` (B or 1, T). Where these restart and there is no `attention_mask`, a new
+document begins; a token attends to its own document only.
 
-Several documents can share a row. A document starts wherever `position_ids` (B, T) restart, provided that no
-`attention_mask` is given; its tokens attend to their own document only.
+Result: None when nothing is hidden, which lets sdpa choose its fast kernels. Otherwise (B, 1, T, S): for sdpa boolean,
+True = visible; for eager additive, 0 = visible and the dtype's minimum = hidden; for flex attention a `BlockMask`;
+for flash attention the 2-D padding mask.
 """
 
 import torch
@@ -27,15 +28,6 @@ def bidirectional_mask(
     position_ids: torch.Tensor | None = None,
 ) -> torch.Tensor | None:
     """Build the mask of an encoder: a token attends to all real tokens of its document.
-
-    Args:
-        config: The model's config; names the attention backend.
-        inputs_embeds: (B, T, hidden_size).
-        attention_mask: (B, T), 1 = real token, 0 = padding; or a 4-D mask, which is returned unchanged.
-        position_ids: (B, T) or (1, T).
-
-    Returns:
-        (B, 1, T, T) in the backend's form, or None if nothing is hidden.
 
     Raises:
         ValueError: If several rows are packed under flash attention.
@@ -60,14 +52,8 @@ def causal_mask(
     """Build the mask of a decoder: a token attends to itself and to earlier tokens of its document.
 
     Args:
-        config: The model's config; names the attention backend.
-        inputs_embeds: (B, T, hidden_size).
-        attention_mask: (B, past + T), 1 = real token, 0 = padding; or a 4-D mask, which is returned unchanged.
-        position_ids: (B, T) or (1, T).
-        past_key_values: The cache, if any. With a cache, restarting positions do not separate documents.
-
-    Returns:
-        (B, 1, T, past + T) in the backend's form, or None if the backend's own causal mode suffices.
+        attention_mask: (B, past + T), if there is a cache.
+        past_key_values: The cache. With a cache, restarting positions do not separate documents.
 
     Raises:
         ValueError: If several rows are packed under flash attention.
@@ -96,15 +82,9 @@ def cross_attention_mask(
     If both sides are packed, the n-th document of the decoder's row attends to the n-th of the encoder's.
 
     Args:
-        config: The model's config; names the attention backend.
-        inputs_embeds: (B, T, hidden_size) of the decoder.
         encoder_hidden_states: (B, S, hidden_size).
         encoder_attention_mask: (B, S), 1 = real token, 0 = padding.
-        position_ids: (B, T) or (1, T) of the decoder.
-        encoder_position_ids: (B, S) or (1, S).
-
-    Returns:
-        (B, 1, T, S) in the backend's form, or None if nothing is hidden.
+        encoder_position_ids: (B or 1, S).
 
     Raises:
         ValueError: If rows are packed under flash attention, which cannot pair documents.
@@ -142,12 +122,6 @@ def packed_documents(
     position_ids: torch.Tensor | None,
 ) -> torch.Tensor | None:
     """Number the documents of each row.
-
-    Args:
-        config: The model's config; names the attention backend.
-        inputs_embeds: (B, T, hidden_size).
-        attention_mask: If given, restarting positions do not separate documents.
-        position_ids: (B, T) or (1, T).
 
     Returns:
         (B, T) index of each token's document in its row, or None if every row holds one document.

@@ -54,16 +54,7 @@ class TinyTransformerBertLayer(GradientCheckpointingLayer):
     def forward(
         self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs
     ) -> torch.Tensor:
-        """Map (B, T, hidden_size) to (B, T, hidden_size).
-
-        Args:
-            hidden_states: (B, T, hidden_size).
-            attention_mask: From `masks.py`.
-            kwargs: For the attention backend.
-
-        Returns:
-            (B, T, hidden_size).
-        """
+        """Map (B, T, hidden_size) to (B, T, hidden_size), with a mask from `masks.py`."""
         attended, _ = self.attention(hidden_states, attention_mask=attention_mask, **kwargs)
         hidden_states = self.attention_norm(hidden_states + self.dropout(attended))
         return self.mlp_norm(hidden_states + self.dropout(self.mlp(hidden_states)))
@@ -82,35 +73,19 @@ class TinyTransformerBertPooler(nn.Module):
 
 
 class TinyTransformerBertPreTrainedModel(TinyTransformerPreTrainedModel):
-    """Base class of the family: config, pooling, recorded outputs.
-
-    Weights are initialised by transformers: normal with `config.initializer_range`.
-    """
+    """Base class of the family: config, pooling, recorded outputs; transformers initialises the weights (normal)."""
 
     config: TinyTransformerBertConfig
     _no_split_modules = ["TinyTransformerBertLayer"]
     _can_record_outputs = {"hidden_states": TinyTransformerBertLayer, "attentions": MultiHeadAttention}
 
     def pool(self, outputs: BaseModelOutputWithPooling, attention_mask: torch.Tensor | None) -> torch.Tensor:
-        """Return the output of the pooler.
-
-        Args:
-            outputs: Of a trunk with a pooler.
-            attention_mask: Ignored; the pooler reads the first token.
-
-        Returns:
-            (B, hidden_size).
-        """
+        """Return the output of the pooler."""
         return outputs.pooler_output
 
 
 class TinyTransformerBertModel(TinyTransformerBertPreTrainedModel):
-    """BERT trunk: one contextual vector per token and one pooled vector per text.
-
-    Args:
-        config: The family's config.
-        add_pooling_layer: Whether to build the pooler.
-    """
+    """BERT trunk: one contextual vector per token, and one pooled vector per text if `add_pooling_layer`."""
 
     def __init__(self, config: TinyTransformerBertConfig, add_pooling_layer: bool = True):
         super().__init__(config)
@@ -138,16 +113,7 @@ class TinyTransformerBertModel(TinyTransformerBertPreTrainedModel):
         """Encode texts.
 
         Args:
-            input_ids: (B, T).
-            attention_mask: (B, T), 1 = real token, 0 = padding.
             token_type_ids: (B, T), 0 = first segment (default), 1 = second.
-            position_ids: (B, T). Where they restart and there is no `attention_mask`, a new document begins; documents
-                do not attend to each other.
-            inputs_embeds: (B, T, hidden_size), instead of `input_ids`.
-            kwargs: For the attention backend.
-
-        Returns:
-            `last_hidden_state` (B, T, hidden_size) and `pooler_output` (B, hidden_size), None without a pooler.
 
         Raises:
             ValueError: If both or neither of `input_ids` and `inputs_embeds` are given.
@@ -175,15 +141,7 @@ class TinyTransformerBertModel(TinyTransformerBertPreTrainedModel):
 
 @dataclass
 class TinyTransformerBertForPreTrainingOutput(ModelOutput):
-    """Output of `TinyTransformerBertForPreTraining`.
-
-    Args:
-        loss: Sum of both losses.
-        prediction_logits: (B, T, vocab_size), or (N, vocab_size) with `target_positions`.
-        seq_relationship_logits: (B, 2).
-        hidden_states: Of the embeddings and each layer, each (B, T, hidden_size).
-        attentions: Weights of each layer, each (B, H, T, T).
-    """
+    """Output of `TinyTransformerBertForPreTraining`; `loss` is the sum of both losses."""
 
     loss: torch.Tensor | None = None
     prediction_logits: torch.Tensor | None = None
@@ -221,27 +179,18 @@ class TinyTransformerBertForPreTraining(TinyTransformerBertPreTrainedModel):
         skip_logits: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> TinyTransformerBertForPreTrainingOutput:
-        """Predict tokens and whether the second segment follows the first.
+        """Predict tokens, and whether the second segment follows the first: logits (B, T, vocab_size) and (B, 2).
 
         Args:
-            input_ids: (B, T).
-            attention_mask: (B, T), 1 = real token, 0 = padding.
-            token_type_ids: (B, T), 0 = first segment, 1 = second.
-            position_ids: (B, T).
-            inputs_embeds: (B, T, hidden_size), instead of `input_ids`.
             labels: (B, T) token ids, -100 = ignored; (N,) with `target_positions`.
             next_sentence_label: (B,), 0 = the second segment follows the first, 1 = it is a random one. Without it the
                 loss is that of the masked tokens.
             num_sequences_in_batch: The number of rows in a whole accumulated batch; the next-sentence loss is then this
                 part's share of the rows, which is exact even if rows differ in their number of targets.
-            target_positions: (N,) indices into the flattened B * T tokens. The token head runs on these only, and
-                `prediction_logits` is (N, vocab_size) instead of (B, T, vocab_size).
-            skip_logits: Compute the token loss only: faster, and never holds all logits in memory.
-            kwargs: For the trunk and the loss. `num_items_in_batch` is the number of targets in a whole accumulated
-                batch. Each loss is then this part's share, so that the losses of all parts add up.
-
-        Returns:
-            The loss if `labels` are given, and the logits of both heads.
+            target_positions: As in `MaskedLMHead`.
+            skip_logits: As in `MaskedLMHead`.
+            kwargs: `num_items_in_batch` is the number of targets in a whole accumulated batch. Each loss is then this
+                part's share, so that the losses of all parts add up.
         """
         outputs = self.model(
             input_ids=input_ids,
@@ -295,19 +244,10 @@ class TinyTransformerBertForNextSentencePrediction(TinyTransformerBertPreTrained
         labels: torch.LongTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> NextSentencePredictorOutput:
-        """Predict whether the second segment follows the first.
+        """Predict whether the second segment follows the first: logits (B, 2).
 
         Args:
-            input_ids: (B, T).
-            attention_mask: (B, T), 1 = real token, 0 = padding.
-            token_type_ids: (B, T), 0 = first segment, 1 = second.
-            position_ids: (B, T).
-            inputs_embeds: (B, T, hidden_size), instead of `input_ids`.
             labels: (B,), 0 = the second segment follows the first, 1 = it is a random one.
-            kwargs: For the trunk.
-
-        Returns:
-            The loss if `labels` are given, and the logits (B, 2).
         """
         outputs = self.model(
             input_ids=input_ids,

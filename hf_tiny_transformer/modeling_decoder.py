@@ -16,7 +16,7 @@ from .attention import MultiHeadAttention
 from .configuration_decoder import TinyTransformerDecoderConfig
 from .heads import SequenceClassificationHead
 from .layers import gather_targets, last_token
-from .masks import causal_mask
+from .masks import causal_mask, cross_attention_mask
 from .token_loss import IGNORED, predict_tokens
 from .trunk import (
     TinyTransformerLayer,
@@ -40,7 +40,6 @@ class TinyTransformerDecoderPreTrainedModel(TinyTransformerTrunkPreTrainedModel)
 
         Args:
             outputs: Of the trunk, with `last_hidden_state` (B, T, hidden_size).
-            attention_mask: (B, T), 1 = real token, 0 = padding.
 
         Returns:
             (B, hidden_size).
@@ -71,39 +70,47 @@ class TinyTransformerDecoderModel(TinyTransformerTrunk, TinyTransformerDecoderPr
         inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
         token_type_ids: torch.LongTensor | None = None,
+        encoder_hidden_states: torch.Tensor | None = None,
+        encoder_attention_mask: torch.Tensor | None = None,
+        encoder_position_ids: torch.LongTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPastAndCrossAttentions:
         """Decode texts.
 
         Args:
-            input_ids: (B, T).
-            attention_mask: (B, past + T), 1 = real token, 0 = padding.
-            position_ids: (B, T). Where they restart and there is neither an `attention_mask` nor a cache, a new
-                document begins; documents do not attend to each other.
-            past_key_values: The cache of earlier tokens; extended in place.
-            inputs_embeds: (B, T, hidden_size), instead of `input_ids`.
+            past_key_values: The cache of earlier tokens; extended in place. With a cache, restarting positions do not
+                separate documents.
             use_cache: Whether to return a new cache if none is given; ignored during training.
             token_type_ids: Ignored; accepted because some tokenizers always return them.
-            kwargs: For the attention backend.
-
-        Returns:
-            `last_hidden_state` (B, T, hidden_size) and the cache.
+            encoder_hidden_states: (B, S, hidden_size), for a decoder with cross-attention.
+            encoder_attention_mask: (B, S), 1 = real token, 0 = padding.
+            encoder_position_ids: (B, S). If they restart, too, the n-th document attends to the encoder's n-th.
         """
         inputs_embeds = self.embed(input_ids, inputs_embeds)
-        # The mask comes first: transformers looks for packed documents only if there is no cache.
-        mask = causal_mask(self.config, inputs_embeds, attention_mask, position_ids, past_key_values)
+        # The masks come before a new cache: transformers looks for packed documents only if there is no cache.
+        mask, cross_mask = causal_mask(self.config, inputs_embeds, attention_mask, position_ids, past_key_values), None
+        if encoder_hidden_states is not None:
+            is_packed = attention_mask is None and past_key_values is None
+            cross_mask = cross_attention_mask(
+                self.config,
+                inputs_embeds,
+                encoder_hidden_states,
+                encoder_attention_mask,
+                position_ids=position_ids if is_packed else None,
+                encoder_position_ids=encoder_position_ids,
+            )
         if past_key_values is None and use_cache and not self.training:
             past_key_values = self.new_cache()
         if position_ids is None:
             past = 0 if past_key_values is None else past_key_values.get_seq_length()
             position_ids = (torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + past).unsqueeze(0)
         hidden_states, position_embeddings = self.add_positions(inputs_embeds, position_ids)
-        encoder_hidden_states = kwargs.pop("encoder_hidden_states", None)
         for layer in self.layers:
             hidden_states = layer(
                 hidden_states,
                 mask,
                 encoder_hidden_states,  # positional, because reentrant checkpointing drops gradients of keywords
+                cross_mask,
                 position_embeddings=position_embeddings,
                 position_ids=position_ids,
                 past_key_values=past_key_values,
@@ -143,26 +150,15 @@ class TinyTransformerDecoderForCausalLM(TinyTransformerDecoderPreTrainedModel, G
         token_type_ids: torch.LongTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> CausalLMOutputWithPast:
-        """Predict the next token at each position.
+        """Predict the next token at each position: logits (B, T, vocab_size). See also the trunk's arguments.
 
         Args:
-            input_ids: (B, T).
-            attention_mask: (B, past + T), 1 = real token, 0 = padding.
-            position_ids: (B, T); see `TinyTransformerDecoderModel`.
-            past_key_values: The cache of earlier tokens; extended in place.
-            inputs_embeds: (B, T, hidden_size), instead of `input_ids`.
             labels: (B, T) token ids, -100 = ignored. Position t is compared with label t + 1, so that `input_ids` can
                 serve as labels. With `target_positions` (N,), compared without a shift.
-            use_cache: Whether to return a new cache if none is given; ignored during training.
             logits_to_keep: Compute the last N positions only, 0 = all; or the given positions.
-            target_positions: (N,) indices into the flattened B * T tokens. The head runs on these only, and `logits`
-                is (N, vocab_size) instead of (B, T, vocab_size).
-            skip_logits: Compute the loss only: faster, and never holds all logits in memory.
+            target_positions: As in `MaskedLMHead`.
+            skip_logits: As in `MaskedLMHead`.
             token_type_ids: Ignored; named because `generate` rejects arguments that a forward does not name.
-            kwargs: For the trunk and the loss.
-
-        Returns:
-            The loss if `labels` are given, the logits unless they are skipped, and the cache.
         """
         outputs = self.model(
             input_ids=input_ids,

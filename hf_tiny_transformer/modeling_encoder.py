@@ -37,7 +37,6 @@ class TinyTransformerEncoderPreTrainedModel(TinyTransformerTrunkPreTrainedModel)
 
         Args:
             outputs: Of the trunk, with `last_hidden_state` (B, T, hidden_size).
-            attention_mask: (B, T), 1 = real token, 0 = padding.
 
         Returns:
             (B, hidden_size).
@@ -61,20 +60,7 @@ class TinyTransformerEncoderModel(TinyTransformerTrunk, TinyTransformerEncoderPr
         token_type_ids: torch.LongTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutput:
-        """Encode texts.
-
-        Args:
-            input_ids: (B, T).
-            attention_mask: (B, T), 1 = real token, 0 = padding.
-            position_ids: (B, T). Where they restart and there is no `attention_mask`, a new document begins; documents
-                do not attend to each other.
-            inputs_embeds: (B, T, hidden_size), instead of `input_ids`.
-            token_type_ids: Ignored; accepted because some tokenizers always return them.
-            kwargs: For the attention backend.
-
-        Returns:
-            `last_hidden_state` (B, T, hidden_size).
-        """
+        """Encode texts; `token_type_ids` are ignored, and accepted because some tokenizers always return them."""
         inputs_embeds = self.embed(input_ids, inputs_embeds)
         mask = bidirectional_mask(self.config, inputs_embeds, attention_mask, position_ids)
         if position_ids is None:

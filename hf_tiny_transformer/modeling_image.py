@@ -8,6 +8,7 @@ from transformers.modeling_outputs import BaseModelOutput, ImageClassifierOutput
 from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
 from .configuration_image import TinyTransformerEncoderImageConfig
+from .heads import ClassifierHead
 from .modeling_encoder import TinyTransformerEncoderModel, TinyTransformerEncoderPreTrainedModel
 from .trunk import prediction_head
 
@@ -23,21 +24,14 @@ class PatchEmbedding(nn.Module):
         )
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Embed the patches, row by row.
-
-        Args:
-            pixel_values: (B, C, image_size, image_size).
-
-        Returns:
-            (B, patches, hidden_size).
+        """Embed the patches, row by row: (B, C, image_size, image_size) -> (B, patches, hidden_size).
 
         Raises:
             ValueError: If the images do not have the shape in the config.
         """
-        if tuple(pixel_values.shape[1:]) != self.expected:
-            raise ValueError(
-                f"pixel_values: expected images of shape {self.expected}, got {tuple(pixel_values.shape[1:])}"
-            )
+        shape = tuple(pixel_values.shape[1:])
+        if shape != self.expected:
+            raise ValueError(f"pixel_values: expected images of shape {self.expected}, got {shape}")
         return self.projection(pixel_values).flatten(2).transpose(1, 2)
 
 
@@ -57,46 +51,24 @@ class TinyTransformerEncoderImageModel(TinyTransformerEncoderImagePreTrainedMode
         return PatchEmbedding(config)
 
     def forward(self, pixel_values: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> BaseModelOutput:
-        """Encode images.
-
-        Args:
-            pixel_values: (B, C, image_size, image_size).
-            kwargs: For the attention backend.
-
-        Returns:
-            `last_hidden_state` (B, patches, hidden_size).
-        """
+        """Encode images (B, C, image_size, image_size)."""
         return super().forward(inputs_embeds=self.embed_tokens(pixel_values), **kwargs)
 
 
-class TinyTransformerEncoderForImageClassification(TinyTransformerEncoderImagePreTrainedModel):
+class TinyTransformerEncoderForImageClassification(ClassifierHead, TinyTransformerEncoderImagePreTrainedModel):
     """Encoder on patches with a classifier on the pooled image."""
 
     accepts_loss_kwargs = False  # see heads.py
 
     def __init__(self, config: TinyTransformerEncoderImageConfig):
-        super().__init__(config)
-        self.num_labels = config.num_labels
-        self.model = TinyTransformerEncoderImageModel(config)
-        self.transform = prediction_head(config)
-        self.dropout = nn.Dropout(config.classifier_dropout)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
-        self.post_init()
+        trunk, transform = TinyTransformerEncoderImageModel(config), prediction_head(config)
+        super().__init__(config, trunk, transform, config.classifier_dropout)
 
     @can_return_tuple
     def forward(
         self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Unpack[TransformersKwargs]
     ) -> ImageClassifierOutput:
-        """Classify images.
-
-        Args:
-            pixel_values: (B, C, image_size, image_size), from the image processor.
-            labels: (B,) class ids.
-            kwargs: For the trunk and the loss.
-
-        Returns:
-            The loss if `labels` are given, and the logits (B, num_labels).
-        """
+        """Classify images (B, C, image_size, image_size) with `labels` (B,): logits (B, num_labels)."""
         outputs = self.model(pixel_values, **kwargs)
         logits = self.classifier(self.dropout(self.transform(self.pool(outputs, attention_mask=None))))
         loss = None

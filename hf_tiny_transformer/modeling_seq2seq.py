@@ -8,7 +8,6 @@ from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 from transformers.generation import GenerationMixin
 from transformers.modeling_outputs import (
     BaseModelOutput,
-    BaseModelOutputWithPastAndCrossAttentions,
     Seq2SeqLMOutput,
     Seq2SeqModelOutput,
 )
@@ -19,7 +18,6 @@ from transformers.utils.output_capturing import OutputRecorder
 from .attention import MultiHeadAttention
 from .configuration_seq2seq import TinyTransformerSeq2SeqConfig
 from .layers import gather_targets
-from .masks import cross_attention_mask
 from .modeling_decoder import TinyTransformerDecoderModel
 from .modeling_encoder import TinyTransformerEncoderModel
 from .token_loss import IGNORED, predict_tokens
@@ -48,57 +46,6 @@ class TinyTransformerSeq2SeqDecoder(TinyTransformerDecoderModel):
     def new_cache(self) -> Cache:
         """Build two empty caches: for self-attention, and for the encoder's keys and values."""
         return EncoderDecoderCache(DynamicCache(config=self.config), DynamicCache(config=self.config))
-
-    def forward(
-        self,
-        input_ids: torch.LongTensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
-        past_key_values: Cache | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        use_cache: bool | None = None,
-        encoder_hidden_states: torch.Tensor | None = None,
-        encoder_attention_mask: torch.Tensor | None = None,
-        encoder_position_ids: torch.LongTensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> BaseModelOutputWithPastAndCrossAttentions:
-        """Decode texts with cross-attention to an encoder.
-
-        Args:
-            input_ids: (B, T).
-            attention_mask: (B, past + T), 1 = real token, 0 = padding.
-            position_ids: (B, T). Where they and `encoder_position_ids` restart and there are no masks, the rows hold
-                several documents: the n-th of the decoder's row attends to the n-th of the encoder's.
-            past_key_values: The cache of earlier tokens; extended in place.
-            inputs_embeds: (B, T, hidden_size), instead of `input_ids`.
-            use_cache: Whether to return a new cache if none is given; ignored during training.
-            encoder_hidden_states: (B, S, hidden_size).
-            encoder_attention_mask: (B, S), 1 = real token, 0 = padding.
-            encoder_position_ids: (B, S).
-            kwargs: For the attention backend.
-
-        Returns:
-            `last_hidden_state` (B, T, hidden_size) and the cache.
-        """
-        inputs_embeds = self.embed(input_ids, inputs_embeds)
-        cross_mask = cross_attention_mask(
-            self.config,
-            inputs_embeds,
-            encoder_hidden_states,
-            encoder_attention_mask,
-            position_ids=None if attention_mask is not None or past_key_values is not None else position_ids,
-            encoder_position_ids=encoder_position_ids,
-        )
-        return super().forward(
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            use_cache=use_cache,
-            encoder_hidden_states=encoder_hidden_states,
-            encoder_attention_mask=cross_mask,
-            **kwargs,
-        )
 
 
 class TinyTransformerSeq2SeqPreTrainedModel(TinyTransformerTrunkPreTrainedModel):
@@ -155,25 +102,14 @@ class TinyTransformerSeq2SeqModel(TinyTransformerSeq2SeqPreTrainedModel):
         decoder_position_ids: torch.LongTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> Seq2SeqModelOutput:
-        """Encode one sequence and decode the other.
+        """Encode `input_ids` (B, S) and decode `decoder_input_ids` (B, T).
 
         Args:
-            input_ids: (B, S).
-            attention_mask: (B, S), 1 = real token, 0 = padding.
-            decoder_input_ids: (B, T).
-            decoder_attention_mask: (B, past + T), 1 = real token, 0 = padding.
             encoder_outputs: Of an earlier call, instead of `input_ids`.
             past_key_values: The decoder's cache; extended in place.
-            inputs_embeds: (B, S, hidden_size), instead of `input_ids`.
-            decoder_inputs_embeds: (B, T, hidden_size), instead of `decoder_input_ids`.
             use_cache: Whether to return a new cache if none is given; ignored during training.
-            position_ids: (B, S). Where they and `decoder_position_ids` restart and there are no masks, the rows hold
-                several documents: the n-th of the decoder's row attends to itself and the n-th of the encoder's.
-            decoder_position_ids: (B, T).
-            kwargs: For the attention backend.
-
-        Returns:
-            `last_hidden_state` (B, T, hidden_size) of the decoder, the cache, and the encoder's outputs.
+            decoder_position_ids: If they and `position_ids` restart and there are no masks, the n-th document of the
+                decoder's row attends to itself and to the n-th of the encoder's.
         """
         if encoder_outputs is None:
             encoder_outputs = self.encoder(
@@ -245,29 +181,15 @@ class TinyTransformerSeq2SeqForConditionalGeneration(TinyTransformerSeq2SeqPreTr
         skip_logits: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> Seq2SeqLMOutput:
-        """Predict the tokens of the decoder's sequence.
+        """Predict the tokens of the decoder's sequence: logits (B, T, vocab_size). See also the trunk's arguments.
 
         Args:
-            input_ids: (B, S).
-            attention_mask: (B, S), 1 = real token, 0 = padding.
-            decoder_input_ids: (B, T); default: `labels` shifted by one.
-            decoder_attention_mask: (B, past + T), 1 = real token, 0 = padding.
+            decoder_input_ids: Default: `labels` shifted by one.
             encoder_outputs: Of an earlier call, instead of `input_ids`.
-            past_key_values: The decoder's cache; extended in place.
-            inputs_embeds: (B, S, hidden_size), instead of `input_ids`.
-            decoder_inputs_embeds: (B, T, hidden_size), instead of `decoder_input_ids`.
             labels: (B, T) token ids, -100 = ignored; (N,) with `target_positions`.
-            use_cache: Whether to return a new cache if none is given; ignored during training.
-            position_ids: (B, S); see `TinyTransformerSeq2SeqModel`.
-            decoder_position_ids: (B, T).
             logits_to_keep: Compute the last N positions only, 0 = all; or the given positions.
-            target_positions: (N,) indices into the flattened B * T tokens. The head runs on these only, and `logits`
-                is (N, vocab_size) instead of (B, T, vocab_size).
-            skip_logits: Compute the loss only: faster, and never holds all logits in memory.
-            kwargs: For both halves and the loss.
-
-        Returns:
-            The loss if `labels` are given, the logits unless they are skipped, the cache, and the encoder's outputs.
+            target_positions: As in `MaskedLMHead`.
+            skip_logits: As in `MaskedLMHead`.
         """
         if labels is not None and decoder_input_ids is None and decoder_inputs_embeds is None:
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
@@ -301,13 +223,7 @@ class TinyTransformerSeq2SeqForConditionalGeneration(TinyTransformerSeq2SeqPreTr
         )
 
     def prepare_decoder_input_ids_from_labels(self, labels: torch.LongTensor) -> torch.LongTensor:
-        """Shift the labels by one and put the start token first; `DataCollatorForSeq2Seq` calls this.
-
-        Args:
-            labels: (B, T) token ids, -100 = ignored.
-
-        Returns:
-            (B, T), with padding in place of -100.
+        """Shift the labels (B, T) by one behind the start token; `DataCollatorForSeq2Seq` calls this.
 
         Raises:
             ValueError: If the config has no `decoder_start_token_id` or no `pad_token_id`.

@@ -17,7 +17,7 @@ def predict_tokens(
     """Apply the language-model head and compute its loss.
 
     Args:
-        model: Provides `lm_head`, `config` and transformers' `loss_function`.
+        model: Provides `lm_head` and transformers' `loss_function`.
         features: (..., hidden_size), the input of the head.
         labels: (...) token ids, -100 = ignored.
         skip_logits: Whether to compute the loss only, in chunks.
@@ -57,18 +57,7 @@ class LinearCrossEntropy(torch.autograd.Function):
     def forward(
         ctx, features: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, labels: torch.Tensor
     ) -> torch.Tensor:
-        """Compute sum(cross_entropy(features @ weight.T + bias, labels)).
-
-        Args:
-            ctx: Holds the gradients for `backward`.
-            features: (N, D).
-            weight: (V, D).
-            bias: (V,).
-            labels: (N,) with -100 = ignored.
-
-        Returns:
-            A scalar, fp32.
-        """
+        """Compute sum(cross_entropy(features @ weight.T + bias, labels)) in fp32: (N, D), (V, D), (V,), (N,) -> ()."""
         device = features.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
         ctx.needs_gradients = any(ctx.needs_input_grad)
@@ -81,20 +70,20 @@ class LinearCrossEntropy(torch.autograd.Function):
             rows = max(1, (CPU_CHUNK if device == "cpu" else GPU_CHUNK) // len(weight))
             w, b = weight.to(dtype), bias.to(dtype)
             for x, chunk_labels in zip(features.to(dtype).split(rows), labels.split(rows), strict=True):
-                counts = (chunk_labels != IGNORED).unsqueeze(1)
-                targets = chunk_labels.unsqueeze(1).where(counts, 0)
+                is_target = (chunk_labels != IGNORED).unsqueeze(1)
+                targets = chunk_labels.unsqueeze(1).where(is_target, 0)
                 probabilities = _softmax_of_product(x, w, b)
                 of_targets = probabilities.gather(1, targets)
                 # A probability below the smallest fp32 number gives a large loss, not an infinite one.
                 log_likelihood = of_targets.clamp_min(torch.finfo(torch.float).tiny).log()
-                losses.append((log_likelihood.neg() * counts).sum())
+                losses.append((log_likelihood.neg() * is_target).sum())
                 if ctx.needs_gradients:
                     # The derivative by the logits is softmax minus one-hot.
                     derivative = probabilities.scatter_(1, targets, of_targets - 1).to(dtype)
-                    counts = counts.to(dtype)
-                    of_features.append((derivative @ w) * counts)
-                    of_weight = of_weight + derivative.t() @ (x * counts)
-                    of_bias = of_bias + (derivative.t() @ counts).squeeze(1)
+                    is_target = is_target.to(dtype)
+                    of_features.append((derivative @ w) * is_target)
+                    of_weight = of_weight + derivative.t() @ (x * is_target)
+                    of_bias = of_bias + (derivative.t() @ is_target).squeeze(1)
         if ctx.needs_gradients:
             ctx.save_for_backward(torch.cat(of_features).to(features.dtype), of_weight, of_bias)
         return torch.stack(losses).sum()

@@ -23,12 +23,6 @@ class TinyTransformerLayer(GradientCheckpointingLayer):
     """x + attention(norm(x)), optionally x + cross_attention(norm(x)), then x + mlp(norm(x)).
 
     The first layer has no attention norm: the embedding norm has already normalised its input.
-
-    Args:
-        config: The family's config.
-        layer_idx: Index of the layer.
-        is_causal: Whether a token attends to itself and earlier tokens only.
-        cross_attention: Whether the layer attends to an encoder.
     """
 
     def __init__(
@@ -62,17 +56,11 @@ class TinyTransformerLayer(GradientCheckpointingLayer):
         """Map (B, T, hidden_size) to (B, T, hidden_size).
 
         Args:
-            hidden_states: (B, T, hidden_size).
             attention_mask: From `masks.py`, for self-attention.
-            encoder_hidden_states: (B, S, hidden_size); enables cross-attention.
+            encoder_hidden_states: (B, S, hidden_size), for cross-attention.
             encoder_attention_mask: From `masks.py`, for cross-attention.
             position_embeddings: cos and sin of rotary positions.
             position_ids: (B or 1, T). Flash attention finds packed documents by them; cross-attention ignores them.
-            past_key_values: The cache.
-            kwargs: For the attention backend.
-
-        Returns:
-            (B, T, hidden_size).
         """
         attended, _ = self.attention(
             self.attention_norm(hidden_states),
@@ -102,10 +90,7 @@ class TinyTransformerTrunkPreTrainedModel(TinyTransformerPreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Draw from a truncated normal, scaled by 1 / sqrt(2 L) for matrices that write into the residual stream.
-
-        The scale is that of GPT-2 (Radford et al. 2019).
-        """
+        """Draw from a truncated normal, scaled by 1 / sqrt(2 L) for matrices into the residual stream (GPT-2)."""
         super()._init_weights(module)
         std_in = self.config.initializer_range
         std_out = std_in / math.sqrt(2 * self.config.num_hidden_layers)
@@ -121,12 +106,6 @@ class TinyTransformerTrunk(TinyTransformerTrunkPreTrainedModel):
     """Embeddings, positions, layers and a final norm. Encoder and Decoder have the same parameters by name.
 
     A subclass defines `forward`, which builds the attention mask.
-
-    Args:
-        config: The family's config.
-        num_layers: Number of layers; default: `config.num_hidden_layers`.
-        is_causal: Whether a token attends to itself and earlier tokens only.
-        cross_attention: Whether each layer attends to an encoder.
     """
 
     def __init__(
@@ -160,13 +139,6 @@ class TinyTransformerTrunk(TinyTransformerTrunkPreTrainedModel):
     def embed(self, input_ids: torch.LongTensor | None, inputs_embeds: torch.Tensor | None) -> torch.Tensor:
         """Embed the tokens, unless the caller has done so.
 
-        Args:
-            input_ids: (B, T).
-            inputs_embeds: (B, T, hidden_size), instead of `input_ids`.
-
-        Returns:
-            (B, T, hidden_size).
-
         Raises:
             ValueError: If both or neither are given.
         """
@@ -178,10 +150,6 @@ class TinyTransformerTrunk(TinyTransformerTrunkPreTrainedModel):
         self, inputs_embeds: torch.Tensor, position_ids: torch.LongTensor
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor] | None]:
         """Add positions to the embeddings, or prepare rotary ones.
-
-        Args:
-            inputs_embeds: (B, T, hidden_size).
-            position_ids: (B or 1, T).
 
         Returns:
             The input of the first layer, (B, T, hidden_size); and cos and sin if positions are rotary, else None.
