@@ -20,6 +20,8 @@ import json
 import math
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -37,9 +39,9 @@ from pretrain.checkpoint import Progress
 from pretrain.cli import parse
 from pretrain.data.prepare import PreparedData, prepare_data
 from pretrain.data.tokenizer import vocabulary_facts
-from pretrain.loop import forward
 from pretrain.recipe import Recipe
 from pretrain.run import build_loop
+from pretrain.validation import validate
 
 BATCH, LENGTH, MASK_RATE = 32, 128, 0.15
 WARM_UP = 0.05  # share of the run
@@ -100,13 +102,11 @@ class Curve:
 
     Args:
         clock: Is paused while a loss is measured.
-        model: The model in training.
-        batches: The held-out batches.
-        stock: Whether the model is a `StockOnTargets`.
+        measure: Returns the current loss.
     """
 
-    def __init__(self, clock: Clock, model: torch.nn.Module, batches: list[dict[str, torch.Tensor]], stock: bool):
-        self.clock, self.model, self.batches, self.stock = clock, model, batches, stock
+    def __init__(self, clock: Clock, measure: Callable[[], float]):
+        self.clock, self.measure = clock, measure
         self.due = [((i + 1) / MEASUREMENTS) ** 2 for i in range(MEASUREMENTS)]
         self.points: list[tuple[float, int, float]] = []
 
@@ -120,7 +120,7 @@ class Curve:
         if self.is_full or self.clock.share < self.due[len(self.points)]:
             return
         self.clock.pause()
-        loss = held_out_loss(self.model, self.batches, stock=self.stock)
+        loss = self.measure()
         while not self.is_full and self.clock.share >= self.due[len(self.points)]:
             self.points.append((round(self.clock.spent, 2), step, loss))
         print(f"{self.clock.spent:7.1f} s, step {step}: held-out loss {loss:.3f}", file=sys.stderr, flush=True)
@@ -128,32 +128,16 @@ class Curve:
 
 
 @torch.no_grad()
-def held_out_loss(model: torch.nn.Module, batches: list[dict[str, torch.Tensor]], *, stock: bool) -> float:
-    """Return the loss in nats per masked token. Stock reads the same rows, but documents attend to each other."""
-    was_training = model.training
+def stock_loss(model: BertForMaskedLM, batches: list[dict[str, torch.Tensor]]) -> float:
+    """Return stock's loss in nats per masked token, on the rows of `validate`; documents attend to each other."""
     model.eval()
-    total = torch.stack([(batch["labels"] != -100).sum() for batch in batches]).sum()
-    totals, loss = torch.stack((total, total)).float(), 0.0
+    loss, count = 0.0, 0
     for batch in batches:
-        if stock:
-            logits = model(batch["input_ids"], batch["target_positions"])
-            loss += float(cross_entropy(logits, batch["labels"], reduction="sum") / totals[0])
-        else:
-            loss += float(forward(model, batch, totals).loss)
-    model.train(was_training)
-    return loss
-
-
-class StockOnTargets(torch.nn.Module):
-    """Wraps stock BERT to return the logits of the target positions, (N, vocab_size)."""
-
-    def __init__(self, model: BertForMaskedLM):
-        super().__init__()
-        self.model = model
-
-    def forward(self, input_ids: torch.Tensor, target_positions: torch.Tensor) -> torch.Tensor:
-        """Return the logits."""
-        return self.model(input_ids=input_ids).logits.flatten(0, 1)[target_positions]
+        logits = model(input_ids=batch["input_ids"]).logits.flatten(0, 1)[batch["target_positions"]]
+        loss += float(cross_entropy(logits, batch["labels"], reduction="sum"))
+        count += int((batch["labels"] != -100).sum())
+    model.train()
+    return loss / count
 
 
 def run_stock(recipe: Recipe, data: PreparedData, given: argparse.Namespace, learning_rate: float) -> None:
@@ -167,7 +151,7 @@ def run_stock(recipe: Recipe, data: PreparedData, given: argparse.Namespace, lea
     facts, generator = vocabulary_facts(data.tokenizer), np.random.default_rng(0)
     special, ordinary = torch.from_numpy(facts.is_special), torch.from_numpy(facts.ordinary_ids)
     clock = Clock(given.minutes)
-    curve = Curve(clock, StockOnTargets(model), validation_batches(recipe, data), stock=True)
+    curve = Curve(clock, partial(stock_loss, model, validation_batches(recipe, data)))
     step, order = 0, iter(())
     while clock.share < 1:
         rows = [next(order, None) for _ in range(BATCH)]
@@ -205,7 +189,7 @@ def run_ours(recipe: Recipe, data: PreparedData, given: argparse.Namespace) -> N
     max_steps = max(1, int((clock.budget - clock.seconds) / seconds))
     loop = build_loop(recipe, data, accelerator, seed=given.seed, max_steps=max_steps)
     validation = validation_batches(recipe, data)
-    curve = Curve(clock, loop.model, validation, stock=False)
+    curve = Curve(clock, lambda: validate(loop.model, validation, accelerator)["validation_loss"])
 
     def after_step(progress: Progress, figures: dict[str, float]) -> None:
         curve.after_step(progress.step)
@@ -213,7 +197,7 @@ def run_ours(recipe: Recipe, data: PreparedData, given: argparse.Namespace) -> N
     loop.run(Progress(), after_step)
     if not curve.is_full:
         clock.pause()
-        curve.points.append((round(clock.spent, 2), max_steps, held_out_loss(loop.model, validation, stock=False)))
+        curve.points.append((round(clock.spent, 2), max_steps, curve.measure()))
     _keep(given, f"ours-{given.minutes:g}min-{given.name}", curve, max_steps, loop.model)
 
 
