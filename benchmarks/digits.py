@@ -1,15 +1,15 @@
-"""The Encoder learns to read handwritten digits, on transformers' Trainer: `python -m benchmarks.digits --output DIR`.
+"""Train the Encoder on handwritten digits with transformers' Trainer: `python -m benchmarks.digits --output DIR`.
 
-1,797 pictures of 8 x 8 pixels that scikit-learn brings along, cut once and for all: 1,077 to learn from, 360 to choose
-by, 360 held out and looked at once, at the end.
+The data are the 1,797 images of 8 x 8 pixels that scikit-learn contains, with a fixed split: 1,077 for training, 360
+for model selection, 360 held out and read once, at the end.
 """
 
 from __future__ import annotations
 
-import argparse
 import math
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,8 @@ from hf_tiny_transformer.attend.read import read_image_attention
 from hf_tiny_transformer.common.errors import run_command
 from hf_tiny_transformer.common.files import atomic_directory, atomic_write_json, require_free_output
 
+from .command import parse
+
 SPLIT_SEED = 0
 EPOCHS = 60
 SHAPE = {
@@ -38,56 +40,71 @@ SHAPE = {
     "intermediate_size": 128,
     "initializer_range": 0.1,
 }
-TURN, SCALE, SHIFT = math.radians(12), 0.1, 0.8 / 4  # how far `moved` goes; a picture is 2 wide there
+TURN, SCALE, SHIFT = math.radians(12), 0.1, 0.8 / 4  # the limits of `augment`, in whose units an image is 2 wide
+
+
+@dataclass(frozen=True)
+class DigitsSettings:
+    """What to train.
+
+    Args:
+        output: New model directory.
+        seed: Seed of the initial weights, the order of the images and their augmentation.
+    """
+
+    output: Path
+    seed: int = 0
 
 
 class Digits(Dataset):
-    """Pictures (8, 8) from 0 to 255 with their digits."""
+    """Images (8, 8) from 0 to 255 with their digits."""
 
-    def __init__(self, pictures: np.ndarray, digits: np.ndarray, processor: ViTImageProcessorPil):
-        self.pixels = processor([Image.fromarray(picture) for picture in pictures], return_tensors="pt")["pixel_values"]
+    def __init__(self, images: np.ndarray, digits: np.ndarray, processor: ViTImageProcessorPil):
+        self.pixels = processor([Image.fromarray(image) for image in images], return_tensors="pt")["pixel_values"]
         self.digits = torch.from_numpy(digits)
 
     def __len__(self) -> int:
         return len(self.digits)
 
-    def __getitem__(self, place: int) -> dict[str, torch.Tensor]:
-        return {"pixel_values": self.pixels[place], "labels": self.digits[place]}
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        return {"pixel_values": self.pixels[index], "labels": self.digits[index]}
 
 
-def moved(rows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """A batch of pictures as other hands would have written them: each turned by up to 12 degrees, up to a tenth larger
-    or smaller, and up to 0.8 pixels aside. Outside of a picture it is black (-1)."""
+def augment(rows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Rotate each image by up to 12 degrees, scale it by up to a tenth and shift it by up to 0.8 pixels.
+
+    Pixels from outside an image are black (-1).
+    """
     batch = default_collate(rows)
     pixels = batch["pixel_values"]
-    angle, size, *aside = (2 * torch.rand(4, len(pixels)) - 1) * torch.tensor([[TURN], [SCALE], [SHIFT], [SHIFT]])
+    angle, size, *shift = (2 * torch.rand(4, len(pixels)) - 1) * torch.tensor([[TURN], [SCALE], [SHIFT], [SHIFT]])
     cos, sin = angle.cos() * (1 + size), angle.sin() * (1 + size)
-    maps = torch.stack((torch.stack((cos, -sin, aside[0]), -1), torch.stack((sin, cos, aside[1]), -1)), dim=1)
+    maps = torch.stack((torch.stack((cos, -sin, shift[0]), -1), torch.stack((sin, cos, shift[1]), -1)), dim=1)
     grid = affine_grid(maps, pixels.shape, align_corners=False)
     return batch | {"pixel_values": grid_sample(pixels + 1, grid, align_corners=False) - 1}
 
 
 def splits() -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Name -> pictures (N, 8, 8) from 0 to 255, and digits (N,); every digit alike often in each."""
+    """Return the images (N, 8, 8) from 0 to 255 and the digits (N,) of each split; splits are stratified."""
     data = load_digits()
-    pictures, digits = (data.images * 255 / 16).round().astype(np.uint8), data.target
+    images, digits = (data.images * 255 / 16).round().astype(np.uint8), data.target
     rest, held_out = train_test_split(np.arange(len(digits)), test_size=360, random_state=SPLIT_SEED, stratify=digits)
     train, validation = train_test_split(rest, test_size=360, random_state=SPLIT_SEED, stratify=digits[rest])
     chosen = {"train": train, "validation": validation, "held out": held_out}
-    return {name: (pictures[places], digits[places]) for name, places in chosen.items()}
+    return {name: (images[rows], digits[rows]) for name, rows in chosen.items()}
 
 
 def image_processor() -> ViTImageProcessorPil:
-    """From 0..255 to -1..1, and three channels, which is what transformers' pipelines hand to any processor."""
+    """Return a processor from 0..255 to -1..1, for the images with three channels that pipelines pass."""
     mean = [0.5, 0.5, 0.5]
     return ViTImageProcessorPil(size={"height": 8, "width": 8}, image_mean=mean, image_std=mean, do_convert_rgb=True)
 
 
 def train(output: Path, *, seed: int = 0, epochs: int = EPOCHS) -> dict[str, float]:
-    """Trains, measures, and leaves a model directory with results.json and attention.png; returns the results.
+    """Train, evaluate, write a model directory with results.json and attention.png, and return the results.
 
     Raises:
-        UserError: `output` already holds something.
+        UserError: `output` is not empty.
     """
     require_free_output(output)
     set_seed(seed)
@@ -115,7 +132,7 @@ def train(output: Path, *, seed: int = 0, epochs: int = EPOCHS) -> dict[str, flo
             dataloader_pin_memory=False,
             seed=seed,
         )
-        trainer = Trainer(model, arguments, data_collator=moved, train_dataset=sets["train"], compute_metrics=_accuracy)
+        trainer = Trainer(model, arguments, augment, sets["train"], compute_metrics=_accuracy)
         trainer.train()
         trainer.data_collator = default_collate
         results = {"seed": seed, "epochs": epochs, "seconds": round(time.perf_counter() - start, 1)}
@@ -123,10 +140,10 @@ def train(output: Path, *, seed: int = 0, epochs: int = EPOCHS) -> dict[str, flo
             results[f"{name} accuracy"] = round(trainer.evaluate(sets[name])["eval_accuracy"], 4)
         model.save_pretrained(staging)
         processor.save_pretrained(staging)
-        picture = Image.fromarray(splits()["held out"][0][0])
-        picture.save(staging / "example.png")
-        attention = read_image_attention(model.eval(), processor, picture)
-        draw_over_image(attention, picture).savefig(staging / "attention.png", dpi=100)
+        image = Image.fromarray(splits()["held out"][0][0])
+        image.save(staging / "example.png")
+        attention = read_image_attention(model.eval(), processor, image)
+        draw_over_image(attention, image).savefig(staging / "attention.png", dpi=100)
         atomic_write_json(staging / "results.json", results)
     return results
 
@@ -137,12 +154,8 @@ def _accuracy(predicted: tuple[np.ndarray, np.ndarray]) -> dict[str, float]:
 
 
 def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.digits", description=__doc__)
-    parser.add_argument("--output", type=Path, required=True, help="new model directory")
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    for name, value in train(given.output, seed=given.seed).items():
+    settings = parse("digits", __doc__, DigitsSettings)
+    for name, value in train(settings.output, seed=settings.seed).items():
         print(f"{name}: {value}")
 
 

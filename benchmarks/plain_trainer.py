@@ -1,62 +1,79 @@
-"""A control of the bench itself: `finetune` beside a plain `Trainer`, set up as `run_glue.py` sets it up.
+"""Scores of `finetune` and of a plain `Trainer`, configured like `run_glue.py`, on the same rows.
 
     python -m benchmarks.plain_trainer --model DIR --task sst2 --data FOLDER --max-rows 8000 --seeds 3
 
-Same checkpoint, rows, batch size, rate and epochs; padding, order of batches, optimizer and evaluation are each side's
-own. Scores are on the validation rows, after the last epoch: nothing is chosen, and the reported split is not read.
+Checkpoint, rows, batch size, learning rate and epochs are the same. Padding, order of batches, optimizer and evaluation
+are each side's own. Scores are on the validation rows after the last epoch: nothing is selected, and the reported split
+is not read.
 """
 
 from __future__ import annotations
 
-import argparse
 import random
 import statistics
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, Trainer, TrainingArguments
 
 import hf_tiny_transformer  # noqa: F401  (registers our model families)
+from finetune.data import Splits
 from finetune.kinds.sequence import SingleLabel
 from finetune.settings import FinetuneSettings
-from finetune.tasks import open_task
+from finetune.tasks import Task, open_task
 from finetune.train import Training, train_seed
 from hf_tiny_transformer.common.environment import quieten_libraries
-from hf_tiny_transformer.common.errors import run_command
+from hf_tiny_transformer.common.errors import UserError, run_command
+
+from .command import parse
+
+
+@dataclass(frozen=True)
+class PlainTrainerSettings:
+    """What to compare.
+
+    Args:
+        model: Model directory.
+        task: A task with one label per text, such as sst2 or mrpc.
+        data: Folder of the task's data.
+        max_rows: Number of training rows, drawn at random.
+        seeds: Number of seeds per side.
+        epochs: Number of epochs.
+        learning_rate: Peak learning rate.
+    """
+
+    model: str
+    task: str
+    data: str
+    max_rows: int = 8000
+    seeds: int = 3
+    epochs: int = 1
+    learning_rate: float = 5e-5
 
 
 def main() -> None:
-    """Both sides in turns, then the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for flag in ("model", "task", "data"):
-        parser.add_argument(f"--{flag}", required=True)
-    parser.add_argument("--max-rows", type=int, default=8000, help="of the training split, drawn at random")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=1)
-    parser.add_argument("--learning-rate", type=float, default=5e-5)
-    arguments = parser.parse_args()
+    given = parse("plain_trainer", __doc__, PlainTrainerSettings)
     quieten_libraries()
     settings = FinetuneSettings(
-        arguments.model,
-        arguments.task,
+        given.model,
+        given.task,
         "unused",
-        data=arguments.data,
-        epochs=arguments.epochs,
-        learning_rate=arguments.learning_rate,
-        warmup_ratio=0.0,  # run_glue.py's default
-        weight_decay=0.0,  # likewise
+        data=given.data,
+        epochs=given.epochs,
+        learning_rate=given.learning_rate,
+        warmup_ratio=0.0,  # run_glue.py's defaults
+        weight_decay=0.0,
     )
-    task, splits = open_task(settings)
-    if not isinstance(task.kind, SingleLabel):
-        parser.error(f"--task {arguments.task}: only tasks with one label are compared, such as sst2 or mrpc")
-    rows = random.Random(0).sample(splits.train, min(arguments.max_rows, len(splits.train)))
+    task, splits = open_single_label(settings)
+    rows = random.Random(0).sample(splits.train, min(given.max_rows, len(splits.train)))
     checkpoint = task.kind.open(settings.model)
     train, validation = (task.kind.encode(part, checkpoint) for part in (rows, splits.validation))
     training = Training(task.kind, checkpoint, settings, train, validation)
     scores: dict[str, list[float]] = {"finetune": [], "plain Trainer": []}
-    for seed in range(1, arguments.seeds + 1):
+    for seed in range(1, given.seeds + 1):
         with tempfile.TemporaryDirectory() as scratch:
             trained = train_seed(training, Path(scratch), seed, f"finetune, seed {seed}")
         scores["finetune"].append(trained.epochs[-1]["validation"])
@@ -69,8 +86,20 @@ def main() -> None:
         print(f"| {name} | {100 * statistics.mean(found):.2f}{spread} | {each} |")
 
 
+def open_single_label(settings: FinetuneSettings) -> tuple[Task, Splits]:
+    """Open a task with one label per text.
+
+    Raises:
+        UserError: It is another kind of task, or its data cannot be read.
+    """
+    task, splits = open_task(settings)
+    if not isinstance(task.kind, SingleLabel):
+        raise UserError(f"--task {settings.task}: expected a task with one label per text, such as sst2 or mrpc")
+    return task, splits
+
+
 def _plain(training: Training, seed: int) -> float:
-    """The same training as a script with nothing but transformers would write it."""
+    """Train with Trainer alone, as `run_glue.py` does, and return the score."""
     kind, settings, checkpoint = training.kind, training.settings, training.checkpoint
     with tempfile.TemporaryDirectory() as scratch:
         trainer = Trainer(

@@ -1,97 +1,133 @@
-"""Tokens a second: ours beside stock BertForMaskedLM, each in processes of its own, taking turns.
+"""Tokens per second of our pretraining and of stock BertForMaskedLM, in turns, each in processes of its own.
 
     python -m benchmarks.throughput --shape 2x128 --threads 1
     python -m benchmarks.throughput --shape 12x768 --length 512 --batch 64        (on a GPU: bf16)
 
-Stock is what `run_mlm.py` trains: logits of every position, dropout 0.1, AdamW, gradient clipping, masks drawn by
-`DataCollatorForLanguageModeling`. Its loop here has none of `Trainer`'s own costs. Ours is `pretrain`'s loop as it
-stands, batches and masks included, on a model of the same shape. On one CPU thread seconds are CPU time, the thread
-that builds batches included, so that other work on the machine counts less.
+Stock is what `run_mlm.py` trains: logits of every position, dropout 0.1, AdamW, gradient clipping, masks drawn as in
+`DataCollatorForLanguageModeling`. Its loop here has none of `Trainer`'s own costs. Ours is `pretrain`'s loop with its
+batches and masks, on a model of the same shape. With one CPU thread, seconds are CPU time, which includes the thread
+that builds the batches, so that other work on the machine matters less.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 from transformers import BertConfig, BertForMaskedLM, PreTrainedModel
 
 from hf_tiny_transformer.common.environment import keep_freed_memory
+from hf_tiny_transformer.common.errors import run_command
 from pretrain.metrics import peak_memory
 from pretrain.speed import matrix_rate, step_flops, synchronize
 
+from .command import measure_in_process, parse
+
 SHAPES = {"2x128": (2, 128, 2), "4x256": (4, 256, 4), "12x768": (12, 768, 12)}
 MASK_RATE = 0.15
-DOCUMENT = 230  # tokens, about what the sample corpus has
-FIRST_WORD = 5  # ids below are special
+DOCUMENT = 230  # tokens per document, about as in the sample corpus
+FIRST_WORD = 5  # lower ids are special tokens
 WARM_UP = 3
 
 
+@dataclass(frozen=True)
+class ThroughputSettings:
+    """What to measure.
+
+    Args:
+        shape: Layers x width of both models.
+        vocab_size: Size of the vocabulary.
+        batch: Rows per step.
+        micro_batch: Rows per forward pass, ours only. Default: the whole batch.
+        length: Tokens per row.
+        optimizer: Optimizer, ours only; stock has AdamW.
+        attention: Attention implementation, ours only: sdpa, flash_attention_2, ...
+        compile: Use torch.compile as accelerate does, ours only.
+        threads: Number of CPU threads.
+        rounds: Number of measurements per side.
+        seconds: Seconds of each measurement.
+        side: Measure only this side, in this process, and print JSON; used internally.
+    """
+
+    shape: Literal["2x128", "4x256", "12x768"] = "2x128"
+    vocab_size: int = 30522
+    batch: int = 32
+    micro_batch: int | None = None
+    length: int = 128
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    attention: str = "sdpa"
+    compile: bool = False
+    threads: int = 1
+    rounds: int = 5
+    seconds: float = 10.0
+    side: Literal["stock", "ours"] | None = None
+
+
 def main() -> None:
-    """Takes turns, prints a line a round and the table at the end."""
-    arguments = _arguments()
-    if arguments.side:
-        print(json.dumps(measure(arguments)))
+    """Measure in turns; print a line for each round and the table at the end."""
+    settings = parse("throughput", __doc__, ThroughputSettings)
+    if settings.side:
+        print(json.dumps(measure(settings)))
         return
     rounds = []
-    for number in range(arguments.rounds):
-        rounds.append({side: _in_a_process(side) for side in ("stock", "ours")})
+    for number in range(settings.rounds):
+        rounds.append(
+            {side: measure_in_process("throughput", *sys.argv[1:], f"--side={side}") for side in ("stock", "ours")}
+        )
         ratio = rounds[-1]["ours"]["rate"] / rounds[-1]["stock"]["rate"]
-        print(f"round {number + 1}/{arguments.rounds}: ratio {ratio:.2f}", file=sys.stderr, flush=True)
-    report(arguments, rounds)
+        print(f"round {number + 1}/{settings.rounds}: ratio {ratio:.2f}", file=sys.stderr, flush=True)
+    report(settings, rounds)
 
 
-def measure(arguments: argparse.Namespace) -> dict[str, float]:
-    """One side in this process: tokens a second, FLOP/s, the machine's matrix rate now, peak memory."""
+def measure(settings: ThroughputSettings) -> dict[str, float]:
+    """Return one side's tokens per second, FLOP/s and peak memory, and the machine's current matrix rate."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.set_num_threads(arguments.threads)
-    if arguments.side == "ours":
+    torch.set_num_threads(settings.threads)
+    if settings.side == "ours":
         keep_freed_memory()
-    model, step = (stock if arguments.side == "stock" else ours)(arguments, device)
+    model, step = (stock if settings.side == "stock" else ours)(settings, device)
     for number in range(WARM_UP):
         step(number)
     synchronize(device)
-    clock = time.process_time if device.type == "cpu" and arguments.threads == 1 else time.perf_counter
+    clock = time.process_time if device.type == "cpu" and settings.threads == 1 else time.perf_counter
     start, steps = clock(), 0
-    while steps < 3 or clock() - start < arguments.seconds:
+    while steps < 3 or clock() - start < settings.seconds:
         step(WARM_UP + steps)
         synchronize(device)
         steps += 1
     seconds = (clock() - start) / steps
     memory = peak_memory()
-    tokens = arguments.batch * arguments.length
-    predicted = tokens if arguments.side == "stock" else round(MASK_RATE * arguments.length) * arguments.batch
+    tokens = settings.batch * settings.length
+    predicted = tokens if settings.side == "stock" else round(MASK_RATE * settings.length) * settings.batch
     return {
         "rate": tokens / seconds,
-        "flops": step_flops(model, rows=arguments.batch, length=arguments.length, predicted=predicted) / seconds,
+        "flops": step_flops(model, rows=settings.batch, length=settings.length, predicted=predicted) / seconds,
         "matrix_rate": matrix_rate(device, seconds=1.0, clock=clock),
         "memory": memory,
     }
 
 
-def stock(arguments: argparse.Namespace, device: torch.device) -> tuple[PreTrainedModel, Callable[[int], None]]:
-    """Stock BERT, and one step of it under `run_mlm.py`'s settings."""
+def stock(settings: ThroughputSettings, device: torch.device) -> tuple[PreTrainedModel, Callable[[int], None]]:
+    """Return stock BERT, and a function that does one step with `run_mlm.py`'s settings."""
     torch.manual_seed(0)
-    model = BertForMaskedLM(BertConfig(vocab_size=arguments.vocab_size, **_shape(arguments))).to(device).train()
+    model = BertForMaskedLM(BertConfig(vocab_size=settings.vocab_size, **_shape(settings))).to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-    tokens = torch.from_numpy(_tokens(arguments))
+    tokens = torch.from_numpy(_tokens(settings))
 
     def step(number: int) -> None:
         ids = tokens[number % len(tokens)]
-        hidden = torch.rand(ids.shape) < MASK_RATE
-        labels = torch.where(hidden, ids, -100)
+        masked = torch.rand(ids.shape) < MASK_RATE
+        labels = torch.where(masked, ids, -100)
         draw = torch.rand(ids.shape)  # the collator's 80 / 10 / 10
-        ids = torch.where(hidden & (draw < 0.8), 4, ids)
-        ids = torch.where(hidden & (draw > 0.9), torch.randint_like(ids, FIRST_WORD, arguments.vocab_size), ids)
+        ids = torch.where(masked & (draw < 0.8), 4, ids)
+        ids = torch.where(masked & (draw > 0.9), torch.randint_like(ids, FIRST_WORD, settings.vocab_size), ids)
         with torch.autocast("cuda", dtype=torch.bfloat16, enabled=device.type == "cuda"):
             loss = model(input_ids=ids.to(device), labels=labels.to(device)).loss
         loss.backward()
@@ -102,8 +138,8 @@ def stock(arguments: argparse.Namespace, device: torch.device) -> tuple[PreTrain
     return model, step
 
 
-def ours(arguments: argparse.Namespace, device: torch.device) -> tuple[PreTrainedModel, Callable[[int], None]]:
-    """A model of the same shape, and one step of `pretrain`'s loop, its batches made by its own code meanwhile."""
+def ours(settings: ThroughputSettings, device: torch.device) -> tuple[PreTrainedModel, Callable[[int], None]]:
+    """Return our model of the same shape, and a function that does one step of `pretrain`'s loop."""
     from accelerate import Accelerator
 
     from hf_tiny_transformer import TinyTransformerBertConfig, TinyTransformerBertForMaskedLM
@@ -116,29 +152,29 @@ def ours(arguments: argparse.Namespace, device: torch.device) -> tuple[PreTraine
 
     torch.manual_seed(0)
     config = TinyTransformerBertConfig(
-        vocab_size=arguments.vocab_size,
+        vocab_size=settings.vocab_size,
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
-        attn_implementation=arguments.attention,
-        **_shape(arguments),
+        attn_implementation=settings.attention,
+        **_shape(settings),
     )
     recipe = Recipe(
         family="bert",
         model={},
-        stages=[Stage(1.0, arguments.length, arguments.batch, MASK_RATE)],
-        vocab_size=arguments.vocab_size,
-        optimizer=arguments.optimizer,
-        micro_batch_size=arguments.micro_batch or arguments.batch,
+        stages=[Stage(1.0, settings.length, settings.batch, MASK_RATE)],
+        vocab_size=settings.vocab_size,
+        optimizer=settings.optimizer,
+        micro_batch_size=settings.micro_batch or settings.batch,
     )
-    special = np.arange(arguments.vocab_size) < FIRST_WORD
+    special = np.arange(settings.vocab_size) < FIRST_WORD
     ordinary = np.flatnonzero(~special)
-    facts = VocabularyFacts(2, 3, 4, 0, special, np.ones(arguments.vocab_size, bool), ordinary, ordinary[:0])
-    data = PackedTokens(_tokens(arguments).reshape(-1), cls_id=2)
+    facts = VocabularyFacts(2, 3, 4, 0, special, np.ones(settings.vocab_size, bool), ordinary, ordinary[:0])
+    data = PackedTokens(_tokens(settings).reshape(-1), cls_id=2)
     objective = make_objective("mlm", data, facts, masking="token")
-    batches = BatchSource(objective, seed=0, single_row=arguments.attention.startswith("flash"))
+    batches = BatchSource(objective, seed=0, single_row=settings.attention.startswith("flash"))
     accelerator = Accelerator(
         mixed_precision="bf16" if device.type == "cuda" else "no",
-        dynamo_backend="inductor" if arguments.compile else None,
+        dynamo_backend="inductor" if settings.compile else None,
     )
     model = TinyTransformerBertForMaskedLM(config)
     model, *optimizers = accelerator.prepare(model, *build_optimizers(model, recipe))
@@ -152,17 +188,17 @@ def ours(arguments: argparse.Namespace, device: torch.device) -> tuple[PreTraine
     return accelerator.unwrap_model(model), step
 
 
-def report(arguments: argparse.Namespace, rounds: list[dict[str, dict[str, float]]]) -> None:
-    """The table, in Markdown: medians over the rounds, and the ratio as the median of the rounds' own ratios."""
+def report(settings: ThroughputSettings, rounds: list[dict[str, dict[str, float]]]) -> None:
+    """Print the medians over the rounds as a Markdown table, and the median ratio of a round."""
 
-    def median(side: str, what: str) -> float:
-        return statistics.median(one[side][what] for one in rounds)
+    def median(side: str, figure: str) -> float:
+        return statistics.median(one[side][figure] for one in rounds)
 
-    threads = "GPU" if torch.cuda.is_available() else f"{arguments.threads} thread{'s' * (arguments.threads > 1)}"
+    threads = "GPU" if torch.cuda.is_available() else f"{settings.threads} thread{'s' * (settings.threads > 1)}"
     print(
-        f"{arguments.shape}, vocabulary {arguments.vocab_size:,}, batch {arguments.batch} x {arguments.length}, "
-        f"{100 * MASK_RATE:.0f} % hidden, {threads}, {arguments.rounds} rounds; ours: {arguments.optimizer}, "
-        f"{arguments.attention}{', compiled' if arguments.compile else ''}\n"
+        f"{settings.shape}, vocabulary {settings.vocab_size:,}, batch {settings.batch} x {settings.length}, "
+        f"{100 * MASK_RATE:.0f} % masked, {threads}, {settings.rounds} rounds; ours: {settings.optimizer}, "
+        f"{settings.attention}{', compiled' if settings.compile else ''}\n"
     )
     print("| | tokens/s | GFLOP/s needed | share of the matrix rate | peak memory, GiB |")
     print("| --- | ---: | ---: | ---: | ---: |")
@@ -176,8 +212,8 @@ def report(arguments: argparse.Namespace, rounds: list[dict[str, dict[str, float
     print(f"matrix product {rate / 1e9:,.0f} GFLOP/s")
 
 
-def _shape(arguments: argparse.Namespace) -> dict[str, int]:
-    layers, width, heads = SHAPES[arguments.shape]
+def _shape(settings: ThroughputSettings) -> dict[str, int]:
+    layers, width, heads = SHAPES[settings.shape]
     return {
         "hidden_size": width,
         "num_hidden_layers": layers,
@@ -186,40 +222,13 @@ def _shape(arguments: argparse.Namespace) -> dict[str, int]:
     }
 
 
-def _tokens(arguments: argparse.Namespace) -> np.ndarray:
-    """(steps, B, T) token ids, a [CLS] now and then: what is in them does not change the speed."""
+def _tokens(settings: ThroughputSettings) -> np.ndarray:
+    """Return random token ids (steps, B, T) with [CLS] at equal distances; their values do not change the speed."""
     generator = np.random.default_rng(0)
-    ids = generator.integers(FIRST_WORD, arguments.vocab_size, size=(64, arguments.batch, arguments.length))
+    ids = generator.integers(FIRST_WORD, settings.vocab_size, size=(64, settings.batch, settings.length))
     ids.reshape(-1)[::DOCUMENT] = 2
     return ids
 
 
-def _in_a_process(side: str) -> dict[str, float]:
-    """This program again, for one side: allocator settings and peak memory are a process's own."""
-    command = [sys.executable, "-m", "benchmarks.throughput", *sys.argv[1:], "--side", side]
-    environment = {**os.environ, "TRANSFORMERS_VERBOSITY": "error"}
-    done = subprocess.run(
-        command, cwd=Path(__file__).parent.parent, env=environment, stdout=subprocess.PIPE, check=True
-    )
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.throughput", description=__doc__.splitlines()[0])
-    parser.add_argument("--shape", choices=SHAPES, default="2x128")
-    parser.add_argument("--vocab-size", type=int, default=30522)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--micro-batch", type=int, help="ours only; the whole batch by default")
-    parser.add_argument("--length", type=int, default=128)
-    parser.add_argument("--optimizer", choices=["adamw", "muon"], default="adamw", help="ours only; stock has AdamW")
-    parser.add_argument("--attention", default="sdpa", help="ours only: sdpa, flash_attention_2, ...")
-    parser.add_argument("--compile", action="store_true", help="ours only: torch.compile, as accelerate does it")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=10.0, help="timed, a side and round")
-    parser.add_argument("--side", choices=["stock", "ours"], help=argparse.SUPPRESS)
-    return parser.parse_args()
-
-
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main))

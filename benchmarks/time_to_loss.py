@@ -1,16 +1,16 @@
-"""Core-seconds to the same loss: our recipe beside stock BERT, on one text, one tokenizer, the same held-out masks.
+"""Core-seconds to the same loss: our recipe compared with stock BERT on the same text, tokenizer and held-out masks.
 
     python -m benchmarks.time_to_loss stock --minutes 15 --learning-rates 5e-4 1e-3 2e-3 --output runs/time-to-loss
     python -m benchmarks.time_to_loss stock --minutes 60 --learning-rates 1e-3 --output runs/time-to-loss
     python -m benchmarks.time_to_loss ours --minutes 15 --output runs/time-to-loss
     python -m benchmarks.time_to_loss report --output runs/time-to-loss
 
-Stock is BertForMaskedLM 2x128 as `run_mlm.py` trains it: packed rows that documents share without a border, logits of
-every position, dropout 0.1, AdamW, 15 % hidden, linear decay to 0 over its own time. Its best learning rate counts.
-Ours is a recipe's run by `pretrain`'s own code, with no more parameters than stock. Both are measured on the same
-hidden tokens of the same held-out blocks; measuring does not count as training time, all else does. Time is CPU time:
-core-minutes, which other work on the machine does not lengthen. Stock's schedule follows that clock, so that a slower
-machine gives fewer steps and not a longer run.
+Stock is BertForMaskedLM 2x128 as `run_mlm.py` trains it: packed rows in which documents attend to each other, logits of
+every position, dropout 0.1, AdamW, 15 % masked, linear decay to 0 over its own time. Its best learning rate counts.
+Ours is a recipe, trained by `pretrain`'s own code, with no more parameters than stock. Both are measured on the same
+masked tokens of the same held-out blocks. The time of these measurements does not count; all other time does. Time is
+CPU time (core-minutes), which depends little on other work on the machine. Stock's schedule follows that clock, so that
+a slower machine does fewer steps in the same time.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ import json
 import math
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -37,36 +39,40 @@ from pretrain.checkpoint import Progress
 from pretrain.cli import parse
 from pretrain.data.prepare import PreparedData, prepare_data
 from pretrain.data.tokenizer import vocabulary_facts
-from pretrain.loop import forward
 from pretrain.recipe import Recipe
 from pretrain.run import build_loop
+from pretrain.validation import validate
 
 BATCH, LENGTH, MASK_RATE = 32, 128, 0.15
 WARM_UP = 0.05  # share of the run
-MEASUREMENTS = 60  # a run; denser at its beginning
+MEASUREMENTS = 60  # per run; denser at its start
 STEPS_TO_RATE = 20
 
 
 def main() -> None:
-    """Trains one side, or reports on what was trained."""
-    arguments, recipe_flags = _arguments()
-    if arguments.what == "report":
-        report(arguments.output)
+    """Train one side, or compare the finished runs."""
+    given, recipe_flags = _arguments()
+    if given.what == "report":
+        report(given.output)
         return
-    require_writable_parent("--output", arguments.output / "run.json")
-    torch.set_num_threads(arguments.threads)
+    require_writable_parent("--output", given.output / "run.json")
+    torch.set_num_threads(given.threads)
     _, recipe = parse(["--output", "-", *recipe_flags])
     recipe.validate()
-    data = prepare_data(arguments.corpus, "text", recipe)
-    if arguments.what == "ours":
-        run_ours(recipe, data, arguments)
+    data = prepare_data(given.corpus, "text", recipe)
+    if given.what == "ours":
+        run_ours(recipe, data, given)
         return
-    for learning_rate in arguments.learning_rates:
-        run_stock(recipe, data, arguments, learning_rate)
+    for learning_rate in given.learning_rates:
+        run_stock(recipe, data, given, learning_rate)
 
 
 class Clock:
-    """Core-seconds of training (this process's CPU time, all its threads): stands still while a loss is measured."""
+    """Core-seconds of training: CPU time of all threads of this process, without the time between pause and resume.
+
+    Args:
+        minutes: The budget.
+    """
 
     def __init__(self, minutes: float):
         self.budget, self.spent = 60 * minutes, 0.0
@@ -74,79 +80,68 @@ class Clock:
 
     @property
     def seconds(self) -> float:
-        """Spent so far."""
+        """Seconds spent so far."""
         return self.spent + (0.0 if self.started is None else time.process_time() - self.started)
 
     @property
     def share(self) -> float:
-        """Of the budget, at most 1."""
+        """Share of the budget that is spent, at most 1."""
         return min(1.0, self.seconds / self.budget)
 
     def pause(self) -> None:
-        """Until `go_on`."""
+        """Stop the clock."""
         self.spent, self.started = self.seconds, None
 
-    def go_on(self) -> None:
-        """Counts again."""
+    def resume(self) -> None:
+        """Start the clock again."""
         self.started = time.process_time()
 
 
 class Curve:
-    """Losses on the held-out blocks over training seconds, measured at set shares of the budget."""
+    """Held-out losses over training seconds, measured at fixed shares of the budget.
 
-    def __init__(self, clock: Clock, model: torch.nn.Module, batches: list[dict[str, torch.Tensor]], stock: bool):
-        self.clock, self.model, self.batches, self.stock = clock, model, batches, stock
+    Args:
+        clock: Is paused while a loss is measured.
+        measure: Returns the current loss.
+    """
+
+    def __init__(self, clock: Clock, measure: Callable[[], float]):
+        self.clock, self.measure = clock, measure
         self.due = [((i + 1) / MEASUREMENTS) ** 2 for i in range(MEASUREMENTS)]
         self.points: list[tuple[float, int, float]] = []
 
     @property
     def is_full(self) -> bool:
-        """All is measured."""
+        """Whether all losses are measured."""
         return len(self.points) == MEASUREMENTS
 
     def after_step(self, step: int) -> None:
-        """Measures where a measurement is due."""
+        """Measure the loss if it is due."""
         if self.is_full or self.clock.share < self.due[len(self.points)]:
             return
         self.clock.pause()
-        loss = held_out_loss(self.model, self.batches, stock=self.stock)
+        loss = self.measure()
         while not self.is_full and self.clock.share >= self.due[len(self.points)]:
             self.points.append((round(self.clock.spent, 2), step, loss))
         print(f"{self.clock.spent:7.1f} s, step {step}: held-out loss {loss:.3f}", file=sys.stderr, flush=True)
-        self.clock.go_on()
+        self.clock.resume()
 
 
 @torch.no_grad()
-def held_out_loss(model: torch.nn.Module, batches: list[dict[str, torch.Tensor]], *, stock: bool) -> float:
-    """Nats per hidden token. Stock takes no target positions; it reads the same rows, documents without borders."""
-    was_training = model.training
+def stock_loss(model: BertForMaskedLM, batches: list[dict[str, torch.Tensor]]) -> float:
+    """Return stock's loss in nats per masked token, on the rows of `validate`; documents attend to each other."""
     model.eval()
-    total = torch.stack([(batch["labels"] != -100).sum() for batch in batches]).sum()
-    totals, loss = torch.stack((total, total)).float(), 0.0
+    loss, count = 0.0, 0
     for batch in batches:
-        if stock:
-            logits = model(batch["input_ids"], batch["target_positions"])
-            loss += float(cross_entropy(logits, batch["labels"], reduction="sum") / totals[0])
-        else:
-            loss += float(forward(model, batch, totals).loss)
-    model.train(was_training)
-    return loss
+        logits = model(input_ids=batch["input_ids"]).logits.flatten(0, 1)[batch["target_positions"]]
+        loss += float(cross_entropy(logits, batch["labels"], reduction="sum"))
+        count += int((batch["labels"] != -100).sum())
+    model.train()
+    return loss / count
 
 
-class StockOnTargets(torch.nn.Module):
-    """Stock BERT, measured on our batches: logits of the target positions."""
-
-    def __init__(self, model: BertForMaskedLM):
-        super().__init__()
-        self.model = model
-
-    def forward(self, input_ids: torch.Tensor, target_positions: torch.Tensor) -> torch.Tensor:
-        """(N, vocabulary)."""
-        return self.model(input_ids=input_ids).logits.flatten(0, 1)[target_positions]
-
-
-def run_stock(recipe: Recipe, data: PreparedData, arguments: argparse.Namespace, learning_rate: float) -> None:
-    """One run of stock BERT at one learning rate."""
+def run_stock(recipe: Recipe, data: PreparedData, given: argparse.Namespace, learning_rate: float) -> None:
+    """Train stock BERT with one learning rate, and write its curve."""
     set_seed(0)
     size = len(data.tokenizer)
     shape = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 512}
@@ -155,8 +150,8 @@ def run_stock(recipe: Recipe, data: PreparedData, arguments: argparse.Namespace,
     source = batch_source(recipe, data, "train", 0).objective.data
     facts, generator = vocabulary_facts(data.tokenizer), np.random.default_rng(0)
     special, ordinary = torch.from_numpy(facts.is_special), torch.from_numpy(facts.ordinary_ids)
-    clock = Clock(arguments.minutes)
-    curve = Curve(clock, StockOnTargets(model), validation_batches(recipe, data), stock=True)
+    clock = Clock(given.minutes)
+    curve = Curve(clock, partial(stock_loss, model, validation_batches(recipe, data)))
     step, order = 0, iter(())
     while clock.share < 1:
         rows = [next(order, None) for _ in range(BATCH)]
@@ -164,11 +159,11 @@ def run_stock(recipe: Recipe, data: PreparedData, arguments: argparse.Namespace,
             order = iter(generator.permutation(source.num_blocks(LENGTH)))
             continue
         ids = torch.from_numpy(source.blocks(np.array(rows), LENGTH))
-        hidden = (torch.rand(ids.shape) < MASK_RATE) & ~special[ids]
-        labels, draw = torch.where(hidden, ids, -100), torch.rand(ids.shape)
-        ids = torch.where(hidden & (draw < 0.8), facts.mask_id, ids)
+        masked = (torch.rand(ids.shape) < MASK_RATE) & ~special[ids]
+        labels, draw = torch.where(masked, ids, -100), torch.rand(ids.shape)
+        ids = torch.where(masked & (draw < 0.8), facts.mask_id, ids)
         random_ids = ordinary[torch.randint(len(ordinary), ids.shape)]
-        ids = torch.where(hidden & (draw > 0.9), random_ids, ids)
+        ids = torch.where(masked & (draw > 0.9), random_ids, ids)
         factor = min(clock.share / WARM_UP, (1 - clock.share) / (1 - WARM_UP))
         optimizer.param_groups[0]["lr"] = learning_rate * max(factor, 1e-3)
         model(input_ids=ids, labels=labels).loss.backward()
@@ -177,24 +172,24 @@ def run_stock(recipe: Recipe, data: PreparedData, arguments: argparse.Namespace,
         optimizer.zero_grad()
         step += 1
         curve.after_step(step)
-    _keep(arguments, f"stock-{arguments.minutes:g}min-{learning_rate:g}", curve, step, model)
+    _keep(given, f"stock-{given.minutes:g}min-{learning_rate:g}", curve, step, model)
 
 
-def run_ours(recipe: Recipe, data: PreparedData, arguments: argparse.Namespace) -> None:
-    """One run of the recipe, its steps measured out as `--minutes` does."""
+def run_ours(recipe: Recipe, data: PreparedData, given: argparse.Namespace) -> None:
+    """Train the recipe for as many steps as fit into the budget, and write its curve."""
     keep_freed_memory()
     accelerator = Accelerator()
-    clock = Clock(arguments.minutes)  # counts from here: counting co-occurrences is part of our time
-    for kept in data.directory.glob("embeddings-*.npy"):
-        kept.unlink()
-    trial = build_loop(recipe, data, accelerator, seed=arguments.seed, max_steps=10**6)
+    clock = Clock(given.minutes)  # starts here, because counting co-occurrences is part of our time
+    for cached in data.directory.glob("embeddings-*.npy"):
+        cached.unlink()
+    trial = build_loop(recipe, data, accelerator, seed=given.seed, max_steps=10**6)
     clock.pause()
     seconds = trial.measure_step_seconds(timed=STEPS_TO_RATE, clock=time.process_time)
-    clock.go_on()
+    clock.resume()
     max_steps = max(1, int((clock.budget - clock.seconds) / seconds))
-    loop = build_loop(recipe, data, accelerator, seed=arguments.seed, max_steps=max_steps)
+    loop = build_loop(recipe, data, accelerator, seed=given.seed, max_steps=max_steps)
     validation = validation_batches(recipe, data)
-    curve = Curve(clock, loop.model, validation, stock=False)
+    curve = Curve(clock, lambda: validate(loop.model, validation, accelerator)["validation_loss"])
 
     def after_step(progress: Progress, figures: dict[str, float]) -> None:
         curve.after_step(progress.step)
@@ -202,20 +197,20 @@ def run_ours(recipe: Recipe, data: PreparedData, arguments: argparse.Namespace) 
     loop.run(Progress(), after_step)
     if not curve.is_full:
         clock.pause()
-        curve.points.append((round(clock.spent, 2), max_steps, held_out_loss(loop.model, validation, stock=False)))
-    _keep(arguments, f"ours-{arguments.minutes:g}min-{arguments.name}", curve, max_steps, loop.model)
+        curve.points.append((round(clock.spent, 2), max_steps, curve.measure()))
+    _keep(given, f"ours-{given.minutes:g}min-{given.name}", curve, max_steps, loop.model)
 
 
 def report(folder: Path) -> None:
-    """What stock reached, and how long ours took to the same loss."""
+    """Print the loss of stock, and the time that ours needed for the same loss."""
     runs = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
     if not runs:
-        raise UserError(f"--output {folder}: holds no run; train `stock` and `ours` into it first")
+        raise UserError(f"--output {folder}: has no runs; run `stock` and `ours` with the same --output first")
     print("| run | parameters | steps | last loss |\n| --- | ---: | ---: | ---: |")
     for name, run in runs.items():
         print(f"| {name} | {run['parameters']:,} | {run['steps']:,} | {run['curve'][-1][2]:.3f} |")
     stock = [run for name, run in runs.items() if name.startswith("stock")]
-    print("\n| stock, best of its rates | its loss | ours | core-seconds | ratio |\n| --- | ---: | --- | ---: | ---: |")
+    print("\n| stock, best rate | its loss | ours | core-seconds | ratio |\n| --- | ---: | --- | ---: | ---: |")
     for minutes in sorted({run["minutes"] for run in stock}):
         best = min((run for run in stock if run["minutes"] == minutes), key=lambda run: run["curve"][-1][2])
         loss = best["curve"][-1][2]
@@ -225,16 +220,16 @@ def report(folder: Path) -> None:
                 print(f"| {minutes:g} min | {loss:.3f} | {name} | {seconds:,.1f} | {60 * minutes / seconds:,.0f} |")
 
 
-def _keep(arguments: argparse.Namespace, name: str, curve: Curve, steps: int, model: torch.nn.Module) -> None:
+def _keep(given: argparse.Namespace, name: str, curve: Curve, steps: int, model: torch.nn.Module) -> None:
     run = {
-        "minutes": arguments.minutes,
-        "threads": arguments.threads,
+        "minutes": given.minutes,
+        "threads": given.threads,
         "steps": steps,
         "parameters": sum(p.numel() for p in model.parameters()),
         "curve": curve.points,
     }
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    atomic_write_json(arguments.output / f"{name}.json", run)
+    given.output.mkdir(parents=True, exist_ok=True)
+    atomic_write_json(given.output / f"{name}.json", run)
     print(f"{name}: loss {curve.points[-1][2]:.3f} after {curve.points[-1][0]:.0f} s, {steps:,} steps")
 
 
@@ -242,20 +237,25 @@ def _arguments() -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.time_to_loss",
         description=__doc__.splitlines()[0],
-        epilog="Flags it does not know go to the recipe, as in `python -m pretrain`.",
+        epilog="Other flags set fields of the recipe, as in `python -m pretrain`.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
     )
-    parser.add_argument("what", choices=["stock", "ours", "report"])
-    parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--corpus", nargs="+", default=["sample"])
-    parser.add_argument("--minutes", type=float, default=15.0)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--learning-rates", type=float, nargs="+", default=[5e-4, 1e-3, 2e-3], help="stock only")
-    parser.add_argument("--seed", type=int, default=1, help="ours only: of weights, order and masks")
-    parser.add_argument("--name", default="recipe", help="of this run of ours in the report")
-    arguments, recipe_flags = parser.parse_known_args()
-    if arguments.minutes <= 0:
-        parser.error(f"--minutes {arguments.minutes:g}: must be more than 0")
-    return arguments, recipe_flags
+    parser.add_argument(
+        "what", choices=["stock", "ours", "report"], help="train stock, train ours, or compare the runs"
+    )
+    parser.add_argument("--output", type=Path, required=True, help="directory of the runs")
+    parser.add_argument("--corpus", nargs="+", default=["sample"], help="text, as in `python -m pretrain`")
+    parser.add_argument("--minutes", type=float, default=15.0, help="core-minutes of training")
+    parser.add_argument("--threads", type=int, default=1, help="number of CPU threads")
+    rates = [5e-4, 1e-3, 2e-3]
+    parser.add_argument("--learning-rates", type=float, nargs="+", default=rates, help="one run each, stock only")
+    parser.add_argument("--seed", type=int, default=1, help="seed of weights, order and masks, ours only")
+    parser.add_argument("--name", default="recipe", help="name of the run in the report, ours only")
+    given, recipe_flags = parser.parse_known_args()
+    if given.minutes <= 0:
+        raise UserError(f"--minutes {given.minutes:g}: must be positive")
+    return given, recipe_flags
 
 
 if __name__ == "__main__":

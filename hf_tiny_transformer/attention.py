@@ -61,6 +61,7 @@ class MultiHeadAttention(nn.Module):
             position_embeddings: cos and sin, each (B or 1, T, head_dim); rotates queries and keys in self-attention.
             key_value_states: (B, S, hidden_size).
             past_key_values: The cache to read and extend; an `EncoderDecoderCache` for cross-attention.
+            kwargs: For the attention backend.
 
         Returns:
             The attended states (B, T, hidden_size), and the weights (B, H, T, S) if the backend is eager, else None.
@@ -126,11 +127,8 @@ def eager_attention_forward(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Compute softmax(q k^T * scaling + mask) v (Vaswani et al. 2017, equation 1).
 
-    Args:
-        query: (B, H, T, D).
-        key: (B, H, S, D).
-        value: (B, H, S, D).
-        attention_mask: Additive, (B, 1, T, S): 0 = visible, the dtype's minimum = hidden.
+    `query` is (B, H, T, D); `key` and `value` are (B, H, S, D). `attention_mask` (B, 1, T, S) is additive: 0 = visible,
+    the dtype's minimum = hidden.
 
     Returns:
         The attended values (B, T, H, D) and the weights (B, H, T, S).

@@ -5,7 +5,7 @@ trunk, its transform (applied before the output layer) and the dropout rate befo
 
 Every forward names `token_type_ids`, because `Trainer` drops columns that a forward does not name; trunks without token
 types ignore them. `accepts_loss_kwargs = False` marks a loss that is a plain mean over the batch. Otherwise `Trainer`
-would infer from **kwargs that the model divides by the count of the whole accumulated batch, and would not divide.
+would infer from **kwargs that the model divides by the count of the whole accumulated batch, and not divide itself.
 """
 
 from typing import Unpack
@@ -54,11 +54,9 @@ class MaskedLMHead(TinyTransformerPreTrainedModel):
     ) -> MaskedLMOutput:
         """Predict tokens: logits (B, T, vocab_size).
 
-        Args:
-            labels: (B, T) token ids, -100 = ignored; (N,) with `target_positions`.
-            target_positions: (N,) indices into the flattened B * T tokens. The head runs on these only: logits
-                (N, vocab_size).
-            skip_logits: Compute the loss only: faster, and never holds all logits in memory.
+        `labels` are (B, T) token ids, -100 = ignored. `target_positions` (N,) are indices into the flattened B * T
+        tokens: the head runs on these only, with logits (N, vocab_size) and labels (N,). `skip_logits` computes the
+        loss only, which is faster and never holds all logits in memory.
         """
         outputs = self.model(
             input_ids=input_ids,
@@ -113,8 +111,8 @@ class SequenceClassificationHead(ClassifierHead):
     ) -> SequenceClassifierOutput:
         """Classify texts: logits (B, num_labels).
 
-        Args:
-            labels: (B,) class ids; (B,) floats for regression (num_labels 1); (B, num_labels) floats for multi-label.
+        `labels` are (B,) class ids, (B,) floats for regression (num_labels 1), or (B, num_labels) floats for several
+        labels per text.
         """
         outputs = self.model(
             input_ids=input_ids,
@@ -149,8 +147,7 @@ class TokenClassificationHead(ClassifierHead):
     ) -> TokenClassifierOutput:
         """Classify tokens: logits (B, T, num_labels).
 
-        Args:
-            labels: (B, T) class ids, -100 = ignored (special tokens, all but the first token of a word).
+        `labels` are (B, T) class ids, -100 = ignored (special tokens, all but the first token of a word).
         """
         outputs = self.model(
             input_ids=input_ids,
@@ -195,9 +192,7 @@ class QuestionAnsweringHead(TinyTransformerPreTrainedModel):
     ) -> QuestionAnsweringModelOutput:
         """Score each token as the start and as the end of the answer: two logits (B, T).
 
-        Args:
-            start_positions: (B,) token indices; an index outside the text is ignored.
-            end_positions: (B,) token indices; an index outside the text is ignored.
+        `start_positions` and `end_positions` are (B,) token indices; an index outside the text is ignored.
         """
         outputs = self.model(
             input_ids=input_ids,
@@ -243,9 +238,7 @@ class MultipleChoiceHead(ClassifierHead):
     ) -> MultipleChoiceModelOutput:
         """Score the choices: logits (B, C).
 
-        Args:
-            input_ids: (B, C, T); the other inputs likewise have a second axis for the choices.
-            labels: (B,) index of the correct choice.
+        `input_ids` are (B, C, T), and all other inputs have the same second axis. `labels` (B,) index the choices.
         """
         num_choices = (input_ids if input_ids is not None else inputs_embeds).shape[1]
 

@@ -51,9 +51,7 @@ def causal_mask(
 ) -> torch.Tensor | None:
     """Build the mask of a decoder: a token attends to itself and to earlier tokens of its document.
 
-    Args:
-        attention_mask: (B, past + T), if there is a cache.
-        past_key_values: The cache. With a cache, restarting positions do not separate documents.
+    With a cache, `attention_mask` is (B, past + T) and restarting positions do not separate documents.
 
     Raises:
         ValueError: If several rows are packed under flash attention.
@@ -79,12 +77,8 @@ def cross_attention_mask(
 ) -> torch.Tensor | None:
     """Build the mask of cross-attention: a decoder token attends to all real encoder tokens.
 
-    If both sides are packed, the n-th document of the decoder's row attends to the n-th of the encoder's.
-
-    Args:
-        encoder_hidden_states: (B, S, hidden_size).
-        encoder_attention_mask: (B, S), 1 = real token, 0 = padding.
-        encoder_position_ids: (B or 1, S).
+    The encoder's inputs have length S. If both sides are packed, the n-th document of the decoder's row attends to the
+    n-th of the encoder's.
 
     Raises:
         ValueError: If rows are packed under flash attention, which cannot pair documents.
@@ -121,7 +115,7 @@ def packed_documents(
     attention_mask: torch.Tensor | None,
     position_ids: torch.Tensor | None,
 ) -> torch.Tensor | None:
-    """Assign a number to each document of a row.
+    """Assign numbers to the documents of each row.
 
     Returns:
         (B, T) index of each token's document in its row, or None if every row holds one document.

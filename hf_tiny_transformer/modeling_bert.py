@@ -110,10 +110,7 @@ class TinyTransformerBertModel(TinyTransformerBertPreTrainedModel):
         inputs_embeds: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling:
-        """Encode texts.
-
-        Args:
-            token_type_ids: (B, T), 0 = first segment (default), 1 = second.
+        """Encode texts; `token_type_ids` are 0 for the first segment (default) and 1 for the second.
 
         Raises:
             ValueError: If both or neither of `input_ids` and `inputs_embeds` are given.
@@ -181,16 +178,12 @@ class TinyTransformerBertForPreTraining(TinyTransformerBertPreTrainedModel):
     ) -> TinyTransformerBertForPreTrainingOutput:
         """Predict tokens, and whether the second segment follows the first: logits (B, T, vocab_size) and (B, 2).
 
-        Args:
-            labels: (B, T) token ids, -100 = ignored; (N,) with `target_positions`.
-            next_sentence_label: (B,), 0 = the second segment follows the first, 1 = it is a random one. Without it the
-                loss is that of the masked tokens.
-            num_sequences_in_batch: The number of rows in a whole accumulated batch; the next-sentence loss is then this
-                part's share of the rows, which is exact even if rows differ in their number of targets.
-            target_positions: As in `MaskedLMHead`.
-            skip_logits: As in `MaskedLMHead`.
-            kwargs: `num_items_in_batch` is the number of targets in a whole accumulated batch. Each loss is then this
-                part's share, so that the losses of all parts add up.
+        `labels`, `target_positions` and `skip_logits` are as in `MaskedLMHead`. `next_sentence_label` (B,) is 0 if the
+        second segment follows the first, and 1 if it is a random one; without it the loss is that of the tokens.
+
+        For a part of an accumulated batch, `num_items_in_batch` is the number of targets of the whole batch, and
+        `num_sequences_in_batch` its number of rows. Each loss is then the part's share, so that the losses of all parts
+        add up. Without the number of rows, the next-sentence loss is exact only if rows have equal numbers of targets.
         """
         outputs = self.model(
             input_ids=input_ids,
@@ -246,8 +239,7 @@ class TinyTransformerBertForNextSentencePrediction(TinyTransformerBertPreTrained
     ) -> NextSentencePredictorOutput:
         """Predict whether the second segment follows the first: logits (B, 2).
 
-        Args:
-            labels: (B,), 0 = the second segment follows the first, 1 = it is a random one.
+        `labels` (B,) are 0 if the second segment follows the first, and 1 if it is a random one.
         """
         outputs = self.model(
             input_ids=input_ids,

@@ -36,14 +36,7 @@ class TinyTransformerDecoderPreTrainedModel(TinyTransformerTrunkPreTrainedModel)
     def pool(
         self, outputs: BaseModelOutputWithPastAndCrossAttentions, attention_mask: torch.Tensor | None
     ) -> torch.Tensor:
-        """Select the last real token, the only one that has attended to the whole text.
-
-        Args:
-            outputs: Of the trunk, with `last_hidden_state` (B, T, hidden_size).
-
-        Returns:
-            (B, hidden_size).
-        """
+        """Select the last real token, the only one that has attended to the whole text."""
         return last_token(outputs.last_hidden_state, attention_mask)
 
 
@@ -77,14 +70,12 @@ class TinyTransformerDecoderModel(TinyTransformerTrunk, TinyTransformerDecoderPr
     ) -> BaseModelOutputWithPastAndCrossAttentions:
         """Decode texts.
 
-        Args:
-            past_key_values: The cache of earlier tokens; extended in place. With a cache, restarting positions do not
-                separate documents.
-            use_cache: Whether to return a new cache if none is given; ignored during training.
-            token_type_ids: Ignored; accepted because some tokenizers always return them.
-            encoder_hidden_states: (B, S, hidden_size), for a decoder with cross-attention.
-            encoder_attention_mask: (B, S), 1 = real token, 0 = padding.
-            encoder_position_ids: (B, S). If they restart, too, the n-th document attends to the encoder's n-th.
+        `past_key_values` is extended in place; with a cache, restarting positions do not separate documents.
+        `use_cache` returns a new cache if none is given, except during training. `token_type_ids` are ignored; some
+        tokenizers always return them.
+
+        With cross-attention, the encoder's inputs have length S. If `encoder_position_ids` (B, S) also restart, the
+        n-th document attends to the encoder's n-th.
         """
         inputs_embeds = self.embed(input_ids, inputs_embeds)
         # The masks come before a new cache: transformers looks for packed documents only if there is no cache.
@@ -150,15 +141,12 @@ class TinyTransformerDecoderForCausalLM(TinyTransformerDecoderPreTrainedModel, G
         token_type_ids: torch.LongTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> CausalLMOutputWithPast:
-        """Predict the next token at each position: logits (B, T, vocab_size). See also the trunk's arguments.
+        """Predict the next token at each position: logits (B, T, vocab_size).
 
-        Args:
-            labels: (B, T) token ids, -100 = ignored. Position t is compared with label t + 1, so that `input_ids` can
-                serve as labels. With `target_positions` (N,), compared without a shift.
-            logits_to_keep: Compute the last N positions only, 0 = all; or the given positions.
-            target_positions: As in `MaskedLMHead`.
-            skip_logits: As in `MaskedLMHead`.
-            token_type_ids: Ignored; named because `generate` rejects arguments that a forward does not name.
+        `labels` are (B, T) token ids, -100 = ignored. Position t is compared with label t + 1, so that `input_ids` can
+        serve as labels; with `target_positions` there is no shift. `target_positions` and `skip_logits` are as in
+        `MaskedLMHead`. `logits_to_keep` selects the last N positions (0 = all), or the given positions.
+        `token_type_ids` are ignored, but named, because `generate` rejects arguments that a forward does not name.
         """
         outputs = self.model(
             input_ids=input_ids,

@@ -33,14 +33,7 @@ class TinyTransformerEncoderPreTrainedModel(TinyTransformerTrunkPreTrainedModel)
     _can_record_outputs = {"hidden_states": TinyTransformerLayer, "attentions": MultiHeadAttention}
 
     def pool(self, outputs: BaseModelOutput, attention_mask: torch.Tensor | None) -> torch.Tensor:
-        """Average the real tokens or select the first one, according to `config.classifier_pooling`.
-
-        Args:
-            outputs: Of the trunk, with `last_hidden_state` (B, T, hidden_size).
-
-        Returns:
-            (B, hidden_size).
-        """
+        """Average the real tokens or select the first one, according to `config.classifier_pooling`."""
         if self.config.classifier_pooling == "cls":
             return outputs.last_hidden_state[:, 0]
         return mean_pool(outputs.last_hidden_state, attention_mask)

@@ -104,12 +104,10 @@ class TinyTransformerSeq2SeqModel(TinyTransformerSeq2SeqPreTrainedModel):
     ) -> Seq2SeqModelOutput:
         """Encode `input_ids` (B, S) and decode `decoder_input_ids` (B, T).
 
-        Args:
-            encoder_outputs: Of an earlier call, instead of `input_ids`.
-            past_key_values: The decoder's cache; extended in place.
-            use_cache: Whether to return a new cache if none is given; ignored during training.
-            decoder_position_ids: If they and `position_ids` restart and there are no masks, the n-th document of the
-                decoder's row attends to itself and to the n-th of the encoder's.
+        `encoder_outputs` of an earlier call replace `input_ids`. `past_key_values`, the decoder's cache, is extended in
+        place; `use_cache` returns a new one if none is given, except during training. If `position_ids` and
+        `decoder_position_ids` restart and there are no masks, the n-th document of the decoder's row attends to itself
+        and to the n-th of the encoder's.
         """
         if encoder_outputs is None:
             encoder_outputs = self.encoder(
@@ -181,15 +179,10 @@ class TinyTransformerSeq2SeqForConditionalGeneration(TinyTransformerSeq2SeqPreTr
         skip_logits: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> Seq2SeqLMOutput:
-        """Predict the tokens of the decoder's sequence: logits (B, T, vocab_size). See also the trunk's arguments.
+        """Predict the tokens of the decoder's sequence: logits (B, T, vocab_size).
 
-        Args:
-            decoder_input_ids: Default: `labels` shifted by one.
-            encoder_outputs: Of an earlier call, instead of `input_ids`.
-            labels: (B, T) token ids, -100 = ignored; (N,) with `target_positions`.
-            logits_to_keep: Compute the last N positions only, 0 = all; or the given positions.
-            target_positions: As in `MaskedLMHead`.
-            skip_logits: As in `MaskedLMHead`.
+        `decoder_input_ids` are `labels` shifted by one if they are not given. `labels`, `target_positions` and
+        `skip_logits` are as in `MaskedLMHead`, `logits_to_keep` as in the Decoder, all other inputs as in the trunk.
         """
         if labels is not None and decoder_input_ids is None and decoder_inputs_embeds is None:
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)

@@ -55,12 +55,9 @@ class TinyTransformerLayer(GradientCheckpointingLayer):
     ) -> torch.Tensor:
         """Map (B, T, hidden_size) to (B, T, hidden_size).
 
-        Args:
-            attention_mask: From `masks.py`, for self-attention.
-            encoder_hidden_states: (B, S, hidden_size), for cross-attention.
-            encoder_attention_mask: From `masks.py`, for cross-attention.
-            position_embeddings: cos and sin of rotary positions.
-            position_ids: (B or 1, T). Flash attention finds packed documents by them; cross-attention ignores them.
+        Both masks come from `masks.py`. `encoder_hidden_states` (B, S, hidden_size) are for cross-attention.
+        `position_embeddings` are cos and sin of rotary positions. Flash attention finds packed documents by
+        `position_ids` (B or 1, T); cross-attention ignores them.
         """
         attended, _ = self.attention(
             self.attention_norm(hidden_states),

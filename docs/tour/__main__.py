@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import inspect
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
 
+from hf_tiny_transformer.common.arguments import CommandParser, build
 from hf_tiny_transformer.common.environment import quieten_libraries
 from hf_tiny_transformer.common.errors import run_command
 from hf_tiny_transformer.common.files import atomic_write_text
@@ -18,6 +19,21 @@ from .numbers import all_numbers
 
 ROOT = Path(__file__).resolve().parents[2]
 LANGUAGES = {"tour.md": "lines", "tour.zh-CN.md": "行"}  # page -> the word before the numbers of source lines
+
+
+@dataclass(frozen=True)
+class TourSettings:
+    """Models whose pictures are drawn if they exist.
+
+    Args:
+        model: Encoder, from `make pretrain`.
+        seq2seq: Encoder-decoder, from `python -m pretrain --recipe seq2seq`.
+        digits: Encoder on images, from `python -m benchmarks.digits`.
+    """
+
+    model: Path = Path("runs/sample/pretrained")
+    seq2seq: Path = Path("runs/seq2seq")
+    digits: Path = Path("runs/digits")
 
 
 def source(name: str, word: str) -> str:
@@ -42,11 +58,9 @@ def render(page: str) -> str:
 
 def main() -> None:
     """Run the command."""
-    parser = argparse.ArgumentParser(prog="python -m docs.tour", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--model", type=Path, default="runs/sample/pretrained", help="encoder, from make pretrain")
-    parser.add_argument("--seq2seq", type=Path, default="runs/seq2seq", help="from python -m pretrain --recipe seq2seq")
-    parser.add_argument("--digits", type=Path, default="runs/digits", help="from python -m benchmarks.digits")
-    given = parser.parse_args()
+    parser = CommandParser("python -m docs.tour", __doc__)
+    parser.add_settings(TourSettings)
+    given = build(TourSettings, parser.parse(sys.argv[1:]))
     quieten_libraries()
     for page in LANGUAGES:
         atomic_write_text(ROOT / "docs" / page, render(page))

@@ -79,19 +79,19 @@ def positions() -> dict[str, str]:
     """Compute the sinusoidal position of the second word, and scores of rotary positions by distance."""
     second = sinusoidal_positions(torch.tensor([[1]]), 4, torch.float)[0, 0]
     numbers = {f"sine_{i}": f"{value:.2f}" for i, value in enumerate(second.tolist())}
-    for name, (asks, asked) in {"near": (3, 1), "far": (103, 101), "other": (3, 0)}.items():
-        numbers[f"rotary_{name}"] = f"{rotary_score(asks, asked):.2f}".replace("-", "\N{MINUS SIGN}")
+    for name, (query, key) in {"near": (3, 1), "far": (103, 101), "other": (3, 0)}.items():
+        numbers[f"rotary_{name}"] = f"{rotary_score(query, key):.2f}".replace("-", "\N{MINUS SIGN}")
     return numbers
 
 
-def rotary_score(asks: int, asked: int) -> float:
+def rotary_score(query: int, key: int) -> float:
     """Return the product of two pairs (1, 0) at these positions, rotated by one radian per position."""
     pair = torch.tensor([[[[1.0, 0.0]]]])
-    turned = []
-    for position in (asks, asked):
+    rotated = []
+    for position in (query, key):
         angle = torch.full((1, 1, 2), float(position))
-        turned.append(apply_rotary(pair, pair, angle.cos(), angle.sin())[0])
-    return float((turned[0] * turned[1]).sum())
+        rotated.append(apply_rotary(pair, pair, angle.cos(), angle.sin())[0])
+    return float((rotated[0] * rotated[1]).sum())
 
 
 def the_encoder() -> dict[str, str]:
@@ -130,10 +130,10 @@ def the_mask() -> dict[str, str]:
 
 def masked_weights() -> torch.Tensor:
     """Return the weights (4, 4) of "I am a student" under the causal mask, with equal scores."""
-    alike = torch.zeros(1, 1, len(STUDENT), HEAD_DIM)
+    equal = torch.zeros(1, 1, len(STUDENT), HEAD_DIM)
     config = TinyTransformerDecoderConfig(attn_implementation="eager")
-    mask = causal_mask(config, alike[0], attention_mask=None)
-    return eager_attention_forward(nn.Module().eval(), alike, alike, alike, mask, scaling=1.0)[1][0, 0]
+    mask = causal_mask(config, equal[0], attention_mask=None)
+    return eager_attention_forward(nn.Module().eval(), equal, equal, equal, mask, scaling=1.0)[1][0, 0]
 
 
 def bert() -> dict[str, str]:

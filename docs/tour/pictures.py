@@ -44,7 +44,7 @@ def draw_all(folder: Path, encoder: Path, seq2seq: Path, digits: Path) -> Iterat
 
 def of_the_code() -> dict[str, Figure]:
     """Draw the pictures that need no trained model."""
-    student = AttentionMap("all words alike", list(STUDENT), list(STUDENT), masked_weights()[None, None])
+    student = AttentionMap("all scores equal", list(STUDENT), list(STUDENT), masked_weights()[None, None])
     return {
         "computing": scores_and_weights(),
         "positions": sinusoids(),

@@ -1,6 +1,6 @@
 """Run transformers' common model tests on our families and on stock ones, and print the results side by side.
 
-Exit status: 0 if no test of ours fails, and none is skipped that a stock counterpart passes; else 1; 2 if the tests
+Exit status: 0 if none of our tests fails, and none is skipped that a stock counterpart passes; else 1; 2 if the tests
 cannot be downloaded.
 """
 
@@ -55,7 +55,7 @@ class Results:
 
 
 def main() -> None:
-    """Run the command line; raises SystemExit with status 1 if a family of ours does not conform."""
+    """Run the command line; raises SystemExit with status 1 if one of our families does not conform."""
     parser = argparse.ArgumentParser(prog="python -m tests.conformance", description=__doc__.partition("\n")[0])
     parser.add_argument(
         "--families",
@@ -127,7 +127,7 @@ def report(results: dict[str, Results]) -> bool:
         results: By family.
 
     Returns:
-        Whether no test of ours failed, and none was skipped that a counterpart passes.
+        Whether none of our tests failed, and none was skipped that a counterpart passes.
     """
     print("| family | passed | failed | skipped | s |\n| --- | ---: | ---: | ---: | ---: |")
     pairs = [name for family, spec in OURS.items() for name in (family, *spec.counterparts)]

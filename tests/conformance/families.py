@@ -28,7 +28,7 @@ class Family:
     Args:
         config_class: Dotted name.
         settings: Fields of the tiny config in addition to `SHAPE`.
-        counterparts: Stock families that a family of ours is compared with.
+        counterparts: Stock families that one of our families is compared with.
         left_out: Auto classes whose class is not tested.
         deselected: Tests that transformers' own test file of the family overrides, and why.
     """

@@ -18,7 +18,7 @@ every_page = pytest.mark.parametrize("page", PAGES)
 
 @every_page
 def test_no_number_and_no_source_line_is_out_of_date(page: str):
-    """The page in docs/ is what the templates give today."""
+    """The page in docs/ is what the template renders."""
     written = (ROOT / "docs" / page).read_text(encoding="utf-8").splitlines()
     today = render(page).splitlines()
     stale = [f"{old!r} is now {new!r}" for old, new in zip(written, today, strict=False) if old != new]
@@ -26,7 +26,7 @@ def test_no_number_and_no_source_line_is_out_of_date(page: str):
 
 
 def test_a_number_that_changes_shows(monkeypatch):
-    """Were the scores not divided by the root of 64, the pages would no longer hold."""
+    """With another scale of the scores, the pages change."""
     before = render(PAGES[0])
     assert "0.88" in before and "112" in before and "96" in before
     honest = numbers.eager_attention_forward
@@ -36,7 +36,7 @@ def test_a_number_that_changes_shows(monkeypatch):
 
 @every_page
 def test_the_linked_lines_are_the_named_thing(page: str):
-    """Each link's first lines hold `def` or `class` of the name it shows, in a file of this repository."""
+    """The lines of each link contain the `def` or `class` of the name it shows."""
     links = re.findall(r"\[`([\w.]+)`, [^\]]*\]\(\.\./([^)#]+)#L(\d+)-L(\d+)\)", render(page))
     assert len(links) >= 14
     for name, file, first, last in links:
@@ -55,7 +55,7 @@ def test_the_pictures_are_there_and_small(page: str):
             assert image.format == "PNG" and image.width > 200
 
 
-def test_both_languages_say_the_same():
+def test_both_languages_have_the_same_content():
     """The same numbers, formulas, pictures and source lines, in the same order."""
     templates = [(ROOT / "docs" / "tour" / f"{page}.j2").read_text(encoding="utf-8") for page in PAGES]
     for pattern in (r"\$\$.*?\$\$", r"\(tour/[\w-]+\.png\)", r'source\("[^"]+"\)', r"^## "):
@@ -67,14 +67,14 @@ def test_both_languages_say_the_same():
 
 
 def test_pictures_of_the_code_need_no_model(tmp_path):
-    """And models that are not there leave their pictures alone, with a word."""
+    """Pictures of missing models are unchanged, and the output says so."""
     lines = list(pictures.draw_all(tmp_path, tmp_path / "a", tmp_path / "b", tmp_path / "c"))
     assert sorted(path.stem for path in tmp_path.iterdir()) == ["computing", "encoder", "mask", "positions"]
     assert sum("no such model" in line for line in lines) == 3
 
 
-def test_the_chinese_readme_says_nothing_that_the_english_one_does_not():
-    """No other figure and no other command; the English one may be ahead by a section."""
+def test_the_figures_and_commands_of_the_chinese_readme_are_in_the_english_one():
+    """The English README may have more of them."""
     english, chinese = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh-CN.md"))
     for what in (r"^\|.*\d.*\|$", r"^(?:make|\.venv/bin/python) .*$"):
         lines = re.findall(what, chinese, re.M)

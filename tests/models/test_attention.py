@@ -160,7 +160,7 @@ def test_cross_mask_pairs_the_nth_documents():
 
 
 def test_several_packed_rows_are_rejected_under_flash_attention():
-    """transformers reads the boundaries of one row only, and would ignore them in a larger batch."""
+    """Flash attention in transformers reads the boundaries of one row only, and ignores them in larger batches."""
     config, positions = attention(implementation="flash_attention_2").config, torch.tensor([[0, 1, 0, 1, 2]])
     with pytest.raises(ValueError, match="one row only"):
         bidirectional_mask(config, torch.zeros(2, 5, 64), None, positions)

@@ -204,11 +204,11 @@ def test_generation_continues_from_a_cache(family: str):
         assert isinstance(past, DynamicCache)
         expected, got = greedy(model, inputs), greedy(model, inputs, past_key_values=past)
     else:
-        begun = torch.cat((torch.full((2, 1), START), random_ids(2, 3)), dim=1)
-        inputs["decoder_attention_mask"] = torch.ones_like(begun)  # `generate` finds the new tokens by its length
-        past = model(inputs["input_ids"], decoder_input_ids=begun[:, :3]).past_key_values
-        expected = greedy(model, inputs, decoder_input_ids=begun)
-        got = greedy(model, inputs, decoder_input_ids=begun, past_key_values=past)
+        prefix = torch.cat((torch.full((2, 1), START), random_ids(2, 3)), dim=1)
+        inputs["decoder_attention_mask"] = torch.ones_like(prefix)  # `generate` finds the new tokens by its length
+        past = model(inputs["input_ids"], decoder_input_ids=prefix[:, :3]).past_key_values
+        expected = greedy(model, inputs, decoder_input_ids=prefix)
+        got = greedy(model, inputs, decoder_input_ids=prefix, past_key_values=past)
     assert torch.equal(got, expected)
     assert past.get_seq_length() >= 4 + NEW - 1
 

@@ -47,7 +47,7 @@ def test_backends_agree(family: str, backend: str, padded: bool):
 @every_family
 @pytest.mark.parametrize("padded", [False, True])
 def test_backends_agree_on_loss_and_gradients(family: str, padded: bool):
-    """eager and sdpa; flex attention has no backward pass on CPU."""
+    """With eager and sdpa; flex attention has no backward pass on CPU."""
     model, inputs = language_model(family).train(), training_batch(family, padded=padded)
     results = []
     for backend in BACKENDS[:2]:

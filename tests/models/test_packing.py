@@ -82,7 +82,7 @@ def test_rows_with_different_boundaries(family: str, backend: str):
 @every_family
 @pytest.mark.parametrize("backend", BACKENDS[:2])
 def test_packed_and_padded_rows_have_the_same_gradients(family: str, backend: str):
-    """The first token of a causal document is no target: nothing precedes it."""
+    """The first token of a causal document is not a target, because no token precedes it."""
     model = language_model(family, attn_implementation=backend).train()
     documents = two_documents(family)
     first = 1 if family == "Decoder" else 0

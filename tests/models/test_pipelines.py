@@ -109,7 +109,7 @@ def test_text_generation(inputs: list[str], tmp_path):
 
 @with_and_without_token_types
 def test_seq2seq_generation(inputs: list[str], tmp_path):
-    """transformers 5 has no text-to-text pipeline; the Auto class and a tokenizer replace it."""
+    """There is no text-to-text pipeline in transformers 5; the Auto class and a tokenizer replace it."""
     model = language_model("Seq2Seq", tie_word_embeddings=False, decoder_start_token_id=2, pad_token_id=0)
     folder, _ = saved(model, tmp_path, model_input_names=inputs)
     model, tokenizer = AutoModelForSeq2SeqLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)

@@ -84,7 +84,7 @@ def test_no_model_class_is_missing_from_the_table():
 
 
 def test_a_user_can_register_a_subclass():
-    """transformers asks for `exist_ok=True` to replace a class."""
+    """Replacing a class requires `exist_ok=True`."""
 
     class Own(ours.TinyTransformerEncoderModel):
         pass
