@@ -110,11 +110,6 @@ def from_scratch(training: Training, directory: Path, reported: dict[str, Encode
     """Train the same architecture from fresh weights, with the same tokenizer and seeds.
 
     Its learning rate is chosen with seed 1 on validation, among `SCRATCH_RATE_FACTORS` times the fine-tuned model's.
-
-    Args:
-        training: That of the fine-tuned model.
-        directory: For the seeds of each rate.
-        reported: The splits to score.
     """
     rate = training.settings.learning_rate
     training = training.using(from_scratch=True, compare=False, lora=None)

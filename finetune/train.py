@@ -22,7 +22,7 @@ from hf_tiny_transformer.common.processes import is_main, wait_for_everyone, wor
 
 from .data import HELD_OUT_SEED
 from .kinds import EncodedSplit
-from .trainer import FineTuner, Training, epoch_records, remove_checkpoints, with_adapters
+from .trainer import FineTuner, Training, epoch_records, redo, remove_checkpoints, with_adapters
 
 RESULT, WEIGHTS = "result.json", "model.safetensors"
 RATE_SPAN = 10.0  # a search goes from a tenth of --learning_rate to ten times it
@@ -108,10 +108,7 @@ def load_seed(training: Training, directory: Path) -> PreTrainedModel:
     try:
         load_model(model, directory / WEIGHTS)
     except (SafetensorError, OSError, RuntimeError) as error:
-        raise UserError(
-            f"{directory / WEIGHTS}: cannot be read ({first_line(error)}); delete {directory}, and --resume will redo "
-            "that part"
-        ) from None
+        raise UserError(f"{directory / WEIGHTS}: cannot be read ({first_line(error)}); {redo(directory)}") from None
     return model
 
 
@@ -130,11 +127,10 @@ def read_result(directory: Path) -> SeedResult | None:
     path = directory / RESULT
     if not path.is_file():
         return None
-    advice = f"delete {directory}, and --resume will redo that part"
     try:
-        return SeedResult(**read_json(path, advice))
+        return SeedResult(**read_json(path, redo(directory)))
     except TypeError as error:
-        raise UserError(f"{path}: is not a seed's result ({error}); {advice}") from None
+        raise UserError(f"{path}: is not a seed's result ({error}); {redo(directory)}") from None
 
 
 def write_result(directory: Path, result: SeedResult) -> None:
@@ -151,14 +147,9 @@ def discard_weights(directory: Path) -> None:
 def search(training: Training, directory: Path) -> tuple[Training, dict[str, Any], float]:
     """Search learning rate, batch size and epochs on validation, with seed 1; the first trial is the settings given.
 
-    `Trainer.hyperparameter_search` starts the same study of Optuna. It is not used because its objective is the score
-    of the last epoch rather than of the best one, and because a killed search could not be resumed: it trains every
-    trial again, and a stored study does not contain the state of the sampler. Here each trial is a seed's directory; a
-    resumed search makes the same choices and finds the results of finished trials.
-
-    Args:
-        training: What to train.
-        directory: For the trials.
+    `Trainer.hyperparameter_search` starts the same study of Optuna, but its objective is the score of the last epoch
+    rather than of the best one, and a killed search could not be resumed. Here each trial is a seed's directory in
+    `directory`; a resumed search makes the same choices and finds the results of finished trials.
 
     Returns:
         The training with the best settings, the trials for the report, and the seconds they took.

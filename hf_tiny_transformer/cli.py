@@ -14,7 +14,7 @@ PACKAGES = ("hf_tiny_transformer", "pretrain", "finetune")
 # command -> (function of its arguments, its line of --help, the extra that it needs)
 COMMANDS = {
     "pretrain": ("pretrain.cli:main", "train a model on your text", "train"),
-    "finetune": ("finetune.cli:main", "fine-tune a model on a task, and report its scores", "train"),
+    "finetune": ("finetune.__main__:main", "fine-tune a model on a task, and report its scores", "train"),
     "predict": ("finetune.predict:main", "apply a fine-tuned model to the rows of a file", "train"),
     "blimp": ("finetune.blimp:main", "measure how often a model prefers the grammatical sentence", "train"),
     "report": ("pretrain.report:main", "compare pretraining runs on one HTML page", "train"),

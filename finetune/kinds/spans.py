@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from transformers import AutoModelForQuestionAnswering, DataCollatorWithPadding, PreTrainedConfig
-
-from hf_tiny_transformer.publish.card import THIS_DIRECTORY
+from transformers import AutoModelForQuestionAnswering, PreTrainedConfig
 
 from ..data import Example
-from .base import Answer, Checkpoint, EncodedSplit, Kind, ModelInput, Outputs, require_fast_tokenizer, rounded
+from . import Answer, Checkpoint, EncodedSplit, Kind, Outputs, rounded
 
 LONGEST_ANSWER = 30  # tokens, as in the scripts of transformers and of the original BERT
 IMPOSSIBLE = "handle_impossible_answer"  # a field of the config, named after the parameter of transformers' pipeline
@@ -72,6 +70,8 @@ class Spans(Kind):
     auto_class = AutoModelForQuestionAnswering
     ending = "ForQuestionAnswering"
     pipeline_tag = "question-answering"
+    has_pipeline = False  # transformers no longer has it
+    needs_fast_tokenizer = True
     default_max_length = 384
     answer_length = 384
     shortest = 16  # fewer leave hardly any room for question and context
@@ -88,20 +88,13 @@ class Spans(Kind):
     def describe(self) -> str:
         return "answering questions with a part of a text" + (" or with nothing" if self.unanswerable else "")
 
-    def usage(self, example: Example, trust: str) -> str:
-        """Return code without a pipeline, which transformers no longer has for this task."""
-        return f"""from transformers import AutoModelForQuestionAnswering, AutoTokenizer
-
-{THIS_DIRECTORY}
-tokenizer = AutoTokenizer.from_pretrained(model_id{trust})
-model = AutoModelForQuestionAnswering.from_pretrained(model_id{trust})
-encoded = tokenizer({example.texts[0]!r}, {example.texts[1]!r}, truncation=True, return_tensors="pt")
+    def call(self, example: Example) -> str:
+        return f"""encoded = tokenizer({example.texts[0]!r}, {example.texts[1]!r}, truncation=True, return_tensors="pt")
 answer = model(**encoded)
 print(tokenizer.decode(encoded["input_ids"][0][answer.start_logits.argmax() : answer.end_logits.argmax() + 1]))"""
 
     def encode(self, examples: Sequence[Example], checkpoint: Checkpoint, *, labelled: bool = True) -> WindowSplit:
         """Tokenize; a context longer than a row becomes several rows, each with the whole question."""
-        require_fast_tokenizer(checkpoint)
         questions = [example.texts[0] for example in examples]
         shortened = _shorten(questions, checkpoint)
         encoded = checkpoint.tokenizer(
@@ -125,9 +118,6 @@ print(tokenizer.decode(encoded["input_ids"][0][answer.start_logits.argmax() : an
                 row["start_positions"], row["end_positions"] = _positions(window, examples[window.example].label)
         cut = [short != whole for short, whole in zip(shortened, questions, strict=True)]
         return WindowSplit(examples, rows, cut, windows)
-
-    def collator(self, checkpoint: Checkpoint) -> Callable[[list[ModelInput]], dict[str, torch.Tensor]]:
-        return DataCollatorWithPadding(checkpoint.tokenizer)
 
     def outputs(self, logits: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
         """Return (B, T, 2): the logits of start and end."""

@@ -247,19 +247,19 @@ def test_other_settings_data_or_weights_are_refused_by_name(work, capsys):
     assert_refused([*arguments, "--dropout", "0.2"], capsys, "run.json", "dropout 0.1")
     identity = work / "out.unfinished" / "run.json"
     original = json.loads(identity.read_text())
-    identity.write_text(json.dumps(original | {"processes": 2}))
-    assert_refused(arguments, capsys, "the number of processes", "2 then, 1 now")
+    identity.write_text(json.dumps(original | {"number of processes": 2}))
+    assert_refused(arguments, capsys, "number of processes 2, now it is 1")
     identity.write_text(json.dumps(original))
     torch.manual_seed(1)
     shutil.rmtree(work / "stock")
     save(BertForMaskedLM(bert_config()), wordpiece(), work / "stock")
-    assert_refused(arguments, capsys, "the weights of --model changed")
+    assert_refused(arguments, capsys, "weights of --model")
     other = write_glue(work / "other", rows=401)
-    assert_refused(command(work, work / "out", "--resume", glue=other), capsys, "the data changed")
+    assert_refused(command(work, work / "out", "--resume", glue=other), capsys, "texts and labels")
     dev = work / "glue" / "SST-2" / "dev.tsv"
     dev.write_text(dev.read_text().replace("plain0", "plain1"))
-    assert_refused(arguments, capsys, "the data changed", "sha256")
-    assert_refused(command(work, work / "whole", "--resume"), capsys, "results.json", "the data changed")
+    assert_refused(arguments, capsys, "texts and labels", "sha256")
+    assert_refused(command(work, work / "whole", "--resume"), capsys, "results.json", "texts and labels")
     assert not (work / "out").exists()
 
 

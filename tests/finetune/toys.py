@@ -16,6 +16,8 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import BertConfig, BertForMaskedLM, PreTrainedModel, PreTrainedTokenizerFast
 
 import hf_tiny_transformer as ours
+from hf_tiny_transformer.cli import run as command
+from hf_tiny_transformer.common.errors import run_command
 
 REPOSITORY = Path(__file__).parents[2]
 GOOD, BAD = [f"good{i}" for i in range(8)], [f"bad{i}" for i in range(8)]
@@ -33,9 +35,7 @@ TIMES = {"seconds", "timings", "energy", "command", "resume", "output"}
 
 def run(*words: Any) -> int:
     """Run `python -m finetune` in this process and return its exit status."""
-    from finetune.__main__ import main
-
-    return main([str(word) for word in words])
+    return run_command(lambda: command("finetune", [str(word) for word in words]))
 
 
 def launch(*words: Any, processes: int = 1) -> subprocess.Popen:
