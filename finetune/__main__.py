@@ -21,11 +21,7 @@ from hf_tiny_transformer.publish.facts import public_name
 
 
 def main(argv: list[str]) -> None:
-    """Run the command; `predict` and `--task blimp` train nothing and have their own flags.
-
-    Raises:
-        RunError: Bad input, or the run cannot be finished.
-    """
+    """Run the command; `predict` and `--task blimp` train nothing and have their own flags."""
     if argv[:1] == ["predict"]:
         from .predict import main as predict
 

@@ -42,6 +42,7 @@ KINDS: tuple[type[Kind], ...] = (SequenceKind, Tagging, Spans, MultipleChoice, T
 PROGRAM = "python -m finetune predict"
 BATCHES_AT_ONCE = 16  # are read, sorted by length and written together
 NAMED_ERRORS = 20
+FURTHER_ERRORS = "further rows with errors are only in the output, in the field error"
 SQUAD = ".json"
 WRITTEN = (".jsonl", ".csv")
 CHOICES = "choices"  # the texts of which a row has several
@@ -88,17 +89,11 @@ class PredictSettings:
     def columns(self) -> dict[str, list[str]]:
         """The columns that flags name, by text."""
         given = {"question": self.question, "text": self.text, "pair": self.pair, CHOICES: self.choices}
-        return {
-            name: [value] if isinstance(value, str) else value for name, value in given.items() if value is not None
-        }
+        return {name: [flag] if isinstance(flag, str) else flag for name, flag in given.items() if flag is not None}
 
 
 def main(argv: list[str]) -> None:
-    """Run the command.
-
-    Raises:
-        UserError: A flag is unknown, missing or wrong, or as `predict`.
-    """
+    """Run the command."""
     parser = CommandParser(PROGRAM, "Apply a fine-tuned model to every row of a file; one row out for each row in.")
     parser.add_settings(PredictSettings)
     predict(build(PredictSettings, parser.parse(argv)))
@@ -141,12 +136,9 @@ def predict(settings: PredictSettings) -> None:
             for record in window:
                 if record.error is not None:
                     errors += 1
-                    if errors <= NAMED_ERRORS:
-                        bar.write(f"{settings.input}, {rows.unit} {record.line}: {record.error}", file=sys.stderr)
-                    elif errors == NAMED_ERRORS + 1:
-                        bar.write(
-                            "further rows with errors are only in the output, in the field error", file=sys.stderr
-                        )
+                    problem = f"{settings.input}, {rows.unit} {record.line}: {record.error}"
+                    if errors <= NAMED_ERRORS + 1:
+                        bar.write(problem if errors <= NAMED_ERRORS else FURTHER_ERRORS, file=sys.stderr)
                 answer = next(answers) if record.error is None else {"error": record.error}
                 write({rows.unit: record.line, **record.values, **answer})
             count += len(window)
@@ -159,11 +151,7 @@ def predict(settings: PredictSettings) -> None:
 
 
 def kind_of(config: PreTrainedConfig, source: str) -> Kind:
-    """Return the kind of task that a fine-tuned model was trained for; `source` names it in messages.
-
-    Raises:
-        UserError: The model has no head that answers anything.
-    """
+    """Return the kind of task that a fine-tuned model was trained for; `source` names it in messages."""
     saved_as = (config.architectures or ["no class"])[0]
     for kind in KINDS:
         if saved_as.endswith(kind.ending):
@@ -217,21 +205,13 @@ class Answerer:
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of a file as texts by name; a bad row has an error instead.
-
-    Args:
-        records: The rows.
-        names: Names of the texts.
-        size: Of the file, in any unit.
-        position: Returns how much of `size` was read.
-        unit: What `Record.line` counts.
-    """
+    """The rows of a file as texts by name; a bad row has an error instead."""
 
     records: Iterator[Record]
-    names: tuple[str, ...]
-    size: int
-    position: Callable[[], int]
-    unit: str = "line"
+    names: tuple[str, ...]  # of the texts
+    size: int  # of the file, in any unit
+    position: Callable[[], int]  # returns how much of `size` was read
+    unit: str = "line"  # what `Record.line` counts
 
 
 def open_rows(settings: PredictSettings, kind: Kind) -> Rows:
@@ -247,11 +227,9 @@ def open_rows(settings: PredictSettings, kind: Kind) -> Rows:
     if isinstance(kind, Spans) and path.suffix.lower() == SQUAD:
         for flag in given:
             raise UserError(f"--{flag}: SQuAD's {SQUAD} has its own fields; leave it out")
-        questions = list(_questions(path))
-        rest = iter(questions)
-        return Rows(
-            rest, ("id", "question", "text"), len(questions), lambda: len(questions) - length_hint(rest), "question"
-        )
+        rest = iter(list(_questions(path)))
+        size, names = length_hint(rest), ("id", "question", "text")
+        return Rows(rest, names, size, lambda: size - length_hint(rest), "question")
     names = tuple(name for name in kind.reads if kind.reads[name] or name in given)
     suffix = file_format(path, FORMATS, "--input")
     if suffix == ".txt":

@@ -48,23 +48,14 @@ class Spread:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table.
-
-    Args:
-        name: What was measured.
-        validation: The main score on validation.
-        reported: Scores by split and metric.
-        seconds: Its time.
-        results: The seeds; empty for a method without chance.
-        choice: What was chosen on validation.
-    """
+    """One line of the table: a method, or the seeds of a model."""
 
     name: str
-    validation: Spread
-    reported: dict[str, dict[str, Spread]]
+    validation: Spread  # the main score
+    reported: dict[str, dict[str, Spread]]  # by split and metric
     seconds: float
-    results: Sequence[SeedResult] = ()
-    choice: str = ""
+    results: Sequence[SeedResult] = ()  # empty for a method without chance
+    choice: str = ""  # what was chosen on validation
 
     @classmethod
     def single(cls, name: str, validation: float, reported: Scores, seconds: float, choice: str = "") -> Row:
@@ -131,11 +122,7 @@ class Results:
 
     @classmethod
     def read(cls, path: Path) -> Results:
-        """Read a results.json.
-
-        Raises:
-            UserError: It is damaged, or the file of another program.
-        """
+        """Read a results.json."""
         advice = f"delete {path.parent} to run it again"
         content = read_json(path, advice)
         try:
@@ -204,16 +191,7 @@ def _versions(results: Results) -> str:
 def describe_model(
     results: Results, task: Task, model: PreTrainedModel, checkpoint: Checkpoint, example: Example, name: str
 ) -> Card:
-    """Return the content of the model card.
-
-    Args:
-        results: What results.json, beside the card, has.
-        task: The task.
-        model: The published model.
-        checkpoint: What it was made from.
-        example: A training example, on which the card's code is run.
-        name: The model's name.
-    """
+    """Return the content of the card of `model`, made from `checkpoint`; its code is run on the training example."""
     settings, config, kind = results.settings, model.config.to_dict(), task.kind
     is_ours = type(model).__module__.startswith("hf_tiny_transformer.")
     from_hub = not Path(checkpoint.source).is_dir() and not settings["from_scratch"]
@@ -290,7 +268,7 @@ def _evaluation(results: Results, best: dict[str, Any]) -> list[tuple[str, ...]]
 
 
 def draw_curve(results: Results, path: Path) -> None:
-    """Draw training loss and validation score of every seed over epochs; the published weights are marked."""
+    """Draw training loss and validation score of every seed over epochs."""
     import matplotlib
 
     matplotlib.use("Agg")  # needs no display
@@ -303,13 +281,10 @@ def draw_curve(results: Results, path: Path) -> None:
         style = {"marker": "o", "markersize": 4, "label": f"seed {record['seed']}"}
         top.plot(epochs, [line["train_loss"] for line in record["epochs"]], **style)
         bottom.plot(epochs, [100 * line["validation"] for line in record["epochs"]], **style)
-        if record["seed"] == results.best_seed:
-            bottom.annotate("published", (record["best_epoch"], 100 * record["validation"]), ha="center", va="bottom")
     top.set_ylabel("training loss")
     top.legend(frameon=False)
     bottom.set(xlabel="epoch", ylabel=f"validation {results.metric}, %")
     bottom.xaxis.set_major_locator(MaxNLocator(integer=True))
-    bottom.margins(y=0.25)  # room for the mark
     for axes in (top, bottom):
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)

@@ -55,13 +55,7 @@ PACKAGES += ("scikit-learn",)
 class Run:
     """One task: search, all seeds, comparison, and the result directory.
 
-    Args:
-        settings: What to run.
-        command: The command line, for the report.
-        baselines: Whether to measure the quick baselines even without `settings.compare`.
-
-    Raises:
-        UserError: An output path cannot be used.
+    `command` is shown in the report; `baselines` measures the quick baselines even without `settings.compare`.
     """
 
     def __init__(self, settings: FinetuneSettings, command: str, *, baselines: bool = False) -> None:
@@ -214,11 +208,7 @@ class Run:
         )
 
     def answer_test(self, model: PreTrainedModel) -> dict[str, str]:
-        """Answer GLUE's test rows; return the files of a submission, for the test splits that exist.
-
-        Raises:
-            UserError: A test file is broken, or the Hub cannot be reached.
-        """
+        """Answer GLUE's test rows; return the files of a submission, for the test splits that exist."""
         source, kind, answers = self.task.glue, self.task.kind, {}
         for name, rows in load_test(source, self.task.text_columns, self.settings.data).items():
             split = kind.encode([example for _, example in rows], self.checkpoint, labelled=False)
@@ -310,11 +300,7 @@ def has_progress(folder: Path) -> bool:
 
 
 def output_paths(settings: FinetuneSettings) -> tuple[Path, Path | None]:
-    """Return the output directory and the report's file.
-
-    Raises:
-        UserError: They cannot be written, or an interrupted run would be lost.
-    """
+    """Return the output directory and the report's file."""
     output, folder = Path(settings.output), unfinished_folder(settings)
     is_own = settings.resume and output.is_dir() and (settings.task == SUITE or (output / RESULTS_FILE).is_file())
     if not is_own:
@@ -354,11 +340,7 @@ def check_resumable(settings: FinetuneSettings) -> Results | None:
 
 
 def require_same(path: Path, before: dict[str, Any], now: dict[str, Any], skipped: Collection[str] = ()) -> None:
-    """Compare what a run was made of, as `path` has it, with what it would be made of now.
-
-    Raises:
-        UserError: Something changed; the message names the first difference.
-    """
+    """Compare what a run was made of, as `path` has it, with what it would be made of now."""
     for name, value in now.items():
         if name not in {*NOT_COMPARED, *skipped} and before.get(name) != value:
             raise UserError(

@@ -127,11 +127,7 @@ class FinetuneSettings:
 
 
 def parse_settings(argv: list[str]) -> FinetuneSettings:
-    """Return the settings that the flags describe.
-
-    Raises:
-        UserError: A flag is unknown or missing, or a value has the wrong type or is out of range.
-    """
+    """Return the settings that the flags describe."""
     parser = CommandParser(PROGRAM, DESCRIPTION)
     parser.add_settings(FinetuneSettings)
     return build(FinetuneSettings, parser.parse(argv))

@@ -27,23 +27,13 @@ OWN_FILE_FLAGS = ("text", "pair", "label", "choices", "target", "metric", "valid
 
 @dataclass(frozen=True)
 class Task:
-    """What is trained.
+    """What is trained."""
 
-    Args:
-        name: As `--task` names it.
-        kind: The kind of task.
-        text_columns: Names of the texts, in predictions.csv and on the Hub.
-        about: Its description in the card.
-        dataset: The data set that the card names.
-        dataset_config: Its configuration.
-        glue: Where a GLUE task is; None for any other.
-    """
-
-    name: str
+    name: str  # as `--task` names it
     kind: Kind
-    text_columns: tuple[str, ...]
-    about: str
-    dataset: str
+    text_columns: tuple[str, ...]  # names of the texts, in predictions.csv and on the Hub
+    about: str  # for the card
+    dataset: str  # that the card names
     dataset_config: str | None = None
     glue: GlueSource | None = None
 
@@ -149,11 +139,7 @@ def open_task(settings: FinetuneSettings) -> tuple[Task, Splits]:
 
 
 def refuse_own_file_flags(settings: FinetuneSettings) -> None:
-    """Check that there is no flag that describes a file of the user's own.
-
-    Raises:
-        UserError: There is one.
-    """
+    """Check that there is no flag that describes a file of the user's own."""
     for flag in OWN_FILE_FLAGS:
         if getattr(settings, flag) is not None:
             raise UserError(f"--{flag}: the task {settings.task} has its own columns and splits; leave it out")

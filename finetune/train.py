@@ -47,13 +47,8 @@ class SeedResult:
 def train_seed(training: Training, directory: Path, seed: int, title: str) -> SeedResult:
     """Train a seed in its directory, or return the result that is there.
 
-    On CPU, equal arguments give equal bits, also if the training was killed and resumed at any instant.
-
-    Args:
-        training: What to train. The best epoch is chosen on its validation split.
-        directory: The seed's; it may hold an unfinished training.
-        seed: Of the new head's weights, the order, dropout and masking.
-        title: Begins each line of progress.
+    On CPU, equal arguments give equal bits, also if the training was killed and resumed at any instant. The seed is
+    that of the new head's weights, the order, dropout and masking; `title` begins each line of progress.
 
     Raises:
         UserError: A file in the directory is damaged, or the disk is full.
@@ -65,7 +60,7 @@ def train_seed(training: Training, directory: Path, seed: int, title: str) -> Se
         adapted = with_adapters(model, training.settings.lora)
         model = adapted.get_base_model()
     with disk_errors(directory):
-        trainer = FineTuner(training, model, directory, seed=seed, title=title)
+        trainer = FineTuner(training, model, directory, seed, title)
         trainer.train_or_resume()
         epochs = epoch_records(training.kind, trainer.state)
         best = max(epochs, key=lambda epoch: epoch["validation"])  # the first among equals
@@ -86,9 +81,7 @@ def score_seed(training: Training, directory: Path, reported: dict[str, EncodedS
     if not result.reported:
         started = time.perf_counter()
         model = load_seed(training, directory)
-        scores = {
-            name: training.kind.scores(outputs_of(training, model, split), split) for name, split in reported.items()
-        }
+        scores = {name: training.kind.scores(outputs_of(training, model, s), s) for name, s in reported.items()}
         seconds = round(result.seconds + time.perf_counter() - started, 2)
         result = dataclasses.replace(result, reported=scores, seconds=seconds)
         wait_for_everyone()
@@ -99,11 +92,7 @@ def score_seed(training: Training, directory: Path, reported: dict[str, EncodedS
 
 
 def load_seed(training: Training, directory: Path) -> PreTrainedModel:
-    """Return the model of a trained seed.
-
-    Raises:
-        UserError: Its weights are damaged.
-    """
+    """Return the model of a trained seed."""
     model = training.build(0)
     try:
         load_model(model, directory / WEIGHTS)
@@ -115,15 +104,11 @@ def load_seed(training: Training, directory: Path) -> PreTrainedModel:
 def outputs_of(training: Training, model: PreTrainedModel, split: EncodedSplit) -> np.ndarray:
     """Return the model's output for each of `split.rows`, in their order."""
     with tempfile.TemporaryDirectory() as scratch:  # Trainer wants a directory
-        return FineTuner(training, model, Path(scratch), predicted=split).predictions()
+        return FineTuner(dataclasses.replace(training, validation=split), model, Path(scratch)).predictions()
 
 
 def read_result(directory: Path) -> SeedResult | None:
-    """Return the result in a seed's directory, or None if it is not trained.
-
-    Raises:
-        UserError: The file is damaged.
-    """
+    """Return the result in a seed's directory, or None if it is not trained."""
     path = directory / RESULT
     if not path.is_file():
         return None
@@ -186,11 +171,7 @@ def search(training: Training, directory: Path) -> tuple[Training, dict[str, Any
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn errors of a full or read-only disk into one line.
-
-    Raises:
-        UserError: Something could not be written.
-    """
+    """Turn errors of a full or read-only disk into one line."""
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:

@@ -73,27 +73,12 @@ class Training:
 class FineTuner(Trainer):
     """Trains `model` on batches of texts of similar length; evaluates by the kind's scores, on rows sorted by length.
 
-    Args:
-        training: What to train.
-        model: The model; it is modified.
-        directory: For Trainer's checkpoints.
-        seed: Of order, dropout and masking.
-        title: Begins each line of progress.
-        predicted: A split to predict instead of training.
+    Trainer's checkpoints are in `directory`; `title` begins each line of progress.
     """
 
-    def __init__(
-        self,
-        training: Training,
-        model: nn.Module,
-        directory: Path,
-        *,
-        seed: int = 0,
-        title: str = "",
-        predicted: EncodedSplit | None = None,
-    ) -> None:
+    def __init__(self, training: Training, model: nn.Module, directory: Path, seed: int = 0, title: str = "") -> None:
         kind, checkpoint, settings = training.kind, training.checkpoint, training.settings
-        self.kind, self.longest, self.evaluated = kind, checkpoint.max_length, predicted or training.validation
+        self.kind, self.longest, self.evaluated = kind, checkpoint.max_length, training.validation
         super().__init__(
             model=model,
             args=_arguments(kind, settings, seed, directory),
@@ -108,8 +93,6 @@ class FineTuner(Trainer):
             ),
         )
         self.remove_callback(PrinterCallback)
-        if predicted is not None:
-            return
         self.add_callback(Progress(title, kind.main, settings.epochs))
         if settings.patience is not None:
             self.add_callback(EarlyStoppingCallback(settings.patience))
@@ -121,11 +104,7 @@ class FineTuner(Trainer):
             self.model_accepts_loss_kwargs = self.model_accepts_loss_kwargs and divides
 
     def train_or_resume(self) -> None:
-        """Train, or continue after the last complete epoch in the directory; the model then has the best weights.
-
-        Raises:
-            UserError: The last checkpoint is damaged.
-        """
+        """Train, or continue after the last complete epoch in the directory; the model then has the best weights."""
         directory = Path(self.args.output_dir)
         if not (directory / LAST).is_file():
             if is_main():
@@ -147,7 +126,7 @@ class FineTuner(Trainer):
         self.train(resume_from_checkpoint=str(last))
 
     def predictions(self) -> np.ndarray:
-        """Return the model's outputs for the evaluated split, in the order of its rows."""
+        """Return the model's outputs for the validation split, in the order of its rows."""
         self.compute_metrics = None
         return self._in_order(self.predict(self.eval_dataset).predictions)
 
@@ -157,9 +136,8 @@ class FineTuner(Trainer):
         return ordered
 
     def _get_train_sampler(self, train_dataset: Any = None) -> LengthGroupedOrder:
-        lengths = [row_length(row) for row in self.train_dataset.rows]
         whole_batch = self.args.train_batch_size * world_size()  # each process takes its part of it
-        return LengthGroupedOrder(lengths, whole_batch, self.args.seed)
+        return LengthGroupedOrder(list(map(row_length, self.train_dataset.rows)), whole_batch, self.args.seed)
 
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
@@ -182,8 +160,9 @@ class FineTuner(Trainer):
         it resumes; it would also write code and tokenizer once per epoch, and Trainer a pickle of its arguments.
         """
         if self.args.should_save:
-            Path(output_dir or self.args.output_dir).mkdir(parents=True, exist_ok=True)
-            save_model(self.model, str(Path(output_dir or self.args.output_dir) / "model.safetensors"))
+            directory = Path(output_dir or self.args.output_dir)
+            directory.mkdir(parents=True, exist_ok=True)
+            save_model(self.model, str(directory / "model.safetensors"))
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Make a checkpoint a transaction: it counts when all processes have written it, and only then others go.
@@ -368,7 +347,6 @@ def _arguments(kind: Kind, settings: FinetuneSettings, seed: int, directory: Pat
         per_device_train_batch_size=per_process,
         per_device_eval_batch_size=4 * per_process,
         learning_rate=settings.learning_rate,
-        lr_scheduler_type="linear",
         warmup_steps=settings.warmup_ratio,  # below 1 it is a share of all steps
         label_smoothing_factor=settings.label_smoothing,
         bf16=supports_bf16(),
@@ -379,12 +357,11 @@ def _arguments(kind: Kind, settings: FinetuneSettings, seed: int, directory: Pat
         save_strategy="epoch",
         load_best_model_at_end=True,
         metric_for_best_model=kind.main,
-        greater_is_better=True,
         restore_callback_states_from_checkpoint=True,
         logging_nan_inf_filter=False,  # report NaN losses instead of filtering them
         report_to="none",
         log_level="error",
-        disable_tqdm=True,  # `Progress` has the bar
+        disable_tqdm=True,
     )
 
 
@@ -406,11 +383,7 @@ def redo(directory: Path) -> str:
 
 
 def _check(checkpoint: Path) -> None:
-    """Check that every file of a checkpoint can be read.
-
-    Raises:
-        UserError: One is damaged or missing.
-    """
+    """Check that every file of a checkpoint can be read."""
     for file in sorted({checkpoint / STATE, *checkpoint.glob("*")}):
         try:
             if file.suffix == ".safetensors":

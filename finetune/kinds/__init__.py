@@ -31,31 +31,17 @@ _DROPOUT_FIELDS += ("attention_dropout", "embedding_dropout", "mlp_dropout")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model to fine-tune, or one that is fine-tuned.
+    """A model to fine-tune, or one that is fine-tuned."""
 
-    Args:
-        source: A directory or Hub id.
-        auto_class: The Auto class that opens it for the task.
-        config: Its config, with the task's labels and the dropout.
-        tokenizer: Its tokenizer.
-        max_length: Tokens per text.
-        trust_remote_code: Whether the user allowed the model's own code.
-    """
-
-    source: str
-    auto_class: Any
-    config: PreTrainedConfig
+    source: str  # a directory or Hub id
+    auto_class: Any  # opens it for the task
+    config: PreTrainedConfig  # with the task's labels and the dropout
     tokenizer: PreTrainedTokenizerBase
-    max_length: int
+    max_length: int  # tokens per text
     trust_remote_code: bool = False
 
     def build(self, seed: int, *, from_scratch: bool = False, new_head: bool = True) -> PreTrainedModel:
-        """Return the model in fp32.
-
-        Args:
-            seed: Of the new weights: those of the head, or all of them with `from_scratch`.
-            from_scratch: Read no weights.
-            new_head: Allow the head to be absent.
+        """Return the model in fp32; `seed` is that of new weights: of the head, or of all with `from_scratch`.
 
         Raises:
             UserError: The weights are unreadable or do not belong to the config.
@@ -79,17 +65,11 @@ def row_length(row: ModelInput) -> int:
 
 @dataclass(frozen=True)
 class EncodedSplit:
-    """Examples and their model inputs.
-
-    Args:
-        examples: The examples.
-        rows: One row for each example, or several in order (windows of a long document).
-        cut: For each example, whether a text was truncated.
-    """
+    """Examples and their model inputs."""
 
     examples: Sequence[Example]
-    rows: list[ModelInput]
-    cut: list[bool]
+    rows: list[ModelInput]  # one for each example, or several in order (windows of a long document)
+    cut: list[bool]  # for each example, whether a text was truncated
 
     @cached_property
     def by_length(self) -> np.ndarray:
@@ -100,9 +80,9 @@ class EncodedSplit:
 class Kind(ABC):
     """A kind of task. `metrics` are reported scores of the module `metric`; `main` is used for model selection."""
 
-    metric: str  # as `finetune.metrics.score` takes it
-    metrics: tuple[str, ...]
-    main: str
+    metric: str = "accuracy"  # as `finetune.metrics.score` takes it
+    metrics: tuple[str, ...] = ("accuracy",)
+    main: str = "accuracy"
 
     auto_class: ClassVar[Any]  # the Auto class that opens the model
     ending: ClassVar[str]  # of the model's class name
@@ -181,11 +161,9 @@ class Kind(ABC):
         return label
 
     def usage(self, example: Example, trust: str) -> str:
-        """Return Python for the card that runs the model in its own directory.
+        """Return Python for the card that runs the model on an example in its own directory.
 
-        Args:
-            example: Its texts are the input.
-            trust: What `from_pretrained` needs after the name if the model's code is in the directory.
+        `trust` is what `from_pretrained` needs after the name if the model's code is in the directory.
         """
         if self.has_pipeline:
             needed = "pipeline"
@@ -253,23 +231,13 @@ class Kind(ABC):
 
 
 def tokenize(checkpoint: Checkpoint, *columns: Sequence[str], **options: Any) -> tuple[list[ModelInput], list[bool]]:
-    """Tokenize texts or pairs of texts.
-
-    Args:
-        checkpoint: Its tokenizer truncates at its `max_length`.
-        columns: The first texts, and the second ones of pairs.
-        options: More arguments of the tokenizer.
-
-    Returns:
-        The rows, and for each whether it was truncated.
-    """
+    """Tokenize texts, or the columns of pairs of texts; return the rows, and for each whether it was truncated."""
     tokenizer, length = checkpoint.tokenizer, checkpoint.max_length
     encoded = tokenizer(*map(list, columns), truncation=True, max_length=length, **options)
     if tokenizer.is_fast:
         cut = [bool(encoding.overflowing) for encoding in encoded.encodings]
     else:
-        whole = tokenizer(*map(list, columns), verbose=False)["input_ids"]
-        cut = [len(ids) > length for ids in whole]
+        cut = [len(ids) > length for ids in tokenizer(*map(list, columns), verbose=False)["input_ids"]]
     return [{name: values[i] for name, values in encoded.items()} for i in range(len(cut))], cut
 
 

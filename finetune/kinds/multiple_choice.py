@@ -25,9 +25,6 @@ class MultipleChoice(Kind):
     """
 
     shared: int = 1
-    metric: str = "accuracy"
-    metrics: tuple[str, ...] = ("accuracy",)
-    main: str = "accuracy"
 
     auto_class = AutoModelForMultipleChoice
     ending = "ForMultipleChoice"

@@ -105,9 +105,9 @@ class MultiLabel(SequenceKind):
     """A label is a tuple of any number of indices into `label_names`."""
 
     label_names: tuple[str, ...]
-    metric: str = "multilabel"
-    metrics: tuple[str, ...] = ("micro_f1", "macro_f1", "exact_match")
-    main: str = "micro_f1"
+    metric = "multilabel"
+    metrics = ("micro_f1", "macro_f1", "exact_match")
+    main = "micro_f1"
     constant_name = "labels of more than half the rows"
     linear_name = "logistic regression per label"
     fields = ("prediction", "probabilities")
@@ -153,9 +153,9 @@ class MultiLabel(SequenceKind):
 class Regression(SequenceKind):
     """A label is a number."""
 
-    metric: str = "glue/stsb"
-    metrics: tuple[str, ...] = ("pearson", "spearmanr")
-    main: str = "pearson"
+    metric = "glue/stsb"
+    metrics = ("pearson", "spearmanr")
+    main = "pearson"
     constant_name = "mean"
     linear_name = "ridge regression"
 

@@ -21,29 +21,23 @@ NO_ANSWER = 0  # the position of [CLS], which means "not in this window"
 
 @dataclass(frozen=True)
 class Window:
-    """The part of an example's context that a row holds.
-
-    Its tokens `first`, `first + 1`, ... are the characters `offsets` (tokens, 2) of the context.
-    """
+    """The part of an example's context that a row holds."""
 
     example: int
-    first: int
-    offsets: np.ndarray
+    first: int  # the row's first token of the context
+    offsets: np.ndarray  # (tokens, 2), the characters of each token of it
 
 
 @dataclass(frozen=True)
 class WindowSplit(EncodedSplit):
-    """`windows` has an entry for each row."""
+    """With a window for each row."""
 
     windows: list[Window]
 
 
 @dataclass(frozen=True)
 class Found:
-    """An answer: characters `start` to `end` of its context, tokens `first` to `last` (inclusive) of row `row`.
-
-    Its text is "" where there is no answer.
-    """
+    """Characters `start` to `end` of a context, tokens `first` to `last` (inclusive) of `row`; "" is no answer."""
 
     text: str
     start: int
@@ -63,10 +57,10 @@ class Spans(Kind):
     """
 
     unanswerable: bool = False
-    metric: str = "squad"
-    metrics: tuple[str, ...] = ("f1", "exact_match")
-    main: str = "f1"
 
+    metric = "squad"
+    metrics = ("f1", "exact_match")
+    main = "f1"
     auto_class = AutoModelForQuestionAnswering
     ending = "ForQuestionAnswering"
     pipeline_tag = "question-answering"
@@ -129,9 +123,7 @@ print(tokenizer.decode(encoded["input_ids"][0][answer.start_logits.argmax() : an
     def find(self, outputs: Outputs, split: EncodedSplit) -> list[Found]:
         """Return the best span over all windows of each example, or "" where no answer is likelier.
 
-        Args:
-            outputs: (T, 2) for each row, with or without padding at its end.
-            split: The examples and their windows.
+        `outputs` has (T, 2) for each row, with or without padding at its end.
         """
         assert isinstance(split, WindowSplit)
         best = [(-np.inf, Found("", 0, 0, 0, NO_ANSWER, NO_ANSWER))] * len(split.examples)
@@ -176,8 +168,7 @@ print(tokenizer.decode(encoded["input_ids"][0][answer.start_logits.argmax() : an
 def best_span(logits: np.ndarray) -> tuple[float, int, int]:
     """Return (score, first, last token) of the best span of at most `LONGEST_ANSWER` tokens.
 
-    Args:
-        logits: (T, 2) of start and end; a span's score is their sum.
+    `logits` (T, 2) are those of start and end; a span's score is their sum.
     """
     scores = logits[:, None, 0] + logits[None, :, 1]
     distance = np.arange(len(logits))[None, :] - np.arange(len(logits))[:, None]
@@ -198,13 +189,8 @@ def _positions(window: Window, accepted: Sequence[tuple[int, str]]) -> tuple[int
 
 def _shorten(questions: list[str], checkpoint: Checkpoint) -> list[str]:
     """Truncate questions to half a row, so that any context fits into windows beside them."""
-    encoded = checkpoint.tokenizer(
-        questions,
-        add_special_tokens=False,
-        truncation=True,
-        max_length=max(1, checkpoint.max_length // 2 - 3),
-        return_offsets_mapping=True,
-    )
+    most, options = max(1, checkpoint.max_length // 2 - 3), {"truncation": True, "return_offsets_mapping": True}
+    encoded = checkpoint.tokenizer(questions, add_special_tokens=False, max_length=most, **options)
     return [
         question[: offsets[-1][1]] if offsets else question
         for question, offsets in zip(questions, encoded["offset_mapping"], strict=True)

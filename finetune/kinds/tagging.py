@@ -39,10 +39,10 @@ class Tagging(Kind):
     """
 
     label_names: tuple[str, ...]
-    metric: str = "ner"
-    metrics: tuple[str, ...] = ("f1", "precision", "recall")
-    main: str = "f1"
 
+    metric = "ner"
+    metrics = ("f1", "precision", "recall")
+    main = "f1"
     auto_class = AutoModelForTokenClassification
     ending = "ForTokenClassification"
     pipeline_tag = "token-classification"
@@ -115,10 +115,8 @@ class Tagging(Kind):
                 if inner := text[start:end].strip(PUNCTUATION):
                     start = text.index(inner, start)
                     end = start + len(inner)
-                probability = rounded(sum(inside) / len(inside))
-                entities.append(
-                    {"label": label, "start": start, "end": end, "text": text[start:end], "probability": probability}
-                )
+                place = {"label": label, "start": start, "end": end, "text": text[start:end]}
+                entities.append(place | {"probability": rounded(sum(inside) / len(inside))})
             answers.append({"entities": entities})
         return answers
 
@@ -139,9 +137,7 @@ def _words(text: str) -> list[tuple[int, int]]:
 def _first_pieces(words: Sequence[tuple[int, int]], offsets: Sequence[tuple[int, int]]) -> list[int | None]:
     """Return, for each word, the first token that has a character of it and none of an earlier word.
 
-    Args:
-        words: Characters of each word.
-        offsets: Characters of each token, (0, 0) for special ones. Byte-level tokenizers include the space before.
+    `offsets` are the characters of each token, (0, 0) for special ones. Byte-level tokenizers include the space before.
     """
     positions: list[int | None] = []
     token = 0

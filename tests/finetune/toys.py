@@ -38,15 +38,24 @@ def run(*words: Any) -> int:
     return run_command(lambda: command("finetune", [str(word) for word in words]))
 
 
-def launch(*words: Any, processes: int = 1) -> subprocess.Popen:
-    """Start the command in processes of its own."""
+def launch(*words: Any) -> subprocess.Popen:
+    """Start the command in a process of its own."""
+    return _start("-m", "finetune", *map(str, words))
+
+
+def launch_several(commands: list[list[Any]]) -> subprocess.Popen:
+    """Start two processes, by gloo, that run the commands one after the other."""
     config = str(REPOSITORY / "pretrain" / "launch" / "cpu-2.yaml")
-    accelerate = ["-m", "accelerate.commands.launch", "--main_process_port", "0", "--config_file", config]
-    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads()), "HF_HUB_OFFLINE": "1"}
+    launcher = ["-m", "accelerate.commands.launch", "--main_process_port", "0", "--config_file", config]
+    return _start(*launcher, __file__, json.dumps(commands, default=str))
+
+
+def _start(*words: str) -> subprocess.Popen:
+    variables = {"OMP_NUM_THREADS": str(torch.get_num_threads()), "HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true"}
     return subprocess.Popen(
-        [sys.executable, *(accelerate if processes > 1 else []), "-m", "finetune", *map(str, words)],
+        [sys.executable, *words],
         cwd=REPOSITORY,
-        env=os.environ | threads | {"ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(REPOSITORY)},
+        env=os.environ | variables | {"PYTHONPATH": str(REPOSITORY)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -228,3 +237,7 @@ def make_tasks(folder: Path) -> dict[str, list[str]]:
         "choose": ["--model", folder / "encoder", "--task", folder / "choices.csv", *choices],
     }
     return {name: [str(word) for word in words] for name, words in commands.items()}
+
+
+if __name__ == "__main__":
+    sys.exit(max(run(*words) for words in json.loads(sys.argv[1])))
