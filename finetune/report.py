@@ -21,10 +21,8 @@ from .tasks import Task
 from .train import SeedResult
 
 RESULTS_FILE = "results.json"
-RECIPE = (
-    *("learning_rate", "batch_size", "epochs", "patience", "warmup_ratio", "weight_decay", "dropout", "token_masking"),
-    *("label_smoothing", "layer_decay", "lora", "search"),
-)
+RECIPE = "learning_rate batch_size epochs patience warmup_ratio weight_decay dropout token_masking".split()
+RECIPE += ["label_smoothing", "layer_decay", "lora", "search"]
 SHAPE = (("layers", "num_hidden_layers"), ("wide", "hidden_size"), ("heads", "num_attention_heads"))
 SEARCH, SEEDS = "search", "train and score all seeds"  # steps that made the model, in `Results.timings`
 Scores = dict[str, dict[str, float]]  # split -> metric -> score
@@ -238,8 +236,7 @@ def describe_model(
             for metric, score in metrics.items()
         ],
         task_type=kind.pipeline_tag,
-        dataset={"name": task.about, "type": task.dataset}
-        | ({"config": task.dataset_config} if task.dataset_config else {}),
+        dataset={"name": task.about, "type": task.dataset, **({"config": task.name} if task.glue else {})},
         metadata={
             "license": settings["license"],
             "pipeline_tag": kind.pipeline_tag,

@@ -48,8 +48,7 @@ from .trainer import LAST
 RUN_FILE = "run.json"
 DATA = "texts and labels"  # in run.json; `data` is the flag
 NOT_COMPARED = {"output", "report", "resume", "data", "trust_remote_code"}  # may differ between the parts of a run
-PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "datasets", "peft", "optuna", "numpy", "scipy")
-PACKAGES += ("scikit-learn",)
+PACKAGES = "torch transformers tokenizers accelerate datasets peft optuna numpy scipy scikit-learn".split()
 
 
 class Run:
@@ -100,12 +99,8 @@ class Run:
             require_same(self.output / RESULTS_FILE, {DATA: finished.data}, {DATA: self.data})
             return finished
         with self.step("open the checkpoint"):
-            self.checkpoint = kind.open(
-                settings.model,
-                max_length=settings.max_length,
-                dropout=settings.dropout,
-                trust_remote_code=settings.trust_remote_code,
-            )
+            options = ("max_length", "dropout", "trust_remote_code")
+            self.checkpoint = kind.open(settings.model, **{name: getattr(settings, name) for name in options})
             self.identity = {
                 **settings.public(),
                 DATA: self.data,

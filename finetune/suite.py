@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
-import statistics
 import zipfile
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from hf_tiny_transformer.common.errors import UserError
 from hf_tiny_transformer.common.files import atomic_file, atomic_write_json, atomic_write_text
 from hf_tiny_transformer.common.processes import is_main, say, wait_for_everyone
 from hf_tiny_transformer.publish.card import escape, markdown_table
-from hf_tiny_transformer.publish.facts import public_name
+from hf_tiny_transformer.publish.facts import percent, public_name
 
 from .data.glue import is_present
 from .report import RESULTS_FILE, Results, Spread, text_table
@@ -40,21 +40,15 @@ NOTE = (
 )
 
 
-def run_suite(settings: FinetuneSettings, command: str) -> dict[str, Any]:
+def run_suite(settings: FinetuneSettings, command: str) -> None:
     """Run the tasks one after the other, each in its own folder of `settings.output`; table and submission come last.
 
-    Returns:
-        The content of results.json.
-
-    Raises:
-        UserError: Bad input. Finished tasks stay, and --resume continues after them.
+    If one fails, finished tasks stay, and --resume continues after them.
     """
     output, report = output_paths(settings)
     present, absent = _tasks(settings)
-    of_tasks = [
-        dataclasses.replace(settings, task=task.name, output=str(output / task.glue.folder), report=None)
-        for task in present
-    ]
+    folders = {task.name: str(output / task.glue.folder) for task in present}
+    of_tasks = [replace(settings, task=name, output=folder, report=None) for name, folder in folders.items()]
     for own in of_tasks:  # other settings than before are refused now, not after hours
         check_resumable(own)
     say(f"GLUE: {_folders(present)}" + (f"; absent: {_folders(absent)}" if absent else ""))
@@ -79,7 +73,6 @@ def run_suite(settings: FinetuneSettings, command: str) -> dict[str, Any]:
         if settings.submission:
             _submit(output)
     wait_for_everyone()
-    return summary
 
 
 def _tasks(settings: FinetuneSettings) -> tuple[list[Task], list[Task]]:
@@ -106,28 +99,20 @@ def _table(tasks: Sequence[Task], results: Sequence[Results], settings: Finetune
     figures: list[list[list[Spread]]] = []  # by task, method and metric
     for task, result in zip(tasks, results, strict=True):
         measured = [result.scores, *(row["scores"] for row in result.comparison)]
-        of_task = [
-            [Spread(**score) for metrics in scores.values() for score in metrics.values()] for scores in measured
-        ]
+        of_task = [[Spread(**each) for metrics in scores.values() for each in metrics.values()] for scores in measured]
         of_task += [[Spread(value / 100, None) for value in PUBLISHED[name][task.glue.folder]] for name in PUBLISHED]
         figures.append(of_task)
         for i, (name, metric) in enumerate(_names(task, result)):
             minutes = f"{result.seconds / 60:.1f}" if i == 0 else ""
             lines.append((name, metric, *(str(spreads[i]) for spreads in of_task), minutes))
-    means = [
-        statistics.fmean(statistics.fmean(spread.mean for spread in of_task) for of_task in of_method)
-        for of_method in zip(*figures, strict=True)
-    ]
+    means = [fmean(fmean(spread.mean for spread in of_task) for of_task in each) for each in zip(*figures, strict=True)]
     total = sum(result.seconds for result in results) / 60
-    lines.append((f"mean of {len(tasks)}", "", *(f"{100 * mean:.2f}" for mean in means), f"{total:.1f}"))
-    return lines
+    return [*lines, (f"mean of {len(tasks)}", "", *map(percent, means), f"{total:.1f}")]
 
 
 def _heading(name: str) -> str:
     """Return what a method is called in all tasks: majority class and mean are both constants."""
-    if name.startswith("TF-IDF"):
-        return "TF-IDF"
-    return "from scratch" if "from scratch" in name else "constant"
+    return next((known for known in ("TF-IDF", "from scratch") if known in name), "constant")
 
 
 def _names(task: Task, result: Results) -> Iterator[tuple[str, str]]:

@@ -34,14 +34,13 @@ class Task:
     text_columns: tuple[str, ...]  # names of the texts, in predictions.csv and on the Hub
     about: str  # for the card
     dataset: str  # that the card names
-    dataset_config: str | None = None
     glue: GlueSource | None = None
 
 
 def _glue(kind: Kind, about: str, source: GlueSource, columns: tuple[str, ...] | None = None) -> Task:
     """Return a GLUE task; `columns` are its texts on the Hub if they have other names in the files."""
     name, columns = source.hub_config, columns or source.file_columns
-    return Task(name, kind, columns, f"GLUE {source.folder}: {about}", HUB_PATH, name, source)
+    return Task(name, kind, columns, f"GLUE {source.folder}: {about}", HUB_PATH, source)
 
 
 PAIR = ("sentence1", "sentence2")

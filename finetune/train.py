@@ -31,17 +31,14 @@ BATCH_SIZES = (8, 16, 32, 64)  # of a search
 
 @dataclass(frozen=True)
 class SeedResult:
-    """One seed: `validation` is the main score of its best epoch (1-based).
-
-    `reported` (split -> metric -> score) is that of the same weights; it is empty until `score_seed`.
-    """
+    """One seed."""
 
     seed: int
-    best_epoch: int
-    validation: float
+    best_epoch: int  # from 1
+    validation: float  # the main score of the best epoch
     seconds: float
     epochs: list[dict[str, Any]]
-    reported: dict[str, dict[str, float]] = field(default_factory=dict)
+    reported: dict[str, dict[str, float]] = field(default_factory=dict)  # of the same weights, by split and metric
 
 
 def train_seed(training: Training, directory: Path, seed: int, title: str) -> SeedResult:

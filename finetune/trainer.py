@@ -96,12 +96,11 @@ class FineTuner(Trainer):
         self.add_callback(Progress(title, kind.main, settings.epochs))
         if settings.patience is not None:
             self.add_callback(EarlyStoppingCallback(settings.patience))
-        if world_size() > 1:
+        if world_size() > 1 and self.model_accepts_loss_kwargs:
             # Trainer multiplies the loss by the number of processes if `forward` takes **kwargs: it assumes that the
             # model divided by the items of all of them. Stock BERT does not, and label smoothing never does.
-            batch = self.data_collator(training.train.rows[:1])
-            divides = not self.args.label_smoothing_factor and _divides_by_items(self.model, batch)
-            self.model_accepts_loss_kwargs = self.model_accepts_loss_kwargs and divides
+            divides = _divides_by_items(self.model, self.data_collator(training.train.rows[:1]))
+            self.model_accepts_loss_kwargs = divides and not self.args.label_smoothing_factor
 
     def train_or_resume(self) -> None:
         """Train, or continue after the last complete epoch in the directory; the model then has the best weights."""
@@ -180,10 +179,9 @@ class FineTuner(Trainer):
 class LengthGroupedOrder(torch.utils.data.Sampler[int]):
     """The order of training: batches of texts of similar length, themselves in random order.
 
-    Each epoch is another permutation of the rows, divided into windows, sorted within them, divided into batches, and
-    these are shuffled. It depends on seed and epoch alone. transformers' `group_by_length` leaves the batches of a
-    window sorted from long to short, which in a small data set is the whole epoch, and draws from the global generator,
-    which differs between processes as soon as they drew different numbers: rows are then trained twice or not at all.
+    An epoch is a permutation of the rows, sorted within windows and divided into batches, which are shuffled. It
+    depends on seed and epoch alone. transformers' `group_by_length` leaves the batches of a window sorted from long to
+    short, and draws from the global generator, which may differ between processes: rows are then missed or repeated.
     """
 
     def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:

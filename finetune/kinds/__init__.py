@@ -46,15 +46,8 @@ class Checkpoint:
         Raises:
             UserError: The weights are unreadable or do not belong to the config.
         """
-        return load_model(
-            self.source,
-            self.auto_class,
-            copy.deepcopy(self.config),
-            new_head=new_head,
-            from_scratch=from_scratch,
-            seed=seed,
-            trust_remote_code=self.trust_remote_code,
-        )
+        options = {"new_head": new_head, "from_scratch": from_scratch, "trust_remote_code": self.trust_remote_code}
+        return load_model(self.source, self.auto_class, copy.deepcopy(self.config), seed=seed, **options)
 
 
 def row_length(row: ModelInput) -> int:
@@ -161,10 +154,7 @@ class Kind(ABC):
         return label
 
     def usage(self, example: Example, trust: str) -> str:
-        """Return Python for the card that runs the model on an example in its own directory.
-
-        `trust` is what `from_pretrained` needs after the name if the model's code is in the directory.
-        """
+        """Return Python for the card that runs the model on an example; `trust` is put behind the model's name."""
         if self.has_pipeline:
             needed = "pipeline"
             load = f'pipe = pipeline("{self.pipeline_tag}", model=model_id{trust})'
