@@ -161,10 +161,9 @@ def markdown_report(results: Results, rows: Sequence[Row]) -> str:
     if results.search:
         names = list(results.search["chosen"])
         trials = [
-            (str(number), *(_plain(trial[name]) for name in names), percent(trial["validation"]))
-            for number, trial in enumerate(results.search["trials"], start=1)
+            (*(_plain(trial[n]) for n in names), percent(trial["validation"])) for trial in results.search["trials"]
         ]
-        parts += ["## Search", markdown_table(("trial", *names, "validation, %"), trials)]
+        parts += ["## Search", markdown_table((*names, "validation, %"), trials)]
     for title, header, values in (
         ("Settings", ("setting", "value"), results.settings),
         ("Data", ("split", "rows"), results.data["counts"]),
@@ -282,9 +281,6 @@ def draw_curve(results: Results, path: Path) -> None:
     top.legend(frameon=False)
     bottom.set(xlabel="epoch", ylabel=f"validation {results.metric}, %")
     bottom.xaxis.set_major_locator(MaxNLocator(integer=True))
-    for axes in (top, bottom):
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path, dpi=120)
     plt.close(figure)

