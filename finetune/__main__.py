@@ -1,26 +1,50 @@
-"""`python -m finetune`."""
+"""`python -m finetune`, and the command `hf-tiny-transformer finetune`."""
+
+from __future__ import annotations
 
 import contextlib
 import io
 import os
+import shlex
 import sys
+from itertools import pairwise
 
 # Trainer would spread one small model over all GPUs of the machine and multiply the batch size by their number.
 if "RANK" not in os.environ:  # under `accelerate launch` each process has a GPU of its own
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
-os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # DDP warns that it looked for unused parameters and found none
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # DDP warns that it found no unused parameters
 
 from hf_tiny_transformer.cli import run
-from hf_tiny_transformer.common.errors import run_command
+from hf_tiny_transformer.common.errors import UserError, run_command
 from hf_tiny_transformer.common.processes import is_main
+from hf_tiny_transformer.publish.facts import public_name
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the command and return its exit status; of several processes, one reports errors."""
-    arguments = sys.argv[1:] if argv is None else argv
-    with contextlib.nullcontext() if is_main() else contextlib.redirect_stderr(io.StringIO()):
-        return run_command(lambda: run("finetune", arguments))
+def main(argv: list[str]) -> None:
+    """Run the command; `predict` and `--task blimp` train nothing and have their own flags."""
+    if argv[:1] == ["predict"]:
+        from .predict import main as predict
+
+        return predict(argv[1:])
+    if "--task=blimp" in argv or ("--task", "blimp") in pairwise(argv):
+        from .blimp import main as blimp
+
+        return blimp(argv)
+    from .run import Run
+    from .settings import PROGRAM, parse_settings
+    from .suite import run_suite
+
+    settings = parse_settings(argv)
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() in ("true", "1"):
+        raise UserError("DeepSpeed (ACCELERATE_USE_DEEPSPEED) is unsupported; launch with pretrain/launch/ddp.yaml")
+    command = shlex.join([*shlex.split(PROGRAM), *map(public_name, argv)])
+    if settings.task == "glue":
+        run_suite(settings, command)
+    else:
+        Run(settings, command).execute()
+    return None
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with contextlib.nullcontext() if is_main() else contextlib.redirect_stderr(io.StringIO()):  # one reports errors
+        sys.exit(run_command(lambda: run("finetune", sys.argv[1:])))

@@ -23,26 +23,35 @@ from .train import SeedResult, Training, discard_weights, score_seed, train_seed
 STRENGTHS = (0.25, 1.0, 4.0, 16.0, 64.0)  # the linear model's C: how closely it fits its data
 SCRATCH_RATE_FACTORS = (1.0, 3.0)  # of the fine-tuned model's rate: fresh weights need larger steps
 Predict = Callable[[Sequence[Example]], Any]
+Method = tuple[str, Predict, str]  # its name, its predictions, and what was chosen on validation
 
 
 def quick_baselines(kind: Kind, splits: Splits) -> list[Row]:
     """Return the rows of the kind's simpler methods."""
-    return [BASELINES[name](kind, splits) for name in kind.baselines]
+    rows = []
+    for method in kind.baselines:
+        started = time.perf_counter()
+        name, predict, choice = BASELINES[method](kind, splits)
+        scores = {
+            split: kind.score_predictions(predict(examples), examples)
+            for split, examples in {"validation": splits.validation, **splits.reported}.items()
+        }
+        validation = scores.pop("validation")[kind.main]
+        rows.append(Row.single(name, validation, scores, time.perf_counter() - started, choice))
+    return rows
 
 
-def constant(kind: SequenceKind | MultipleChoice, splits: Splits) -> Row:
+def constant(kind: SequenceKind | MultipleChoice, splits: Splits) -> Method:
     """Predict the same for every text: the most frequent label, the mean."""
-    started = time.perf_counter()
-    answer = kind.constant(kind.references(splits.train))
-    return _row(kind.constant_name, kind, splits, lambda rows: np.stack([np.asarray(answer)] * len(rows)), started)
+    answer = np.asarray(kind.constant(kind.references(splits.train)))
+    return kind.constant_name, lambda examples: np.stack([answer] * len(examples)), ""
 
 
-def tfidf(kind: SequenceKind, splits: Splits) -> Row:
+def tfidf(kind: SequenceKind, splits: Splits) -> Method:
     """Fit a linear model on TF-IDF of word 1- and 2-grams (sublinear tf), its strength chosen on validation.
 
     Of two texts it reads what they share, what they do not, and their cosine.
     """
-    started = time.perf_counter()
     vectorizer = _fitted_vectorizer(splits)
 
     def features(examples: Sequence[Example]) -> scipy.sparse.csr_matrix:
@@ -59,22 +68,15 @@ def tfidf(kind: SequenceKind, splits: Splits) -> Row:
         for c, model in models.items()
     }
     best = max(tried, key=tried.__getitem__)
-    reported = {
-        name: kind.score_predictions(models[best].predict(features(examples)), examples)
-        for name, examples in splits.reported.items()
-    }
-    name, seconds = f"TF-IDF + {kind.linear_name} (C {best:g})", time.perf_counter() - started
-    return Row.single(
-        name, tried[best], reported, seconds, f"words and pairs of words; C by validation: {_listed(tried)}"
-    )
+    choice = f"words and pairs of words; C by validation: {_listed(tried)}"
+    return f"TF-IDF + {kind.linear_name} (C {best:g})", lambda rows: models[best].predict(features(rows)), choice
 
 
-def most_alike(kind: MultipleChoice, splits: Splits) -> Row:
+def most_alike(kind: MultipleChoice, splits: Splits) -> Method:
     """Predict the choice whose TF-IDF has the largest cosine with that of the texts that the choices share.
 
     The weights of words are learned from the training texts; the labels are not used.
     """
-    started = time.perf_counter()
     vectorizer = _fitted_vectorizer(splits)
 
     def predict(examples: Sequence[Example]) -> np.ndarray:
@@ -83,12 +85,11 @@ def most_alike(kind: MultipleChoice, splits: Splits) -> Row:
         alike = [vectorizer.transform(column).multiply(shared).sum(axis=1) for column in columns]
         return np.asarray(np.hstack(alike)).argmax(axis=1)
 
-    return _row("most alike by TF-IDF", kind, splits, predict, started)
+    return "most alike by TF-IDF", predict, ""
 
 
-def most_frequent_tag(kind: Kind, splits: Splits) -> Row:
+def most_frequent_tag(kind: Kind, splits: Splits) -> Method:
     """Predict each word's most frequent tag in the training split."""
-    started = time.perf_counter()
     counts: defaultdict[str, Counter] = defaultdict(Counter)
     for example in splits.train:
         for word, tag in zip(example.texts[0].split(" "), example.label, strict=True):
@@ -98,10 +99,10 @@ def most_frequent_tag(kind: Kind, splits: Splits) -> Row:
     def predict(examples: Sequence[Example]) -> list[list[str]]:
         return [[tags.get(word, OUTSIDE) for word in example.texts[0].split(" ")] for example in examples]
 
-    return _row("most frequent tag per word", kind, splits, predict, started)
+    return "most frequent tag per word", predict, ""
 
 
-BASELINES: dict[str, Callable[[Any, Splits], Row]] = {
+BASELINES: dict[str, Callable[[Any, Splits], Method]] = {
     method.__name__: method for method in (constant, tfidf, most_alike, most_frequent_tag)
 }
 
@@ -110,11 +111,6 @@ def from_scratch(training: Training, directory: Path, reported: dict[str, Encode
     """Train the same architecture from fresh weights, with the same tokenizer and seeds.
 
     Its learning rate is chosen with seed 1 on validation, among `SCRATCH_RATE_FACTORS` times the fine-tuned model's.
-
-    Args:
-        training: That of the fine-tuned model.
-        directory: For the seeds of each rate.
-        reported: The splits to score.
     """
     rate = training.settings.learning_rate
     training = training.using(from_scratch=True, compare=False, lora=None)
@@ -137,16 +133,6 @@ def from_scratch(training: Training, directory: Path, reported: dict[str, Encode
         sum(result.seconds for result in results) + others,
         f"same tokenizer, seeds and epochs; learning rate by seed 1's validation: {_listed(validations)}",
     )
-
-
-def _row(name: str, kind: Kind, splits: Splits, predict: Predict, started: float) -> Row:
-    """Score a method that chooses nothing."""
-
-    def score(examples: Sequence[Example]) -> dict[str, float]:
-        return kind.score_predictions(predict(examples), examples)
-
-    reported = {split: score(examples) for split, examples in splits.reported.items()}
-    return Row.single(name, score(splits.validation)[kind.main], reported, time.perf_counter() - started)
 
 
 def _fitted_vectorizer(splits: Splits) -> TfidfVectorizer:

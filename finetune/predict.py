@@ -2,47 +2,51 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import gzip
 import inspect
 import io
 import itertools
 import json
-import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from operator import length_hint
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
 import torch
 from tqdm import tqdm
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_tiny_transformer.common.arguments import CommandParser, build
 from hf_tiny_transformer.common.checkpoints import read_config
 from hf_tiny_transformer.common.environment import keep_freed_memory, quieten_libraries
 from hf_tiny_transformer.common.errors import UserError
-from hf_tiny_transformer.common.files import require_writable_parent
+from hf_tiny_transformer.common.files import atomic_file, require_writable_parent
 from hf_tiny_transformer.common.tables import FORMATS, TEXT_COLUMN, Record, TableFile, file_format
 
 from .data import Example
 from .data.squad import each_question
-from .kinds import Checkpoint, Kind, from_config
-from .kinds.base import Answer, row_length
+from .kinds import Answer, Checkpoint, Kind, row_length
 from .kinds.multiple_choice import MultipleChoice
+from .kinds.sequence import SequenceKind
 from .kinds.spans import Spans
+from .kinds.tagging import Tagging
+from .kinds.text_to_text import TextToText
 
+KINDS: tuple[type[Kind], ...] = (SequenceKind, Tagging, Spans, MultipleChoice, TextToText)
 PROGRAM = "python -m finetune predict"
 BATCHES_AT_ONCE = 16  # are read, sorted by length and written together
 NAMED_ERRORS = 20
+FURTHER_ERRORS = "further rows with errors are only in the output, in the field error"
 SQUAD = ".json"
 WRITTEN = (".jsonl", ".csv")
 CHOICES = "choices"  # the texts of which a row has several
-_BAR = "{percentage:3.0f}%|{bar}| {desc} [{elapsed}<{remaining}]"
+BAR = "{percentage:3.0f}%|{bar}| {desc} [{elapsed}<{remaining}]"
 Texts = dict[str, Any]  # a row's texts by name; the choices are a list
 
 
@@ -85,17 +89,11 @@ class PredictSettings:
     def columns(self) -> dict[str, list[str]]:
         """The columns that flags name, by text."""
         given = {"question": self.question, "text": self.text, "pair": self.pair, CHOICES: self.choices}
-        return {
-            name: [value] if isinstance(value, str) else value for name, value in given.items() if value is not None
-        }
+        return {name: [flag] if isinstance(flag, str) else flag for name, flag in given.items() if flag is not None}
 
 
 def main(argv: list[str]) -> None:
-    """Run the command.
-
-    Raises:
-        UserError: A flag is unknown, missing or wrong, or as `predict`.
-    """
+    """Run the command."""
     parser = CommandParser(PROGRAM, "Apply a fine-tuned model to every row of a file; one row out for each row in.")
     parser.add_settings(PredictSettings)
     predict(build(PredictSettings, parser.parse(argv)))
@@ -117,10 +115,9 @@ def predict(settings: PredictSettings) -> None:
     require_writable_parent("--output", settings.output)
     trust = settings.trust_remote_code
     config = read_config(settings.model, trust_remote_code=trust)
-    kind = from_config(config, settings.model)
+    kind = kind_of(config, settings.model)
     rows = open_rows(settings, kind)
-    stream = iter(rows)
-    first = next(stream, None)
+    first = next(rows.records, None)
     if first is None:
         raise UserError(f"--input {settings.input}: has no rows")
     checkpoint = kind.open(settings.model, config=config, max_length=settings.max_length, trust_remote_code=trust)
@@ -128,42 +125,50 @@ def predict(settings: PredictSettings) -> None:
     answerer = Answerer(kind, checkpoint, model, settings.batch_size)
     started, count, errors = time.perf_counter(), 0, 0
     with (
-        _staged(settings.output) as out,
-        tqdm(total=rows.size, bar_format=_BAR, disable=not sys.stderr.isatty(), leave=False) as bar,
+        _open_output(settings.output) as out,
+        tqdm(total=rows.size, bar_format=BAR, disable=not sys.stderr.isatty(), leave=False) as bar,
     ):
         write = _writer(settings.output, out, [rows.unit, *rows.names, *kind.fields, "error"])
-        stream = itertools.chain([first], stream)
+        stream = itertools.chain([first], rows.records)
         while window := list(itertools.islice(stream, BATCHES_AT_ONCE * settings.batch_size)):
             good = [record.values for record in window if record.error is None]
             answers = iter(answerer(good) if good else [])
             for record in window:
                 if record.error is not None:
                     errors += 1
-                    _report(f"{settings.input}, {rows.unit} {record.line}: {record.error}", errors, bar)
+                    problem = f"{settings.input}, {rows.unit} {record.line}: {record.error}"
+                    if errors <= NAMED_ERRORS + 1:
+                        bar.write(problem if errors <= NAMED_ERRORS else FURTHER_ERRORS, file=sys.stderr)
                 answer = next(answers) if record.error is None else {"error": record.error}
                 write({rows.unit: record.line, **record.values, **answer})
             count += len(window)
             rate = count / (time.perf_counter() - started)
             bar.set_description_str(f"{count:,} rows, {rate:,.0f} rows/s", refresh=False)
-            bar.update(rows.position - bar.n)
+            bar.update(rows.position() - bar.n)
     notes = f", {errors:,} of them with an error" if errors else ""
     notes += f", {answerer.cut:,} truncated to {checkpoint.max_length} tokens" if answerer.cut else ""
     print(f"{count:,} rows{notes}; {rate:,.0f} rows/s; {settings.output}")
 
 
-@dataclass
+def kind_of(config: PreTrainedConfig, source: str) -> Kind:
+    """Return the kind of task that a fine-tuned model was trained for; `source` names it in messages."""
+    saved_as = (config.architectures or ["no class"])[0]
+    for kind in KINDS:
+        if saved_as.endswith(kind.ending):
+            return kind.from_config(config)
+    known = " or ".join(f"...{kind.ending}" for kind in KINDS)
+    raise UserError(
+        f"--model {source}: architectures in config.json names {saved_as}, but predict takes {known}; "
+        "fine-tune the model first (python -m finetune --task ...)"
+    )
+
+
 class Answerer:
     """Answers rows of texts; `cut` counts those with a text that was longer than `max_length`."""
 
-    kind: Kind
-    checkpoint: Checkpoint
-    model: PreTrainedModel
-    batch_size: int
-    cut: int = 0
-    _known: set[str] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._known = set(inspect.signature(self.model.forward).parameters)
+    def __init__(self, kind: Kind, checkpoint: Checkpoint, model: PreTrainedModel, batch_size: int) -> None:
+        self.kind, self.checkpoint, self.model, self.batch_size, self.cut = kind, checkpoint, model, batch_size, 0
+        self.known = set(inspect.signature(model.forward).parameters)
 
     def __call__(self, rows: Sequence[Texts]) -> list[Answer]:
         """Return one answer for each row, in order; all rows have the same names."""
@@ -188,8 +193,7 @@ class Answerer:
         for _, group in itertools.groupby(order, key=choices):
             while chosen := list(itertools.islice(group, self.batch_size)):
                 padded = collate([rows[i] for i in chosen]).items()  # without labels, seq2seq's collator adds None
-                read = {name: v for name, v in padded if name in self._known and v is not None}
-                batch = {name: values.to(self.model.device) for name, values in read.items()}
+                batch = {n: v.to(self.model.device) for n, v in padded if n in self.known and v is not None}
                 if self.kind.generates:
                     logits = self.model.generate(**batch, max_length=self.checkpoint.max_length)
                 else:
@@ -199,97 +203,74 @@ class Answerer:
         return outputs
 
 
+@dataclass(frozen=True)
 class Rows:
-    """The rows of a table as texts by name; a bad row has an error instead.
+    """The rows of a file as texts by name; a bad row has an error instead."""
 
-    Args:
-        path: The file.
-        kind: Its `reads` names the texts. `text` is also found in a file with one column.
-        given: The columns to take instead of the default ones.
-
-    Raises:
-        UserError: The file cannot be read, or has no such column.
-    """
-
-    unit = "line"
-
-    def __init__(self, path: Path, kind: Kind, given: dict[str, list[str]]) -> None:
-        self.names = tuple(name for name in kind.reads if kind.reads[name] or name in given)
-        kind_of_file = file_format(path, FORMATS, "--input")
-        if kind_of_file == ".txt":
-            for flag in given:
-                raise UserError(f"--{flag}: a .txt file has no columns; use a .csv or .jsonl file")
-            if self.names != (TEXT_COLUMN,):
-                needed = " and ".join(self.names)
-                raise UserError(f"--input {path}: this model reads {needed}; use a .csv or .jsonl file")
-        header = TableFile(path, flag="--input").header
-        self.columns = {name: self._find(path, name, kind.reads[name], given, header) for name in self.names}
-        if len(self.columns.get(CHOICES, ("", ""))) == 1 and kind_of_file in (".csv", ".tsv"):
-            column = self.columns[CHOICES][0]
-            raise UserError(f"--{CHOICES} {column}: a {kind_of_file} file has one choice per column; name two or more")
-        self.table = TableFile(path, list(dict.fromkeys(itertools.chain(*self.columns.values()))), "--input")
-        self.size = self.table.size
-
-    @property
-    def position(self) -> int:
-        """How much of `size` was read."""
-        return self.table.position
-
-    def __iter__(self) -> Iterator[Record]:
-        for record in self.table:
-            texts: Texts = {}
-            for name, columns in self.columns.items() if record.error is None else ():
-                values = [record.values[column] for column in columns]
-                texts[name] = values if name == CHOICES and len(values) > 1 else values[0]
-            yield record if record.error is not None else checked(record.line, texts)
-
-    @staticmethod
-    def _find(
-        path: Path, name: str, known: Sequence[str], given: dict[str, list[str]], header: Sequence[str]
-    ) -> Sequence[str]:
-        """Return the columns of one text."""
-        only = header if name == "text" and len(header) == 1 else known
-        columns = given.get(name) or ([column for column in known if column in header] or only)[:1]
-        for column in columns:
-            if column not in header:
-                has = ", ".join(header) or "none"
-                raise UserError(f"--{name} {column}: {path}, line 1, has no such column; it has {has}")
-        return columns
+    records: Iterator[Record]
+    names: tuple[str, ...]  # of the texts
+    size: int  # of the file, in any unit
+    position: Callable[[], int]  # returns how much of `size` was read
+    unit: str = "line"  # what `Record.line` counts
 
 
-class SquadRows:
-    """The questions of a file in SQuAD's JSON, in order, numbered from 1; the file is read as a whole."""
-
-    unit = "question"
-    names = ("id", "question", "text")
-
-    def __init__(self, path: Path) -> None:
-        self.position, self.questions = 0, list(each_question(path))
-        self.size = len(self.questions)
-
-    def __iter__(self) -> Iterator[Record]:
-        for number, (_, _, context, question) in enumerate(self.questions, start=1):
-            self.position = number
-            content = question if isinstance(question, dict) else {}
-            name = str(content.get("id", number))
-            yield checked(number, {"id": name, "question": content.get("question"), "text": context})
-
-
-def open_rows(settings: PredictSettings, kind: Kind) -> Rows | SquadRows:
-    """Open the input.
+def open_rows(settings: PredictSettings, kind: Kind) -> Rows:
+    """Open the input: a table, or questions in SQuAD's JSON, which are numbered from 1 and read as a whole.
 
     Raises:
-        UserError: A flag does not apply to the model, or the file is wrong.
+        UserError: A flag does not apply to the model, or the file is wrong or has no such column.
     """
-    given = settings.columns
+    path, given = settings.input, settings.columns
     for flag in given.keys() - kind.reads.keys():
         reads = " and ".join(f"--{name}" for name in kind.reads)
         raise UserError(f"--{flag}: {settings.model} is ...{kind.ending} and reads {reads}; leave it out")
-    if isinstance(kind, Spans) and settings.input.suffix.lower() == SQUAD:
+    if isinstance(kind, Spans) and path.suffix.lower() == SQUAD:
         for flag in given:
             raise UserError(f"--{flag}: SQuAD's {SQUAD} has its own fields; leave it out")
-        return SquadRows(settings.input)
-    return Rows(settings.input, kind, given)
+        rest = iter(list(_questions(path)))
+        size, names = length_hint(rest), ("id", "question", "text")
+        return Rows(rest, names, size, lambda: size - length_hint(rest), "question")
+    names = tuple(name for name in kind.reads if kind.reads[name] or name in given)
+    suffix = file_format(path, FORMATS, "--input")
+    if suffix == ".txt":
+        for flag in given:
+            raise UserError(f"--{flag}: a .txt file has no columns; use a .csv or .jsonl file")
+        if names != (TEXT_COLUMN,):
+            raise UserError(f"--input {path}: this model reads {' and '.join(names)}; use a .csv or .jsonl file")
+    header = TableFile(path, flag="--input").header
+    columns: dict[str, Sequence[str]] = {}
+    for name in names:
+        known = header if name == "text" and len(header) == 1 else kind.reads[name]
+        columns[name] = given.get(name) or ([c for c in kind.reads[name] if c in header] or known)[:1]
+        for column in columns[name]:
+            if column not in header:
+                has = ", ".join(header) or "none"
+                raise UserError(f"--{name} {column}: {path}, line 1, has no such column; it has {has}")
+    if len(columns.get(CHOICES, ("", ""))) == 1 and suffix in (".csv", ".tsv"):
+        raise UserError(
+            f"--{CHOICES} {columns[CHOICES][0]}: a {suffix} file has one choice per column; name two or more"
+        )
+    table = TableFile(path, list(dict.fromkeys(itertools.chain(*columns.values()))), "--input")
+    return Rows(_texts_of(table, columns), names, table.size, lambda: table.position)
+
+
+def _texts_of(table: Iterable[Record], columns: dict[str, Sequence[str]]) -> Iterator[Record]:
+    for record in table:
+        if record.error is not None:
+            yield record
+            continue
+        texts: Texts = {}
+        for name, of_text in columns.items():
+            values = [record.values[column] for column in of_text]
+            texts[name] = values if name == CHOICES and len(values) > 1 else values[0]
+        yield checked(record.line, texts)
+
+
+def _questions(path: Path) -> Iterator[Record]:
+    for number, (_, _, context, question) in enumerate(each_question(path), start=1):
+        content = question if isinstance(question, dict) else {}
+        texts = {"id": str(content.get("id", number)), "question": content.get("question"), "text": context}
+        yield checked(number, texts)
 
 
 def checked(line: int, texts: Texts) -> Record:
@@ -312,50 +293,24 @@ def _flatten(texts: Texts) -> Iterator[str]:
             yield from value if isinstance(value, list) else [value]
 
 
-def _report(problem: str, errors: int, bar: tqdm) -> None:
-    if errors <= NAMED_ERRORS:
-        bar.write(problem, file=sys.stderr)
-    elif errors == NAMED_ERRORS + 1:
-        bar.write("further rows with errors are only in the output, in the field error", file=sys.stderr)
-
-
-@contextmanager
-def _staged(output: Path) -> Iterator[TextIO]:
-    """Yield a stream into OUTPUT.unfinished, which becomes OUTPUT when all is written; on an error it is removed.
-
-    Raises:
-        UserError: The output cannot be written.
-    """
-    staging = output.with_name(output.name + ".unfinished")
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with staging.open("wb") as raw:
-            binary = gzip.GzipFile(filename="", fileobj=raw, mode="wb") if output.suffix == ".gz" else raw
-            stream = io.TextIOWrapper(binary, encoding="utf-8", newline="")
-            yield stream
-            stream.detach()  # flushes; closing the text stream would close `raw` before it is on the disk
-            if binary is not raw:
-                binary.close()
-            raw.flush()
-            os.fsync(raw.fileno())
-        os.replace(staging, output)
-    except BaseException as error:
-        staging.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            reason = error.strerror or error
-            raise UserError(f"--output {output}: cannot be written ({reason}); name another file") from None
-        raise
+@contextlib.contextmanager
+def _open_output(output: Path) -> Iterator[TextIO]:
+    """Yield a stream whose content becomes `output` when all is written; on an error it is removed."""
+    with atomic_file(output) as raw, contextlib.ExitStack() as stack:
+        binary = stack.enter_context(gzip.GzipFile(output.stem, "wb", fileobj=raw)) if output.suffix == ".gz" else raw
+        stream = io.TextIOWrapper(binary, encoding="utf-8", newline="")
+        yield stream
+        stream.detach()  # flushes, and leaves the rest to be closed in order
 
 
 def _writer(output: Path, stream: TextIO, fields: list[str]) -> Callable[[dict[str, Any]], object]:
     """Return a function that writes one row; in .csv, lists and dictionaries are JSON."""
     if file_format(output, WRITTEN, "--output") == ".jsonl":
         return lambda row: stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+    def spell(value: Any) -> Any:
+        return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value
+
     table = csv.DictWriter(stream, fields)
     table.writeheader()
-    return lambda row: table.writerow(
-        {
-            name: json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value
-            for name, value in row.items()
-        }
-    )
+    return lambda row: table.writerow({name: spell(value) for name, value in row.items()})

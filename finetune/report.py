@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +21,8 @@ from .tasks import Task
 from .train import SeedResult
 
 RESULTS_FILE = "results.json"
-RECIPE = (
-    *("learning_rate", "batch_size", "epochs", "patience", "warmup_ratio", "weight_decay", "dropout", "token_masking"),
-    *("label_smoothing", "layer_decay", "lora", "search"),
-)
+RECIPE = "learning_rate batch_size epochs patience warmup_ratio weight_decay dropout token_masking".split()
+RECIPE += ["label_smoothing", "layer_decay", "lora", "search"]
 SHAPE = (("layers", "num_hidden_layers"), ("wide", "hidden_size"), ("heads", "num_attention_heads"))
 SEARCH, SEEDS = "search", "train and score all seeds"  # steps that made the model, in `Results.timings`
 Scores = dict[str, dict[str, float]]  # split -> metric -> score
@@ -49,23 +46,14 @@ class Spread:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table.
-
-    Args:
-        name: What was measured.
-        validation: The main score on validation.
-        reported: Scores by split and metric.
-        seconds: Its time.
-        results: The seeds; empty for a method without chance.
-        choice: What was chosen on validation.
-    """
+    """One line of the table: a method, or the seeds of a model."""
 
     name: str
-    validation: Spread
-    reported: dict[str, dict[str, Spread]]
+    validation: Spread  # the main score
+    reported: dict[str, dict[str, Spread]]  # by split and metric
     seconds: float
-    results: Sequence[SeedResult] = ()
-    choice: str = ""
+    results: Sequence[SeedResult] = ()  # empty for a method without chance
+    choice: str = ""  # what was chosen on validation
 
     @classmethod
     def single(cls, name: str, validation: float, reported: Scores, seconds: float, choice: str = "") -> Row:
@@ -80,24 +68,17 @@ class Row:
         return cls(name, validation, reported, round(seconds, 2), results, choice)
 
     def record(self, headline: tuple[str, str]) -> dict[str, Any]:
-        """Return the row as results.json has it.
-
-        Args:
-            headline: The reported split and metric that a single figure refers to.
-        """
-        seeds = []
-        for result in self.results:
-            seed = asdict(result)
-            scores = seed.pop("reported")
-            seeds.append(seed | {"scores": scores, "test": scores[headline[0]][headline[1]]})
+        """Return the row as results.json has it; `headline` is the split and metric of its single figure."""
+        split, metric = headline
+        own = asdict(self)
+        for seed in own["results"]:
+            seed["scores"] = seed.pop("reported")
+            seed["test"] = seed["scores"][split][metric]
         return {
-            "name": self.name,
-            "choice": self.choice,
-            "validation": asdict(self.validation),
-            "test": asdict(self.reported[headline[0]][headline[1]]),
-            "scores": {split: {m: asdict(s) for m, s in metrics.items()} for split, metrics in self.reported.items()},
-            "seeds": seeds,
-            "seconds": self.seconds,
+            **{name: own[name] for name in ("name", "choice", "validation", "seconds")},
+            "test": own["reported"][split][metric],
+            "scores": own["reported"],
+            "seeds": own["results"],
         }
 
 
@@ -117,10 +98,8 @@ class Results:
     """
 
     task: str
-    kind: str
     model: str
     metric: str
-    reported_split: str
     validation: dict[str, Any]
     test: dict[str, Any]
     scores: dict[str, dict[str, Any]]
@@ -131,46 +110,33 @@ class Results:
     settings: dict[str, Any]
     parameters: int
     data: dict[str, Any]
-    pretraining: dict[str, Any] | None
     versions: dict[str, str]
     device: str
     processes: int
     command: str
     energy: dict[str, Any]
     timings: dict[str, float]
-    seconds: float = field(default=0.0)
+    seconds: float
 
     @classmethod
     def read(cls, path: Path) -> Results:
-        """Read a results.json.
-
-        Raises:
-            UserError: It is damaged, or the file of another program.
-        """
+        """Read a results.json."""
         advice = f"delete {path.parent} to run it again"
         content = read_json(path, advice)
-        known = {entry.name for entry in dataclasses.fields(cls)}
         try:
-            return cls(**{name: value for name, value in content.items() if name in known})
-        except TypeError as error:
-            raise UserError(f"{path}: is not the result of a fine-tuning run ({error}); {advice}") from None
-
-    @property
-    def training_seconds(self) -> float:
-        """Seconds of the steps that made the model."""
-        return self.timings[SEEDS] + self.timings.get(SEARCH, 0.0)
+            return cls(**{field.name: content[field.name] for field in fields(cls)})
+        except KeyError as error:
+            raise UserError(f"{path}: is not the result of a fine-tuning run (no {error}); {advice}") from None
 
 
 def table_cells(rows: Sequence[Row], main: str) -> list[tuple[str, ...]]:
     """Return header and lines of the table; `main` is the metric used for model selection."""
     columns = [f"{split} {metric}, %" for split, metrics in rows[0].reported.items() for metric in metrics]
-    header = ("model", "seeds", f"validation {main}, %", *columns, "seconds")
-    return [header, *map(_cells, rows)]
-
-
-def _cells(row: Row) -> tuple[str, ...]:
-    figures = [str(score) for metrics in row.reported.values() for score in metrics.values()]
-    return (row.name, str(len(row.results) or "-"), str(row.validation), *figures, f"{row.seconds:.1f}")
+    cells: list[tuple[str, ...]] = [("model", "seeds", f"validation {main}, %", *columns, "seconds")]
+    for row in rows:
+        figures = [str(score) for metrics in row.reported.values() for score in metrics.values()]
+        cells.append((row.name, str(len(row.results) or "-"), str(row.validation), *figures, f"{row.seconds:.1f}"))
+    return cells
 
 
 def text_table(cells: Sequence[Sequence[str]]) -> str:
@@ -185,47 +151,28 @@ def text_table(cells: Sequence[Sequence[str]]) -> str:
 def markdown_report(results: Results, rows: Sequence[Row]) -> str:
     """Return the report: table, choices, search, settings, data and times."""
     header, *lines = table_cells(rows, results.metric)
-    choices = [f"- {escape(row.name)}: {escape(row.choice)}" for row in rows if row.choice]
     parts = [
         f"# {escape(results.task)}: {escape(results.model)}",
         markdown_table(header, lines),
         "Mean ± standard deviation over seeds. Every choice (epoch, seed, C, the control's learning rate) was made on "
         f"validation; the {' and '.join(results.scores)} split was read once per run.",
-        *(["\n".join(choices)] if choices else []),
+        "\n".join(f"- {escape(row.name)}: {escape(row.choice)}" for row in rows if row.choice),
     ]
     if results.search:
         names = list(results.search["chosen"])
         trials = [
-            (str(number), *(_plain(trial[name]) for name in names), percent(trial["validation"]))
-            for number, trial in enumerate(results.search["trials"], start=1)
+            (*(_plain(trial[n]) for n in names), percent(trial["validation"])) for trial in results.search["trials"]
         ]
-        parts += ["## Search", markdown_table(("trial", *names, "validation, %"), trials)]
-    parts += ["## Settings", _table("setting", "value", results.settings)]
-    parts += ["## Data", _table("split", "rows", results.data["counts"])]
-    parts += [f"sha256 of texts and labels: `{results.data['sha256']}`"]
-    parts += ["## Time", _table("step", "seconds", results.timings)]
-    if results.pretraining:
-        parts += _pretraining_parts(results.pretraining)
-    versions = ", ".join(f"{name} {version}" for name, version in results.versions.items())
-    parts += ["## Where", f"{results.device}; {versions}"]
+        parts += ["## Search", markdown_table((*names, "validation, %"), trials)]
+    for title, header, values in (
+        ("Settings", ("setting", "value"), results.settings),
+        ("Data", ("split", "rows"), results.data["counts"]),
+        ("Time", ("step", "seconds"), results.timings),
+    ):
+        parts += [f"## {title}", markdown_table(header, [(name, _plain(value)) for name, value in values.items()])]
+    parts += ["## Where", f"{results.device}; {_versions(results)}"]
     parts += ["## Command", f"```\n{escape(results.command, 'block')}\n```"]
-    return "\n\n".join(parts) + "\n"
-
-
-def _pretraining_parts(summary: dict[str, Any]) -> list[str]:
-    """Return single figures, times and examples of a pretraining's summary."""
-    parts = ["## Pretraining"]
-    if figures := {name: value for name, value in summary.items() if isinstance(value, str | int | float)}:
-        parts.append(_table("figure", "value", figures))
-    if isinstance(summary.get("timings"), dict):
-        parts.append(_table("step", "seconds", summary["timings"]))
-    if isinstance(summary.get("examples"), list):
-        parts.append("\n".join(f"- `{escape(example, 'code')}`" for example in summary["examples"]))
-    return parts
-
-
-def _table(left: str, right: str, values: dict[str, Any]) -> str:
-    return markdown_table((left, right), [(name, _plain(value)) for name, value in values.items()])
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def _plain(value: object) -> str:
@@ -234,61 +181,42 @@ def _plain(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) and abs(value) < 1000 else str(value)
 
 
+def _versions(results: Results) -> str:
+    return ", ".join(f"{name} {version}" for name, version in results.versions.items())
+
+
 def describe_model(
     results: Results, task: Task, model: PreTrainedModel, checkpoint: Checkpoint, example: Example, name: str
 ) -> Card:
-    """Return the content of the model card.
-
-    Args:
-        results: What results.json, beside the card, has.
-        task: The task.
-        model: The published model.
-        checkpoint: What it was made from.
-        example: A training example, on which the card's code is run.
-        name: The model's name.
-    """
+    """Return the content of the card of `model`, made from `checkpoint`; its code is run on the training example."""
+    settings, config, kind = results.settings, model.config.to_dict(), task.kind
     is_ours = type(model).__module__.startswith("hf_tiny_transformer.")
-    from_hub = not Path(checkpoint.source).is_dir() and not results.settings["from_scratch"]
-    base, config = f"`{escape(results.model, 'code')}`", model.config.to_dict()
-    origin = "trained from scratch in the shape of" if results.settings["from_scratch"] else "fine-tuned from"
-    shape = ", ".join(f"{config[name]} {what}" for what, name in SHAPE if name in config)
-    best, counts = results.seeds[results.best_seed - 1], results.data["counts"]
-    versions = ", ".join(f"{package} {version}" for package, version in results.versions.items())
+    from_hub = not Path(checkpoint.source).is_dir() and not settings["from_scratch"]
+    base = f"`{escape(results.model, 'code')}`"
+    origin = "trained from scratch in the shape of" if settings["from_scratch"] else "fine-tuned from"
+    shape = "".join(f", {config[name]} {what}" for what, name in SHAPE if name in config)
+    best, trained = results.seeds[results.best_seed - 1], results.timings[SEEDS] + results.timings.get(SEARCH, 0.0)
     return Card(
         name=name,
-        summary=f"A model for {escape(task.kind.describe())}, {origin} {base} with hf_tiny_transformer.",
-        code=task.kind.usage(example, ", trust_remote_code=True" if is_ours else ""),
-        data=Section(
-            header=("", ""),
-            rows=[
-                ("task", task.about),
-                ("rows", ", ".join(f"{split} {count:,}" for split, count in counts.items())),
-                ("fingerprint", f"`{results.data['sha256'][:16]}`"),
-            ],
+        summary=f"A model for {escape(kind.describe())}, {origin} {base} with hf_tiny_transformer.",
+        code=kind.usage(example, ", trust_remote_code=True" if is_ours else ""),
+        data=_facts(
+            ("task", task.about),
+            ("rows", ", ".join(f"{split} {count:,}" for split, count in results.data["counts"].items())),
+            ("fingerprint", f"`{results.data['sha256'][:16]}`"),
         ),
-        model=Section(
-            header=("", ""),
-            rows=[
-                (
-                    "architecture",
-                    f"{model.config.model_type}: {type(model).__name__}" + (f", {shape}" if shape else ""),
-                ),
-                (
-                    "tokenizer",
-                    f"{describe_tokenizer(checkpoint.tokenizer)}; texts of at most {checkpoint.max_length} tokens",
-                ),
-                ("parameters", f"{results.parameters:,}"),
-            ],
+        model=_facts(
+            ("architecture", f"{model.config.model_type}: {type(model).__name__}{shape}"),
+            ("tokenizer", describe_tokenizer(checkpoint.tokenizer)),
+            ("longest text", f"{checkpoint.max_length} tokens"),
+            ("parameters", f"{results.parameters:,}"),
         ),
-        training=Section(
-            header=("", ""),
-            rows=[
-                *((name.replace("_", " "), str(results.settings[name])) for name in RECIPE if results.settings[name]),
-                ("hardware", f"{results.processes} x {results.device}"),
-                ("seeds", f"{len(results.seeds)}; these weights are those of seed {results.best_seed}"),
-                *time_and_energy(results.training_seconds, results.energy),
-                ("versions", versions),
-            ],
+        training=_facts(
+            *((name.replace("_", " "), str(settings[name])) for name in RECIPE if settings[name]),
+            ("hardware", f"{results.processes} x {results.device}"),
+            ("seeds", f"{len(results.seeds)}; these weights are those of seed {results.best_seed}"),
+            *time_and_energy(trained, results.energy),
+            ("versions", _versions(results)),
             after="![loss](training/loss.png)\n\n`results.json` has settings, seeds, versions and times. Command:\n\n"
             f"```bash\n{escape(results.command, 'block')}\n```",
         ),
@@ -299,19 +227,18 @@ def describe_model(
         ),
         intended_use="The task above, on texts like those it was trained on.",
         limits="It has the biases of the texts and labels it was trained on"
-        + ("" if results.settings["from_scratch"] else f", and of those that {base} was trained on")
+        + ("" if settings["from_scratch"] else f", and of those that {base} was trained on")
         + ". It was evaluated only as shown on this page.",
         figures=[
             Figure(split, metric, score, RESULTS_FILE, f"/seeds/{results.best_seed - 1}/scores/{split}/{metric}")
             for split, metrics in best["scores"].items()
             for metric, score in metrics.items()
         ],
-        task_type=task.kind.pipeline_tag,
-        dataset={"name": task.about, "type": task.dataset}
-        | ({"config": task.dataset_config} if task.dataset_config else {}),
+        task_type=kind.pipeline_tag,
+        dataset={"name": task.about, "type": task.dataset, **({"config": task.name} if task.glue else {})},
         metadata={
-            "license": results.settings["license"],
-            "pipeline_tag": task.kind.pipeline_tag,
+            "license": settings["license"],
+            "pipeline_tag": kind.pipeline_tag,
             "tags": ["hf-tiny-transformer"],
             "base_model": checkpoint.source if from_hub else None,
             "datasets": [task.dataset] if task.glue is not None else None,
@@ -319,10 +246,15 @@ def describe_model(
     )
 
 
+def _facts(*rows: tuple[str, str], after: str = "") -> Section:
+    """Return a section with a table of names and values."""
+    return Section(header=("", ""), rows=rows, after=after)
+
+
 def _evaluation(results: Results, best: dict[str, Any]) -> list[tuple[str, ...]]:
-    counts, rows = results.data["counts"], []
+    counts = results.data["counts"]
     validation = (f"{counts['validation']:,}", results.metric, str(Spread(**results.validation)))
-    rows.append(("this model", "validation", *validation, percent(best["validation"])))
+    rows = [("this model", "validation", *validation, percent(best["validation"]))]
     for name, scores in [("this model", results.scores), *((o["name"], o["scores"]) for o in results.comparison)]:
         for split, metrics in scores.items():
             for metric, score in metrics.items():
@@ -332,7 +264,7 @@ def _evaluation(results: Results, best: dict[str, Any]) -> list[tuple[str, ...]]
 
 
 def draw_curve(results: Results, path: Path) -> None:
-    """Draw training loss and validation score of every seed over epochs; the published weights are marked."""
+    """Draw training loss and validation score of every seed over epochs."""
     import matplotlib
 
     matplotlib.use("Agg")  # needs no display
@@ -345,18 +277,10 @@ def draw_curve(results: Results, path: Path) -> None:
         style = {"marker": "o", "markersize": 4, "label": f"seed {record['seed']}"}
         top.plot(epochs, [line["train_loss"] for line in record["epochs"]], **style)
         bottom.plot(epochs, [100 * line["validation"] for line in record["epochs"]], **style)
-        if record["seed"] == results.best_seed:
-            published = (record["best_epoch"], 100 * record["validation"])
-            bottom.plot(*published, marker="o", markersize=11, markerfacecolor="none", color="black", linestyle="")
-            above = {"xytext": (0, 10), "textcoords": "offset points", "ha": "center"}  # no curve is there
-            bottom.annotate("published", published, **above)
     top.set_ylabel("training loss")
     top.legend(frameon=False)
     bottom.set(xlabel="epoch", ylabel=f"validation {results.metric}, %")
     bottom.xaxis.set_major_locator(MaxNLocator(integer=True))
-    bottom.margins(y=0.25)  # room for the mark
-    for axes in (top, bottom):
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
+    path.parent.mkdir(exist_ok=True)
     figure.savefig(path, dpi=120)
     plt.close(figure)

@@ -14,7 +14,7 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -41,35 +41,26 @@ from .baselines import from_scratch, quick_baselines
 from .data.glue import load_test
 from .report import RESULTS_FILE, SEARCH, SEEDS, Results, Row
 from .settings import FinetuneSettings
-from .tasks import SUITE, Task, open_task
+from .tasks import SUITE, open_task
 from .train import RESULT, SeedResult, Training, disk_errors
 from .trainer import LAST
 
 RUN_FILE = "run.json"
-# May differ between the parts of a run; the data are compared by their sha256.
-NOT_COMPARED = {"output", "report", "resume", "data", "trust_remote_code"}
-PACKAGES = (
-    *("torch", "transformers", "tokenizers", "accelerate", "datasets", "peft", "optuna"),
-    *("numpy", "scipy", "scikit-learn"),
-)
+DATA = "texts and labels"  # in run.json; `data` is the flag
+NOT_COMPARED = {"output", "report", "resume", "data", "trust_remote_code"}  # may differ between the parts of a run
+PACKAGES = "torch transformers tokenizers accelerate datasets peft optuna numpy scipy scikit-learn".split()
 
 
 class Run:
     """One task: search, all seeds, comparison, and the result directory.
 
-    Args:
-        settings: What to run.
-        command: The command line, for the report.
-        baselines: Whether to measure the quick baselines even without `settings.compare`.
-
-    Raises:
-        UserError: An output path cannot be used.
+    `command` is shown in the report; `baselines` measures the quick baselines even without `settings.compare`.
     """
 
     def __init__(self, settings: FinetuneSettings, command: str, *, baselines: bool = False) -> None:
         self.settings, self.command, self.baselines = settings, command, baselines
         self.output, self.report = output_paths(settings)
-        self.folder = unfinished_folder(self.output)
+        self.folder = unfinished_folder(settings)
         self.timings: dict[str, float] = {}
         self.searched: dict[str, Any] | None = None
 
@@ -87,49 +78,42 @@ class Run:
             say(f"{self.output}: finished before")
             return finished
         with self.interruptible():
-            self.search()
+            if self.settings.search:
+                self.training, self.searched, seconds = train.search(self.training, self.folder / "trials")
+                self.timings[SEARCH] = round(seconds, 2)
             results = self.train_seeds()
-            rows = [*self.compare(), self.row(results)]
-            published = self.publish(results, rows)
+            rows = [*self.compare(), Row.of_seeds(row_name(self.settings), results, self.timings[SEEDS])]
+            published = self.publish(best_of(results), rows)
             self.remove_folder()
         wait_for_everyone()
         return published
 
     def open(self) -> Results | None:
         """Read data, checkpoint and tokens; return the results if an earlier run finished."""
-        earlier = check_resumable(self.settings)
+        settings = self.settings
+        finished = check_resumable(settings)
         with self.step("read and split the data"):
-            self.task, self.splits = open_task(self.settings)
-        if earlier is not None:
-            _require_same_data(self.output / RESULTS_FILE, earlier.data, self.splits.describe())
-            return earlier
+            self.task, self.splits = open_task(settings)
+        self.data, kind = self.splits.describe(), self.task.kind
+        if finished is not None:
+            require_same(self.output / RESULTS_FILE, {DATA: finished.data}, {DATA: self.data})
+            return finished
         with self.step("open the checkpoint"):
-            settings, kind = self.settings, self.task.kind
-            self.checkpoint = kind.open(
-                settings.model,
-                max_length=settings.max_length,
-                dropout=settings.dropout,
-                trust_remote_code=settings.trust_remote_code,
-            )
-            self.pretraining = _pretraining_summary(settings.model)
+            options = ("max_length", "dropout", "trust_remote_code")
+            self.checkpoint = kind.open(settings.model, **{name: getattr(settings, name) for name in options})
             self.identity = {
-                "settings": settings.public(),
-                "data": self.splits.describe(),
-                "weights": _fingerprint(self.checkpoint.build(0, from_scratch=settings.from_scratch)),
-                "processes": world_size(),
+                **settings.public(),
+                DATA: self.data,
+                "weights of --model": _fingerprint(self.checkpoint.build(0, from_scratch=settings.from_scratch)),
+                "number of processes": world_size(),
             }
-            self.require_same()
+            if has_progress(self.folder):
+                require_same(self.folder / RUN_FILE, _read_run(self.folder), self.identity)
         with self.step("tokenize"):
             parts = (kind.encode(rows, self.checkpoint) for rows in (self.splits.train, self.splits.validation))
             self.training = Training(kind, self.checkpoint, settings, *parts)
             self.reported = {name: kind.encode(rows, self.checkpoint) for name, rows in self.splits.reported.items()}
         return None
-
-    def search(self) -> None:
-        """Choose learning rate, batch size and epochs on validation."""
-        if self.settings.search:
-            self.training, self.searched, seconds = train.search(self.training, self.folder / "trials")
-            self.timings[SEARCH] = round(seconds, 2)
 
     def train_seeds(self) -> list[SeedResult]:
         """Train and score all seeds; the weights of the best one on validation are kept."""
@@ -158,26 +142,19 @@ class Run:
             self.timings["same architecture from scratch"] = rows[-1].seconds
         return rows
 
-    def row(self, results: Sequence[SeedResult]) -> Row:
-        """Return the table's row of this run."""
-        return Row.of_seeds(row_name(self.settings), results, self.timings[SEEDS])
+    def publish(self, best: SeedResult, rows: Sequence[Row]) -> Results:
+        """Write the result directory, which is complete or absent, and print the table, whose last row is this run's.
 
-    def publish(self, results: Sequence[SeedResult], rows: Sequence[Row]) -> Results:
-        """Write the result directory, which is complete or absent, and print the table.
-
-        Args:
-            results: All seeds.
-            rows: The table; the last row is this run's.
+        With a card whose code fails, everything else is written.
         """
-        best = best_of(results)
         model, submission = train.load_seed(self.training, self.seed_directory(best.seed)), {}
         outputs = {name: train.outputs_of(self.training, model, split) for name, split in self.reported.items()}
         if self.settings.submission:
             with self.step("answer the test rows"):
-                submission = answer_test(self.task, self.training, model)
-        collected = self.collect(best, rows, model)
+                submission = self.answer_test(model)
+        results = self.collect(best, rows, model)
         if not is_main():
-            return collected
+            return results
         failure = None
         with disk_errors(self.output), atomic_directory(self.output) as staging:
             model.save_pretrained(staging)
@@ -185,54 +162,56 @@ class Run:
             self.write_predictions(staging / "predictions.csv", outputs)
             for name, text in submission.items():
                 atomic_write_text(staging / "submission" / name, text)
-            (staging / "training").mkdir()
-            report.draw_curve(collected, staging / "training" / "loss.png")
-            atomic_write_json(staging / RESULTS_FILE, vars(collected))
+            report.draw_curve(results, staging / "training" / "loss.png")
+            atomic_write_json(staging / RESULTS_FILE, vars(results))
             name, example = self.output.absolute().name, self.splits.train[0]
             try:
-                write_card(staging, report.describe_model(collected, self.task, model, self.checkpoint, example, name))
+                write_card(staging, report.describe_model(results, self.task, model, self.checkpoint, example, name))
             except RunError as error:
                 failure = error
         print(report.text_table(report.table_cells(rows, self.task.kind.main)))
         print(f"seed {best.seed}, the best on validation, is in {self.output}", flush=True)
         if self.report is not None:
-            atomic_write_text(self.report, report.markdown_report(collected, rows))
+            atomic_write_text(self.report, report.markdown_report(results, rows))
             print(f"report: {self.report}")
         if failure is not None:
             raise RunError(f"{self.output}: {failure}") from failure
-        return collected
+        return results
 
     def collect(self, best: SeedResult, rows: Sequence[Row], model: PreTrainedModel) -> Results:
         """Return the content of results.json."""
         headline = self.splits.headline, self.task.kind.main
         *others, own = (row.record(headline) for row in rows)
-        settings = self.training.settings.public() | {"max_length": self.checkpoint.max_length}
-        trained = self.timings[SEEDS] + self.timings.get(SEARCH, 0.0)
         return Results(
             task=public_name(self.task.name),
-            kind=type(self.task.kind).__name__,
             model=public_name(self.settings.model),
             metric=self.task.kind.main,
-            reported_split=self.splits.headline,
-            validation=own["validation"],
-            test=own["test"],
-            scores=own["scores"],
+            **{name: own[name] for name in ("validation", "test", "scores", "seeds")},
             best_seed=best.seed,
-            seeds=own["seeds"],
             comparison=others,
             search=self.searched,
-            settings=settings,
+            settings=self.training.settings.public() | {"max_length": self.checkpoint.max_length},
             parameters=model.num_parameters(),
-            data=self.splits.describe(),
-            pretraining=self.pretraining,
+            data=self.data,
             versions=versions(PACKAGES),
             device=device_name(),
             processes=world_size(),
             command=self.command,
-            energy=estimate_energy(trained, world_size()),
+            energy=estimate_energy(self.timings[SEEDS] + self.timings.get(SEARCH, 0.0), world_size()),
             timings=self.timings,
             seconds=round(sum(self.timings.values()), 2),
         )
+
+    def answer_test(self, model: PreTrainedModel) -> dict[str, str]:
+        """Answer GLUE's test rows; return the files of a submission, for the test splits that exist."""
+        source, kind, answers = self.task.glue, self.task.kind, {}
+        spell = source.file_labels.__getitem__ if source.file_labels else lambda i: f"{min(5.0, max(0.0, i)):.3f}"
+        for name, rows in load_test(source, self.task.text_columns, self.settings.data).items():
+            split = kind.encode([example for _, example in rows], self.checkpoint, labelled=False)
+            predicted = kind.decode(train.outputs_of(self.training, model, split), split)
+            lines = [f"{index}\t{spell(answer)}" for (index, _), answer in zip(rows, predicted, strict=True)]
+            answers[f"{name}.tsv"] = "\n".join(["index\tprediction", *lines]) + "\n"
+        return answers
 
     def write_predictions(self, path: Path, outputs: dict[str, Any]) -> None:
         """Write each reported split's rows in order; with several splits, the first column is `split`."""
@@ -263,39 +242,24 @@ class Run:
 
         def end(*_: object) -> NoReturn:
             kept = f"finished parts are in {self.folder}; continue with --resume"
-            raise TerminatedError(f"SIGTERM: {kept if _has_progress(self.folder) else 'no epoch was finished'}")
+            raise TerminatedError(f"SIGTERM: {kept if has_progress(self.folder) else 'no epoch was finished'}")
 
-        if is_main() and not _has_progress(self.folder):
-            shutil.rmtree(self.folder, ignore_errors=True)
+        def remove_if_useless() -> None:
+            if is_main() and not has_progress(self.folder):
+                shutil.rmtree(self.folder, ignore_errors=True)
+
+        remove_if_useless()
+        if is_main() and not self.folder.exists():
             with disk_errors(self.folder):
                 atomic_write_json(self.folder / RUN_FILE, self.identity)
         before = signal.signal(signal.SIGTERM, end)
         try:
             yield
         except BaseException:
-            if is_main() and not _has_progress(self.folder):
-                shutil.rmtree(self.folder, ignore_errors=True)
+            remove_if_useless()
             raise
         finally:
             signal.signal(signal.SIGTERM, before)
-
-    def require_same(self) -> None:
-        """Check that an unfinished run had the same data, weights and processes.
-
-        Raises:
-            UserError: One of them changed.
-        """
-        if not _has_progress(self.folder):
-            return
-        before = _read_identity(self.folder)
-        _require_same_data(self.folder / RUN_FILE, before["data"], self.identity["data"])
-        for name, what in (("weights", "the weights of --model"), ("processes", "the number of processes")):
-            then, now = before.get(name), self.identity[name]
-            if then != now:
-                raise UserError(
-                    f"--resume: {what} changed since {self.folder} was started ({str(then)[:12]} then, {str(now)[:12]} "
-                    "now); restore it, or delete that folder to start again"
-                )
 
     def remove_folder(self) -> None:
         """Remove what a finished run no longer needs; it is renamed first, so that no part looks unfinished."""
@@ -317,30 +281,30 @@ def row_name(settings: FinetuneSettings) -> str:
     return name + (", from scratch" if settings.from_scratch else ", fine-tuned")
 
 
-def unfinished_folder(output: Path) -> Path:
+def unfinished_folder(settings: FinetuneSettings) -> Path:
     """Return where the parts of an unfinished run are."""
-    return output.absolute().with_name(f"{output.absolute().name}.unfinished")
+    output = Path(settings.output).absolute()
+    return output.with_name(f"{output.name}.unfinished")
+
+
+def has_progress(folder: Path) -> bool:
+    """Return whether anything in an unfinished run's folder is worth resuming."""
+    return folder.is_dir() and any(path.name in (RESULT, LAST) for path in folder.rglob("*.json"))
 
 
 def output_paths(settings: FinetuneSettings) -> tuple[Path, Path | None]:
-    """Return the output directory and the report's file.
-
-    Raises:
-        UserError: They cannot be written, or an interrupted run would be lost.
-    """
-    output = Path(settings.output)
+    """Return the output directory and the report's file."""
+    output, folder = Path(settings.output), unfinished_folder(settings)
     is_own = settings.resume and output.is_dir() and (settings.task == SUITE or (output / RESULTS_FILE).is_file())
     if not is_own:
         require_free_output(output)
-    folder = unfinished_folder(output)
-    if not settings.resume and _has_progress(folder):
+    if not settings.resume and has_progress(folder):
         raise UserError(
             f"--output {output}: its run was interrupted, and {folder} has the finished parts; continue with --resume, "
             "or delete that folder to start again"
         )
     if any(folder.glob("*.pt")):
         raise UserError(f"{folder}: was written by an older version, which cannot be resumed; delete it to start again")
-    require_writable_parent("--output", output)
     if settings.report is None:
         return output, None
     report = Path(settings.report)
@@ -356,76 +320,30 @@ def check_resumable(settings: FinetuneSettings) -> Results | None:
     Raises:
         UserError: The finished or unfinished run had other settings, or its files are damaged.
     """
-    output, folder = Path(settings.output), unfinished_folder(Path(settings.output))
-    if not settings.resume:
-        return None
-    if _has_progress(folder):
-        _require_same_settings(folder / RUN_FILE, _read_identity(folder)["settings"], settings)
-        return None
-    if not (output / RESULTS_FILE).is_file():
-        return None
-    results = Results.read(output / RESULTS_FILE)
-    chosen = set(results.search["chosen"]) if results.search else set()
-    _require_same_settings(output / RESULTS_FILE, results.settings, settings, chosen)
-    return results
+    path, folder = Path(settings.output) / RESULTS_FILE, unfinished_folder(settings)
+    if settings.resume and has_progress(folder):
+        require_same(folder / RUN_FILE, _read_run(folder), settings.public())
+    elif settings.resume and path.is_file():
+        results = Results.read(path)
+        not_the_users = set(results.search["chosen"]) if results.search else set()
+        not_the_users |= {"max_length"} if settings.max_length is None else set()
+        require_same(path, results.settings, settings.public(), not_the_users)
+        return results
+    return None
 
 
-def answer_test(task: Task, training: Training, model: PreTrainedModel) -> dict[str, str]:
-    """Answer GLUE's test rows in the server's format.
-
-    Returns:
-        The content of each file by name, for the test splits that exist.
-
-    Raises:
-        UserError: A test file is broken, or the Hub cannot be reached.
-    """
-    assert task.glue is not None
-    labels, answers = task.glue.file_labels, {}
-    for name, rows in load_test(task.glue, task.text_columns, training.settings.data).items():
-        split = task.kind.encode([example for _, example in rows], training.checkpoint, labelled=False)
-        predictions = task.kind.decode(train.outputs_of(training, model, split), split)
-        spelled = [labels[value] if labels else f"{min(5.0, max(0.0, value)):.3f}" for value in predictions]  # STS-B
-        lines = [f"{index}\t{answer}" for (index, _), answer in zip(rows, spelled, strict=True)]
-        answers[f"{name}.tsv"] = "\n".join(["index\tprediction", *lines]) + "\n"
-    return answers
-
-
-def _has_progress(folder: Path) -> bool:
-    """Return whether anything in an unfinished run's folder is worth resuming."""
-    return folder.is_dir() and any(path.name in (RESULT, LAST) for path in folder.rglob("*.json"))
-
-
-def _read_identity(folder: Path) -> dict[str, Any]:
-    path, advice = folder / RUN_FILE, f"delete {folder} to start again"
-    content = read_json(path, advice)
-    if not isinstance(content.get("settings"), dict) or "sha256" not in content.get("data", {}):
-        raise UserError(f"{path}: cannot be read (no settings or data); {advice}")
-    return content
-
-
-def _require_same_settings(
-    path: Path,
-    before: dict[str, Any],
-    settings: FinetuneSettings,
-    chosen: set[str] = frozenset(),  # type: ignore[assignment]
-) -> None:
-    """Compare the user's settings; what a search chose, and a length that is not given, are not the user's."""
-    for name, value in settings.public().items():
-        skipped = name in NOT_COMPARED | chosen or (name == "max_length" and value is None)
-        if not skipped and before.get(name) != value:
+def require_same(path: Path, before: dict[str, Any], now: dict[str, Any], skipped: Collection[str] = ()) -> None:
+    """Compare what a run was made of, as `path` has it, with what it would be made of now."""
+    for name, value in now.items():
+        if name not in {*NOT_COMPARED, *skipped} and before.get(name) != value:
             raise UserError(
-                f"--resume: {path} was made with {name} {before.get(name)}, now it is {value}; "
-                "use the same flags, or name a new --output"
+                f"--resume: {path} was made with {name} {before.get(name)}, now it is {value}; restore it, or name a "
+                f"new --output, or delete {path.parent} to start again"
             )
 
 
-def _require_same_data(path: Path, before: dict[str, Any], data: dict[str, Any]) -> None:
-    if before != data:
-        raise UserError(
-            f"--resume: the data changed: {path} was made with {before.get('counts')}, sha256 "
-            f"{str(before.get('sha256'))[:12]}, now it is {data['counts']}, {data['sha256'][:12]}; "
-            f"use the same data, or delete {path.parent} to start again"
-        )
+def _read_run(folder: Path) -> dict[str, Any]:
+    return read_json(folder / RUN_FILE, f"delete {folder} to start again")
 
 
 def _fingerprint(model: torch.nn.Module) -> str:
@@ -435,9 +353,3 @@ def _fingerprint(model: torch.nn.Module) -> str:
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
-
-
-def _pretraining_summary(model: str) -> dict[str, Any] | None:
-    """Return what our pretraining wrote beside the model; None for a model from elsewhere."""
-    path = Path(model) / "training" / "summary.json"
-    return read_json(path, "correct or delete it") if path.is_file() else None

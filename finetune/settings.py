@@ -7,9 +7,17 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from hf_tiny_transformer.common.arguments import CommandParser, build
 from hf_tiny_transformer.common.errors import UserError
 from hf_tiny_transformer.common.processes import world_size
 from hf_tiny_transformer.publish.facts import check_license, public_name
+
+PROGRAM = "python -m finetune"
+DESCRIPTION = (
+    "Fine-tune a model on a task and report its scores. Two commands train nothing and have their own flags: "
+    f"`{PROGRAM} predict --help` applies a fine-tuned model to a file, `{PROGRAM} --task blimp --help` measures a "
+    "language model on BLiMP's minimal pairs."
+)
 
 
 @dataclass(frozen=True)
@@ -96,10 +104,9 @@ class FinetuneSettings:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.name in _RANGES and value is not None:
-                allowed, wording = _RANGES[field.name]
-                if not allowed(value):
-                    raise UserError(f"--{field.name} {value}: must be {wording}")
+            allowed, wording = _RANGES.get(field.name, (None, ""))
+            if allowed is not None and value is not None and not allowed(value):
+                raise UserError(f"--{field.name} {value}: must be {wording}")
             words = value if isinstance(value, list) else [value]
             if any(isinstance(word, str) and not word.strip() for word in words):
                 raise UserError(f"--{field.name} is empty; give it a value")
@@ -119,20 +126,22 @@ class FinetuneSettings:
         return {name: public_name(value) if isinstance(value, str) else value for name, value in asdict(self).items()}
 
 
+def parse_settings(argv: list[str]) -> FinetuneSettings:
+    """Return the settings that the flags describe."""
+    parser = CommandParser(PROGRAM, DESCRIPTION)
+    parser.add_settings(FinetuneSettings)
+    return build(FinetuneSettings, parser.parse(argv))
+
+
+_SHARE = (lambda value: 0 <= value < 1, "at least 0 and less than 1")
+_COUNT = (lambda value: value >= 1, "at least 1")
 # Written so that nan fails every test.
 _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "seeds": (lambda value: value >= 1, "at least 1"),
+    **dict.fromkeys(("seeds", "batch_size", "epochs", "patience", "lora"), _COUNT),
+    **dict.fromkeys(("warmup_ratio", "dropout", "token_masking", "label_smoothing"), _SHARE),
     "learning_rate": (lambda value: 0 < value <= 1, "greater than 0 and at most 1"),
-    "batch_size": (lambda value: value >= 1, "at least 1"),
-    "epochs": (lambda value: value >= 1, "at least 1"),
-    "patience": (lambda value: value >= 1, "at least 1"),
     "search": (lambda value: value >= 0, "at least 0"),
-    "lora": (lambda value: value >= 1, "at least 1"),
-    "warmup_ratio": (lambda value: 0 <= value < 1, "at least 0 and less than 1"),
     "weight_decay": (lambda value: 0 <= value < math.inf, "at least 0"),
-    "dropout": (lambda value: 0 <= value < 1, "at least 0 and less than 1"),
-    "token_masking": (lambda value: 0 <= value < 1, "at least 0 and less than 1"),
-    "label_smoothing": (lambda value: 0 <= value < 1, "at least 0 and less than 1"),
     "layer_decay": (lambda value: 0 < value <= 1, "greater than 0 and at most 1"),
     "max_length": (lambda value: value >= 4, "at least 4: two special tokens and some text"),
 }

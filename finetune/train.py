@@ -22,7 +22,7 @@ from hf_tiny_transformer.common.processes import is_main, wait_for_everyone, wor
 
 from .data import HELD_OUT_SEED
 from .kinds import EncodedSplit
-from .trainer import FineTuner, Training, epoch_records, remove_checkpoints, with_adapters
+from .trainer import FineTuner, Training, epoch_records, redo, remove_checkpoints, with_adapters
 
 RESULT, WEIGHTS = "result.json", "model.safetensors"
 RATE_SPAN = 10.0  # a search goes from a tenth of --learning_rate to ten times it
@@ -31,29 +31,21 @@ BATCH_SIZES = (8, 16, 32, 64)  # of a search
 
 @dataclass(frozen=True)
 class SeedResult:
-    """One seed: `validation` is the main score of its best epoch (1-based).
-
-    `reported` (split -> metric -> score) is that of the same weights; it is empty until `score_seed`.
-    """
+    """One seed."""
 
     seed: int
-    best_epoch: int
-    validation: float
+    best_epoch: int  # from 1
+    validation: float  # the main score of the best epoch
     seconds: float
     epochs: list[dict[str, Any]]
-    reported: dict[str, dict[str, float]] = field(default_factory=dict)
+    reported: dict[str, dict[str, float]] = field(default_factory=dict)  # of the same weights, by split and metric
 
 
 def train_seed(training: Training, directory: Path, seed: int, title: str) -> SeedResult:
     """Train a seed in its directory, or return the result that is there.
 
-    On CPU, equal arguments give equal bits, also if the training was killed and resumed at any instant.
-
-    Args:
-        training: What to train. The best epoch is chosen on its validation split.
-        directory: The seed's; it may hold an unfinished training.
-        seed: Of the new head's weights, the order, dropout and masking.
-        title: Begins each line of progress.
+    On CPU, equal arguments give equal bits, also if the training was killed and resumed at any instant. The seed is
+    that of the new head's weights, the order, dropout and masking; `title` begins each line of progress.
 
     Raises:
         UserError: A file in the directory is damaged, or the disk is full.
@@ -65,7 +57,7 @@ def train_seed(training: Training, directory: Path, seed: int, title: str) -> Se
         adapted = with_adapters(model, training.settings.lora)
         model = adapted.get_base_model()
     with disk_errors(directory):
-        trainer = FineTuner(training, model, directory, seed=seed, title=title)
+        trainer = FineTuner(training, model, directory, seed, title)
         trainer.train_or_resume()
         epochs = epoch_records(training.kind, trainer.state)
         best = max(epochs, key=lambda epoch: epoch["validation"])  # the first among equals
@@ -86,9 +78,7 @@ def score_seed(training: Training, directory: Path, reported: dict[str, EncodedS
     if not result.reported:
         started = time.perf_counter()
         model = load_seed(training, directory)
-        scores = {
-            name: training.kind.scores(outputs_of(training, model, split), split) for name, split in reported.items()
-        }
+        scores = {name: training.kind.scores(outputs_of(training, model, s), s) for name, s in reported.items()}
         seconds = round(result.seconds + time.perf_counter() - started, 2)
         result = dataclasses.replace(result, reported=scores, seconds=seconds)
         wait_for_everyone()
@@ -99,42 +89,30 @@ def score_seed(training: Training, directory: Path, reported: dict[str, EncodedS
 
 
 def load_seed(training: Training, directory: Path) -> PreTrainedModel:
-    """Return the model of a trained seed.
-
-    Raises:
-        UserError: Its weights are damaged.
-    """
+    """Return the model of a trained seed."""
     model = training.build(0)
     try:
         load_model(model, directory / WEIGHTS)
     except (SafetensorError, OSError, RuntimeError) as error:
-        raise UserError(
-            f"{directory / WEIGHTS}: cannot be read ({first_line(error)}); delete {directory}, and --resume will redo "
-            "that part"
-        ) from None
+        raise UserError(f"{directory / WEIGHTS}: cannot be read ({first_line(error)}); {redo(directory)}") from None
     return model
 
 
 def outputs_of(training: Training, model: PreTrainedModel, split: EncodedSplit) -> np.ndarray:
     """Return the model's output for each of `split.rows`, in their order."""
     with tempfile.TemporaryDirectory() as scratch:  # Trainer wants a directory
-        return FineTuner(training, model, Path(scratch), predicted=split).predictions()
+        return FineTuner(dataclasses.replace(training, validation=split), model, Path(scratch)).predictions()
 
 
 def read_result(directory: Path) -> SeedResult | None:
-    """Return the result in a seed's directory, or None if it is not trained.
-
-    Raises:
-        UserError: The file is damaged.
-    """
+    """Return the result in a seed's directory, or None if it is not trained."""
     path = directory / RESULT
     if not path.is_file():
         return None
-    advice = f"delete {directory}, and --resume will redo that part"
     try:
-        return SeedResult(**read_json(path, advice))
+        return SeedResult(**read_json(path, redo(directory)))
     except TypeError as error:
-        raise UserError(f"{path}: is not a seed's result ({error}); {advice}") from None
+        raise UserError(f"{path}: is not a seed's result ({error}); {redo(directory)}") from None
 
 
 def write_result(directory: Path, result: SeedResult) -> None:
@@ -151,14 +129,9 @@ def discard_weights(directory: Path) -> None:
 def search(training: Training, directory: Path) -> tuple[Training, dict[str, Any], float]:
     """Search learning rate, batch size and epochs on validation, with seed 1; the first trial is the settings given.
 
-    `Trainer.hyperparameter_search` starts the same study of Optuna. It is not used because its objective is the score
-    of the last epoch rather than of the best one, and because a killed search could not be resumed: it trains every
-    trial again, and a stored study does not contain the state of the sampler. Here each trial is a seed's directory; a
-    resumed search makes the same choices and finds the results of finished trials.
-
-    Args:
-        training: What to train.
-        directory: For the trials.
+    `Trainer.hyperparameter_search` starts the same study of Optuna, but its objective is the score of the last epoch
+    rather than of the best one, and a killed search could not be resumed. Here each trial is a seed's directory in
+    `directory`; a resumed search makes the same choices and finds the results of finished trials.
 
     Returns:
         The training with the best settings, the trials for the report, and the seconds they took.
@@ -195,11 +168,7 @@ def search(training: Training, directory: Path) -> tuple[Training, dict[str, Any
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn errors of a full or read-only disk into one line.
-
-    Raises:
-        UserError: Something could not be written.
-    """
+    """Turn errors of a full or read-only disk into one line."""
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:

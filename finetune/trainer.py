@@ -7,7 +7,6 @@ import inspect
 import json
 import re
 import shutil
-import sys
 import time
 import warnings
 import zipfile
@@ -28,7 +27,6 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PrinterCallback,
-    ProgressCallback,
     Trainer,
     TrainerCallback,
     TrainerState,
@@ -42,8 +40,7 @@ from hf_tiny_transformer.common.errors import UserError, first_line
 from hf_tiny_transformer.common.files import atomic_write_json, read_json
 from hf_tiny_transformer.common.processes import is_main, say, wait_for_everyone, world_size
 
-from .kinds import Checkpoint, EncodedSplit, Kind
-from .kinds.base import ModelInput, row_length
+from .kinds import Checkpoint, EncodedSplit, Kind, ModelInput, row_length
 from .settings import FinetuneSettings
 
 WINDOW = 16  # batches whose texts are sorted among themselves: more saves hardly any padding, and mixes less
@@ -74,29 +71,14 @@ class Training:
 
 
 class FineTuner(Trainer):
-    """Trains on batches of texts of similar length; evaluates by the kind's scores, on rows sorted by length.
+    """Trains `model` on batches of texts of similar length; evaluates by the kind's scores, on rows sorted by length.
 
-    Args:
-        training: What to train.
-        model: The model; it is modified.
-        directory: For Trainer's checkpoints.
-        seed: Of order, dropout and masking.
-        title: Begins each line of progress.
-        predicted: A split to predict instead of training.
+    Trainer's checkpoints are in `directory`; `title` begins each line of progress.
     """
 
-    def __init__(
-        self,
-        training: Training,
-        model: nn.Module,
-        directory: Path,
-        *,
-        seed: int = 0,
-        title: str = "",
-        predicted: EncodedSplit | None = None,
-    ) -> None:
+    def __init__(self, training: Training, model: nn.Module, directory: Path, seed: int = 0, title: str = "") -> None:
         kind, checkpoint, settings = training.kind, training.checkpoint, training.settings
-        self.kind, self.longest, self.evaluated = kind, checkpoint.max_length, predicted or training.validation
+        self.kind, self.longest, self.evaluated = kind, checkpoint.max_length, training.validation
         super().__init__(
             model=model,
             args=_arguments(kind, settings, seed, directory),
@@ -105,38 +87,35 @@ class FineTuner(Trainer):
             eval_dataset=[self.evaluated.rows[i] for i in self.evaluated.by_length],
             compute_metrics=lambda found: kind.scores(self._in_order(found.predictions), self.evaluated),
             preprocess_logits_for_metrics=lambda logits, _labels: kind.outputs(logits),
-            optimizer_cls_and_kwargs=_optimizer(model, settings),
+            optimizer_cls_and_kwargs=(
+                torch.optim.AdamW,
+                {"params": parameter_groups(model, settings), "lr": settings.learning_rate, "fused": True},
+            ),
         )
         self.remove_callback(PrinterCallback)
-        if predicted is not None:
-            return
         self.add_callback(Progress(title, kind.main, settings.epochs))
         if settings.patience is not None:
             self.add_callback(EarlyStoppingCallback(settings.patience))
-        if world_size() > 1:
+        if world_size() > 1 and self.model_accepts_loss_kwargs:
             # Trainer multiplies the loss by the number of processes if `forward` takes **kwargs: it assumes that the
             # model divided by the items of all of them. Stock BERT does not, and label smoothing never does.
-            batch = self.data_collator(training.train.rows[:1])
-            divides = not self.args.label_smoothing_factor and _divides_by_items(self.model, batch)
-            self.model_accepts_loss_kwargs = self.model_accepts_loss_kwargs and divides
+            divides = _divides_by_items(self.model, self.data_collator(training.train.rows[:1]))
+            self.model_accepts_loss_kwargs = divides and not self.args.label_smoothing_factor
 
     def train_or_resume(self) -> None:
-        """Train, or continue after the last complete epoch in the directory; the model then has the best weights.
-
-        Raises:
-            UserError: The last checkpoint is damaged.
-        """
+        """Train, or continue after the last complete epoch in the directory; the model then has the best weights."""
         directory = Path(self.args.output_dir)
-        last = _last_checkpoint(directory)
-        if last is None:
+        if not (directory / LAST).is_file():
+            if is_main():
+                remove_checkpoints(directory)  # a killed run's half-written one
             self.train()
             return
+        last = directory / str(read_json(directory / LAST, redo(directory)).get("checkpoint"))
         if is_main():
             _check(last)
-            state = TrainerState.load_from_json(str(last / STATE))
-            # The path that was saved is that of the run which wrote it; the directory may have been moved since.
-            best = directory / f"{PREFIX_CHECKPOINT_DIR}-{state.best_global_step}"
             content = json.loads((last / STATE).read_text(encoding="utf-8"))
+            # The path that was saved is that of the run which wrote it; the directory may have been moved since.
+            best = directory / f"{PREFIX_CHECKPOINT_DIR}-{content['best_global_step']}"
             atomic_write_json(last / STATE, content | {"best_model_checkpoint": str(best) if best.is_dir() else None})
         wait_for_everyone()
         state = TrainerState.load_from_json(str(last / STATE))
@@ -146,7 +125,7 @@ class FineTuner(Trainer):
         self.train(resume_from_checkpoint=str(last))
 
     def predictions(self) -> np.ndarray:
-        """Return the model's outputs for the evaluated split, in the order of its rows."""
+        """Return the model's outputs for the validation split, in the order of its rows."""
         self.compute_metrics = None
         return self._in_order(self.predict(self.eval_dataset).predictions)
 
@@ -156,9 +135,8 @@ class FineTuner(Trainer):
         return ordered
 
     def _get_train_sampler(self, train_dataset: Any = None) -> LengthGroupedOrder:
-        lengths = [row_length(row) for row in self.train_dataset.rows]
         whole_batch = self.args.train_batch_size * world_size()  # each process takes its part of it
-        return LengthGroupedOrder(lengths, whole_batch, self.args.seed)
+        return LengthGroupedOrder(list(map(row_length, self.train_dataset.rows)), whole_batch, self.args.seed)
 
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
@@ -181,8 +159,9 @@ class FineTuner(Trainer):
         it resumes; it would also write code and tokenizer once per epoch, and Trainer a pickle of its arguments.
         """
         if self.args.should_save:
-            Path(output_dir or self.args.output_dir).mkdir(parents=True, exist_ok=True)
-            save_model(self.model, str(Path(output_dir or self.args.output_dir) / "model.safetensors"))
+            directory = Path(output_dir or self.args.output_dir)
+            directory.mkdir(parents=True, exist_ok=True)
+            save_model(self.model, str(directory / "model.safetensors"))
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Make a checkpoint a transaction: it counts when all processes have written it, and only then others go.
@@ -200,10 +179,9 @@ class FineTuner(Trainer):
 class LengthGroupedOrder(torch.utils.data.Sampler[int]):
     """The order of training: batches of texts of similar length, themselves in random order.
 
-    Each epoch is another permutation of the rows, divided into windows, sorted within them, divided into batches, and
-    these are shuffled. It depends on seed and epoch alone. transformers' `group_by_length` leaves the batches of a
-    window sorted from long to short, which in a small data set is the whole epoch, and draws from the global generator,
-    which differs between processes as soon as they drew different numbers: rows are then trained twice or not at all.
+    An epoch is a permutation of the rows, sorted within windows and divided into batches, which are shuffled. It
+    depends on seed and epoch alone. transformers' `group_by_length` leaves the batches of a window sorted from long to
+    short, and draws from the global generator, which may differ between processes: rows are then missed or repeated.
     """
 
     def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
@@ -232,8 +210,7 @@ class LengthGroupedOrder(torch.utils.data.Sampler[int]):
 class MaskedTexts(torch.utils.data.Dataset):
     """Training rows in which a share of the ordinary tokens is replaced by [MASK], drawn again at each reading.
 
-    The model cannot rely on single words, and it knows the mask from its pretraining. A tokenizer without a mask token
-    leaves the texts as they are.
+    A tokenizer without a mask token leaves the texts as they are.
     """
 
     def __init__(self, rows: list[ModelInput], tokenizer: PreTrainedTokenizerBase, share: float) -> None:
@@ -246,11 +223,10 @@ class MaskedTexts(torch.utils.data.Dataset):
 
     def __getitem__(self, index: int) -> ModelInput:
         row = self.rows[index]
+        ids = row["input_ids"]
         if self.share == 0:
             return row
-        ids = row["input_ids"]
-        several = isinstance(ids[0], list)
-        return {**row, "input_ids": [self._masked(choice) for choice in ids] if several else self._masked(ids)}
+        return row | {"input_ids": [*map(self._masked, ids)] if isinstance(ids[0], list) else self._masked(ids)}
 
     def _masked(self, input_ids: list[int]) -> list[int]:
         ids = torch.tensor(input_ids)
@@ -259,35 +235,26 @@ class MaskedTexts(torch.utils.data.Dataset):
 
 
 class Progress(TrainerCallback):
-    """A line per epoch, its seconds in Trainer's log, and between epochs a bar or, in a log, a line a minute.
-
-    Trainer's own callbacks print raw dictionaries, and no rate or time left outside a terminal.
-    """
+    """A line per epoch and, in a long one, a line a minute; Trainer's own callbacks print raw dictionaries."""
 
     def __init__(self, title: str, main: str, total: int) -> None:
         self.title, self.main, self.total = title, main, total
-        self.bar = ProgressCallback() if sys.stderr.isatty() and is_main() else None
 
     def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Note the time, and say where a resumed training continues."""
         self.began = self.last_line = self.epoch_began = time.monotonic()
         self.first_step = state.global_step
-        if self.bar is not None:
-            self.bar.on_train_begin(args, state, control)
         if state.global_step and state.epoch < args.num_train_epochs:
-            self.write(f"{self.title}  continues after epoch {round(state.epoch)}/{self.total}")
+            say(f"{self.title}  continues after epoch {round(state.epoch)}/{self.total}")
 
     def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
-        """Show how far the training is."""
-        if self.bar is not None:
-            self.bar.on_step_end(args, state, control)
-            return
+        """Say how far the training is."""
         now = time.monotonic()
         if now - self.last_line < SECONDS_BETWEEN_LINES:
             return
         self.last_line, rate = now, (state.global_step - self.first_step) / (now - self.began)
         left = round((state.max_steps - state.global_step) / rate)
-        self.write(
+        say(
             f"{self.title}  epoch {state.epoch:.2f}/{self.total}  "
             f"{rate * args.train_batch_size * world_size():,.0f} texts/s  {left // 60}:{left % 60:02d} left"
         )
@@ -297,22 +264,10 @@ class Progress(TrainerCallback):
         seconds, self.epoch_began = time.monotonic() - self.epoch_began, time.monotonic()
         state.log_history[-1]["seconds"] = round(seconds, 2)
         loss = next((entry["loss"] for entry in reversed(state.log_history) if "loss" in entry), float("nan"))
-        self.write(
+        say(
             f"{self.title}  epoch {round(state.epoch)}/{self.total}  train loss {loss:.4f}  "
             f"validation {100 * metrics[f'eval_{self.main}']:.2f}  {seconds:.1f} s"
         )
-
-    def on_train_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
-        """Remove the bar."""
-        if self.bar is not None:
-            self.bar.on_train_end(args, state, control)
-
-    def write(self, line: str) -> None:
-        """Print a line, above the bar if there is one."""
-        if self.bar is not None:
-            self.bar.training_bar.write(line, file=sys.stderr)
-        else:
-            say(line)
 
 
 def epoch_records(kind: Kind, state: TrainerState) -> list[dict[str, Any]]:
@@ -341,9 +296,7 @@ def with_adapters(model: PreTrainedModel, rank: int) -> PeftModel:
     """Add low-rank adapters (Hu et al. 2021, equation 3; alpha 2 * rank) to every linear layer of the trunk.
 
     Everything else in the trunk is frozen. The head, and a pooler, which many checkpoints lack, are trained whole.
-
-    Trainer gets `get_base_model()` of the result, whose checkpoints contain all weights: those of a PeftModel would
-    lack the head.
+    Trainer gets `get_base_model()` of the result, because the checkpoints of a PeftModel would lack the head.
     """
     trunk = f"{model.base_model_prefix}." if model.base_model is not model else ""  # T5's model is its own trunk
     outside = {f"{trunk}pooler."}
@@ -362,52 +315,24 @@ def with_adapters(model: PreTrainedModel, rank: int) -> PeftModel:
     return adapted
 
 
-def parameter_groups(
-    model: nn.Module, *, learning_rate: float, layer_decay: float, weight_decay: float
-) -> list[dict[str, Any]]:
+def parameter_groups(model: nn.Module, settings: FinetuneSettings) -> list[dict[str, Any]]:
     """Return every trainable parameter once, grouped by (learning rate, weight decay) for a torch optimizer.
 
     With L layers, the head and everything after the last layer learn at `learning_rate`, layer i (0-based) at
     `learning_rate * layer_decay ** (L - i)`, and the embeddings at `learning_rate * layer_decay ** (L + 1)`. Weight
     decay applies to matrices only. Trainer has no layer-wise rates.
     """
-    depths = parameter_depths(model)
-    top = max(depths.values())
+    layers = {name: int(match[1]) for name, _ in model.named_parameters() if (match := _LAYER.search(name))}
+    tables = {id(p) for module in model.modules() if isinstance(module, nn.Embedding) for p in module.parameters()}
+    top = max(layers.values(), default=-1) + 2
     groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
     for name, parameter in model.named_parameters():
+        is_embedding = id(parameter) in tables or "embed" in name
+        depth = layers[name] + 1 if name in layers else 0 if is_embedding else top
         if parameter.requires_grad:
-            rate = learning_rate * layer_decay ** (top - depths[name])
-            groups[rate, weight_decay if parameter.ndim >= 2 else 0.0].append(parameter)
+            rate = settings.learning_rate * settings.layer_decay ** (top - depth)
+            groups[rate, settings.weight_decay if parameter.ndim >= 2 else 0.0].append(parameter)
     return [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()]
-
-
-def parameter_depths(model: nn.Module) -> dict[str, int]:
-    """Return each parameter's depth: 0 for embeddings, i + 1 for layer i, L + 1 for everything after the layers."""
-    tables = {
-        f"{name}.{parameter}"
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Embedding)
-        for parameter, _ in module.named_parameters(recurse=False)
-    }
-    layers = {name: int(match[1]) for name, _ in model.named_parameters() if (match := _LAYER.search(name))}
-    top = max(layers.values(), default=-1) + 2
-    depths = {}
-    for name, _ in model.named_parameters():
-        if name in layers:
-            depths[name] = layers[name] + 1
-        else:
-            depths[name] = 0 if name in tables or "embed" in name else top
-    return depths
-
-
-def _optimizer(model: nn.Module, settings: FinetuneSettings) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
-    groups = parameter_groups(
-        model,
-        learning_rate=settings.learning_rate,
-        layer_decay=settings.layer_decay,
-        weight_decay=settings.weight_decay,
-    )
-    return torch.optim.AdamW, {"params": groups, "lr": settings.learning_rate, "fused": True}
 
 
 def _arguments(kind: Kind, settings: FinetuneSettings, seed: int, directory: Path) -> TrainingArguments:
@@ -420,7 +345,6 @@ def _arguments(kind: Kind, settings: FinetuneSettings, seed: int, directory: Pat
         per_device_train_batch_size=per_process,
         per_device_eval_batch_size=4 * per_process,
         learning_rate=settings.learning_rate,
-        lr_scheduler_type="linear",
         warmup_steps=settings.warmup_ratio,  # below 1 it is a share of all steps
         label_smoothing_factor=settings.label_smoothing,
         bf16=supports_bf16(),
@@ -431,12 +355,11 @@ def _arguments(kind: Kind, settings: FinetuneSettings, seed: int, directory: Pat
         save_strategy="epoch",
         load_best_model_at_end=True,
         metric_for_best_model=kind.main,
-        greater_is_better=True,
         restore_callback_states_from_checkpoint=True,
         logging_nan_inf_filter=False,  # report NaN losses instead of filtering them
         report_to="none",
         log_level="error",
-        disable_tqdm=True,  # `Progress` has the bar
+        disable_tqdm=True,
     )
 
 
@@ -452,26 +375,14 @@ def _divides_by_items(model: nn.Module, batch: dict[str, torch.Tensor]) -> bool:
     return not torch.equal(of_one, of_two)
 
 
-def _last_checkpoint(directory: Path) -> Path | None:
-    """Return the last complete checkpoint; the main process removes what a killed run left half-written."""
-    pointer = directory / LAST
-    advice = f"delete {directory}, and --resume will redo that part"
-    last = directory / str(read_json(pointer, advice).get("checkpoint")) if pointer.is_file() else None
-    if is_main() and last is None:
-        remove_checkpoints(directory)
-    return last
+def redo(directory: Path) -> str:
+    """Return the advice for a damaged file in a seed's directory."""
+    return f"delete {directory}, and --resume will redo that part"
 
 
 def _check(checkpoint: Path) -> None:
-    """Check that every file of a checkpoint can be read.
-
-    Raises:
-        UserError: One is damaged or missing.
-    """
-    advice = f"delete {checkpoint.parent}, and --resume will redo that part"
-    if not (checkpoint / STATE).is_file():
-        raise UserError(f"{checkpoint / STATE}: no such file; {advice}")
-    for file in sorted(checkpoint.iterdir()):
+    """Check that every file of a checkpoint can be read."""
+    for file in sorted({checkpoint / STATE, *checkpoint.glob("*")}):
         try:
             if file.suffix == ".safetensors":
                 safe_open(file, "pt")
@@ -480,4 +391,4 @@ def _check(checkpoint: Path) -> None:
             elif zipfile.ZipFile(file).testzip() is not None:  # what torch.save writes
                 raise ValueError("checksum")
         except Exception as error:  # safetensors, zipfile and json each have their own types
-            raise UserError(f"{file}: damaged ({first_line(error)}); {advice}") from None
+            raise UserError(f"{file}: damaged ({first_line(error)}); {redo(checkpoint.parent)}") from None

@@ -14,7 +14,7 @@ PACKAGES = ("hf_tiny_transformer", "pretrain", "finetune")
 # command -> (function of its arguments, its line of --help)
 COMMANDS = {
     "pretrain": ("pretrain.cli:main", "train a model on your text"),
-    "finetune": ("finetune.cli:main", "fine-tune a model on a task, and report its scores"),
+    "finetune": ("finetune.__main__:main", "fine-tune a model on a task, and report its scores"),
     "predict": ("finetune.predict:main", "apply a fine-tuned model to the rows of a file"),
     "blimp": ("finetune.blimp:main", "measure how often a model prefers the grammatical sentence"),
     "report": ("pretrain.report:main", "compare pretraining runs on one HTML page"),

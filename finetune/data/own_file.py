@@ -17,7 +17,7 @@ from hf_tiny_transformer.common.errors import UserError
 from hf_tiny_transformer.common.processes import say
 from hf_tiny_transformer.common.tables import FORMATS, TableFile, file_format, parse_number
 
-from ..kinds.base import Kind
+from ..kinds import Kind
 from ..kinds.multiple_choice import MultipleChoice
 from ..kinds.sequence import SEPARATOR, MultiLabel, Regression, SingleLabel
 from ..kinds.text_to_text import METRICS, TextToText

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
-from transformers import AutoModelForMultipleChoice, DataCollatorForMultipleChoice, PreTrainedConfig
-
-from hf_tiny_transformer.publish.card import THIS_DIRECTORY
+from transformers import AutoModelForMultipleChoice, DataCollatorForMultipleChoice
 
 from ..data import Example
-from .base import Answer, Checkpoint, EncodedSplit, Kind, ModelInput, Outputs, rounded, tokenize
+from . import Answer, Checkpoint, Collator, EncodedSplit, Kind, ModelInput, Outputs, rounded, tokenize
 
 
 @dataclass(frozen=True)
@@ -28,25 +25,16 @@ class MultipleChoice(Kind):
     """
 
     shared: int = 1
-    metric: str = "accuracy"
-    metrics: tuple[str, ...] = ("accuracy",)
-    main: str = "accuracy"
 
     auto_class = AutoModelForMultipleChoice
     ending = "ForMultipleChoice"
     pipeline_tag = "multiple-choice"
+    has_pipeline = False
     smooths = True
     baselines = ("constant", "most_alike")
     reads: ClassVar = {"text": ("text",), "pair": (), "choices": ("choices",)}
     fields = ("prediction", "choice", "probability")
     constant_name = "most frequent place"
-
-    @classmethod
-    def from_config(cls, config: PreTrainedConfig) -> MultipleChoice:
-        return cls()
-
-    def config_fields(self) -> dict[str, Any]:
-        return {}
 
     def describe(self) -> str:
         return "choosing among several texts the one that goes with another"
@@ -56,15 +44,9 @@ class MultipleChoice(Kind):
         context, *beginning = texts[: self.shared]
         return [(context, " ".join([*beginning, choice])) for choice in texts[self.shared :]]
 
-    def usage(self, example: Example, trust: str) -> str:
-        """Return code without a pipeline, which transformers does not have for this task."""
+    def call(self, example: Example) -> str:
         context, choices = example.texts[0], [second for _, second in self.pairs(example.texts)]
-        return f"""from transformers import AutoModelForMultipleChoice, AutoTokenizer
-
-{THIS_DIRECTORY}
-tokenizer = AutoTokenizer.from_pretrained(model_id{trust})
-model = AutoModelForMultipleChoice.from_pretrained(model_id{trust})
-context, choices = {context!r}, {choices!r}
+        return f"""context, choices = {context!r}, {choices!r}
 encoded = tokenizer([context] * len(choices), choices, truncation=True, padding=True, return_tensors="pt")
 scores = model(**{{name: values[None] for name, values in encoded.items()}}).logits[0]
 print(choices[scores.argmax()])"""
@@ -85,7 +67,7 @@ print(choices[scores.argmax()])"""
             cut.append(any(cut_pairs[choices]))
         return EncodedSplit(examples, rows, cut)
 
-    def collator(self, checkpoint: Checkpoint) -> Callable[[list[ModelInput]], dict[str, torch.Tensor]]:
+    def collator(self, checkpoint: Checkpoint) -> Collator:
         pad = DataCollatorForMultipleChoice(checkpoint.tokenizer)
 
         def collate(rows: list[ModelInput]) -> dict[str, torch.Tensor]:
@@ -94,11 +76,8 @@ print(choices[scores.argmax()])"""
 
         return collate
 
-    def decode(self, outputs: Outputs, split: EncodedSplit) -> np.ndarray:
-        return np.array([row.argmax() for row in outputs])
-
-    def references(self, examples: Sequence[Example]) -> np.ndarray:
-        return np.array([example.label for example in examples])
+    def decode(self, outputs: Outputs, split: EncodedSplit) -> list[int]:
+        return [int(row.argmax()) for row in outputs]
 
     def answer(self, outputs: Outputs, split: EncodedSplit) -> list[Answer]:
         """Return the index of the most probable choice, from 0, its text and its probability."""
@@ -109,5 +88,5 @@ print(choices[scores.argmax()])"""
             answers.append(choice | {"probability": rounded(probability)})
         return answers
 
-    def constant(self, references: np.ndarray) -> int:
-        return Counter(references.tolist()).most_common(1)[0][0]
+    def constant(self, references: list[Any]) -> int:
+        return Counter(references).most_common(1)[0][0]

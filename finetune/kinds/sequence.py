@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -12,28 +11,21 @@ import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.multiclass import OneVsRestClassifier
-from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, PreTrainedConfig
+from transformers import AutoModelForSequenceClassification, PreTrainedConfig
 
 from ..data import Example
-from .base import (
-    Answer,
-    Checkpoint,
-    EncodedSplit,
-    Kind,
-    ModelInput,
-    Outputs,
-    label_fields,
-    label_names,
-    rounded,
-    tokenize,
-)
+from . import Answer, Checkpoint, EncodedSplit, Kind, Outputs, label_fields, label_names, rounded, tokenize
 
 SEPARATOR = "|"  # between the labels of a row that has several
 THRESHOLD = 0.5  # a label of several is predicted if it is more probable
 
 
 class SequenceKind(Kind):
-    """A label for a sequence; a subclass defines what a label is."""
+    """A label for a sequence; a subclass defines what a label is.
+
+    For the baselines it also has `constant(references)`, the prediction of a model that reads no text, and
+    `linear(strength)`, a scikit-learn estimator that fits its data more closely the larger `strength` is.
+    """
 
     auto_class = AutoModelForSequenceClassification
     ending = "ForSequenceClassification"
@@ -52,17 +44,9 @@ class SequenceKind(Kind):
             return Regression()
         return SingleLabel(label_names(config))
 
-    @abstractmethod
     def target(self, label: Any) -> Any:
         """Return `labels` of one row, as the model's loss takes it."""
-
-    @abstractmethod
-    def constant(self, references: np.ndarray) -> Any:
-        """Return the prediction of a model that reads no text, from the training split's references."""
-
-    @abstractmethod
-    def linear(self, strength: float) -> Any:
-        """Return a scikit-learn estimator that fits its data more closely the larger `strength` is."""
+        return label
 
     def encode(self, examples: Sequence[Example], checkpoint: Checkpoint, *, labelled: bool = True) -> EncodedSplit:
         rows, cut = tokenize(checkpoint, *zip(*(example.texts for example in examples), strict=True))
@@ -70,9 +54,6 @@ class SequenceKind(Kind):
             for row, example in zip(rows, examples, strict=True):
                 row["labels"] = self.target(example.label)
         return EncodedSplit(examples, rows, cut)
-
-    def collator(self, checkpoint: Checkpoint) -> Callable[[list[ModelInput]], dict[str, torch.Tensor]]:
-        return DataCollatorWithPadding(checkpoint.tokenizer)
 
     def call(self, example: Example) -> str:
         if len(example.texts) == 2:
@@ -99,12 +80,6 @@ class SingleLabel(SequenceKind):
     def describe(self) -> str:
         return f"text classification ({', '.join(self.label_names)})"
 
-    def target(self, label: int) -> int:
-        return label
-
-    def references(self, examples: Sequence[Example]) -> np.ndarray:
-        return np.array([example.label for example in examples])
-
     def decode(self, outputs: Outputs, split: EncodedSplit) -> np.ndarray:
         return np.stack(outputs).argmax(axis=-1)
 
@@ -118,8 +93,8 @@ class SingleLabel(SequenceKind):
     def spell(self, label: int) -> str:
         return self.label_names[label]
 
-    def constant(self, references: np.ndarray) -> int:
-        return Counter(references.tolist()).most_common(1)[0][0]
+    def constant(self, references: list[int]) -> int:
+        return Counter(references).most_common(1)[0][0]
 
     def linear(self, strength: float) -> LogisticRegression:
         return LogisticRegression(C=strength, max_iter=1000)
@@ -130,9 +105,9 @@ class MultiLabel(SequenceKind):
     """A label is a tuple of any number of indices into `label_names`."""
 
     label_names: tuple[str, ...]
-    metric: str = "multilabel"
-    metrics: tuple[str, ...] = ("micro_f1", "macro_f1", "exact_match")
-    main: str = "micro_f1"
+    metric = "multilabel"
+    metrics = ("micro_f1", "macro_f1", "exact_match")
+    main = "micro_f1"
     constant_name = "labels of more than half the rows"
     linear_name = "logistic regression per label"
     fields = ("prediction", "probabilities")
@@ -178,9 +153,9 @@ class MultiLabel(SequenceKind):
 class Regression(SequenceKind):
     """A label is a number."""
 
-    metric: str = "glue/stsb"
-    metrics: tuple[str, ...] = ("pearson", "spearmanr")
-    main: str = "pearson"
+    metric = "glue/stsb"
+    metrics = ("pearson", "spearmanr")
+    main = "pearson"
     constant_name = "mean"
     linear_name = "ridge regression"
 
@@ -195,9 +170,6 @@ class Regression(SequenceKind):
 
     def target(self, label: float) -> float:
         return float(label)
-
-    def references(self, examples: Sequence[Example]) -> np.ndarray:
-        return np.array([example.label for example in examples], dtype=float)
 
     def decode(self, outputs: Outputs, split: EncodedSplit) -> np.ndarray:
         return np.stack(outputs)[:, 0].astype(float)
@@ -215,8 +187,8 @@ class Regression(SequenceKind):
     def spell(self, label: float) -> str:
         return f"{label:g}"
 
-    def constant(self, references: np.ndarray) -> float:
-        return float(references.mean())
+    def constant(self, references: list[float]) -> float:
+        return float(np.mean(references))
 
     def linear(self, strength: float) -> Ridge:
         return Ridge(alpha=1 / strength)

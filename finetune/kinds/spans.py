@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from transformers import AutoModelForQuestionAnswering, DataCollatorWithPadding, PreTrainedConfig
-
-from hf_tiny_transformer.publish.card import THIS_DIRECTORY
+from transformers import AutoModelForQuestionAnswering, PreTrainedConfig
 
 from ..data import Example
-from .base import Answer, Checkpoint, EncodedSplit, Kind, ModelInput, Outputs, require_fast_tokenizer, rounded
+from . import Answer, Checkpoint, EncodedSplit, Kind, Outputs, rounded
 
 LONGEST_ANSWER = 30  # tokens, as in the scripts of transformers and of the original BERT
 IMPOSSIBLE = "handle_impossible_answer"  # a field of the config, named after the parameter of transformers' pipeline
@@ -23,29 +21,23 @@ NO_ANSWER = 0  # the position of [CLS], which means "not in this window"
 
 @dataclass(frozen=True)
 class Window:
-    """The part of an example's context that a row holds.
-
-    Its tokens `first`, `first + 1`, ... are the characters `offsets` (tokens, 2) of the context.
-    """
+    """The part of an example's context that a row holds."""
 
     example: int
-    first: int
-    offsets: np.ndarray
+    first: int  # the row's first token of the context
+    offsets: np.ndarray  # (tokens, 2), the characters of each token of it
 
 
 @dataclass(frozen=True)
 class WindowSplit(EncodedSplit):
-    """`windows` has an entry for each row."""
+    """With a window for each row."""
 
     windows: list[Window]
 
 
 @dataclass(frozen=True)
 class Found:
-    """An answer: characters `start` to `end` of its context, tokens `first` to `last` (inclusive) of row `row`.
-
-    Its text is "" where there is no answer.
-    """
+    """Characters `start` to `end` of a context, tokens `first` to `last` (inclusive) of `row`; "" is no answer."""
 
     text: str
     start: int
@@ -65,13 +57,15 @@ class Spans(Kind):
     """
 
     unanswerable: bool = False
-    metric: str = "squad"
-    metrics: tuple[str, ...] = ("f1", "exact_match")
-    main: str = "f1"
 
+    metric = "squad"
+    metrics = ("f1", "exact_match")
+    main = "f1"
     auto_class = AutoModelForQuestionAnswering
     ending = "ForQuestionAnswering"
     pipeline_tag = "question-answering"
+    has_pipeline = False  # transformers no longer has it
+    needs_fast_tokenizer = True
     default_max_length = 384
     answer_length = 384
     shortest = 16  # fewer leave hardly any room for question and context
@@ -88,20 +82,13 @@ class Spans(Kind):
     def describe(self) -> str:
         return "answering questions with a part of a text" + (" or with nothing" if self.unanswerable else "")
 
-    def usage(self, example: Example, trust: str) -> str:
-        """Return code without a pipeline, which transformers no longer has for this task."""
-        return f"""from transformers import AutoModelForQuestionAnswering, AutoTokenizer
-
-{THIS_DIRECTORY}
-tokenizer = AutoTokenizer.from_pretrained(model_id{trust})
-model = AutoModelForQuestionAnswering.from_pretrained(model_id{trust})
-encoded = tokenizer({example.texts[0]!r}, {example.texts[1]!r}, truncation=True, return_tensors="pt")
+    def call(self, example: Example) -> str:
+        return f"""encoded = tokenizer({example.texts[0]!r}, {example.texts[1]!r}, truncation=True, return_tensors="pt")
 answer = model(**encoded)
 print(tokenizer.decode(encoded["input_ids"][0][answer.start_logits.argmax() : answer.end_logits.argmax() + 1]))"""
 
     def encode(self, examples: Sequence[Example], checkpoint: Checkpoint, *, labelled: bool = True) -> WindowSplit:
         """Tokenize; a context longer than a row becomes several rows, each with the whole question."""
-        require_fast_tokenizer(checkpoint)
         questions = [example.texts[0] for example in examples]
         shortened = _shorten(questions, checkpoint)
         encoded = checkpoint.tokenizer(
@@ -126,9 +113,6 @@ print(tokenizer.decode(encoded["input_ids"][0][answer.start_logits.argmax() : an
         cut = [short != whole for short, whole in zip(shortened, questions, strict=True)]
         return WindowSplit(examples, rows, cut, windows)
 
-    def collator(self, checkpoint: Checkpoint) -> Callable[[list[ModelInput]], dict[str, torch.Tensor]]:
-        return DataCollatorWithPadding(checkpoint.tokenizer)
-
     def outputs(self, logits: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
         """Return (B, T, 2): the logits of start and end."""
         return torch.stack(tuple(logits[:2]), dim=-1).float()
@@ -139,9 +123,7 @@ print(tokenizer.decode(encoded["input_ids"][0][answer.start_logits.argmax() : an
     def find(self, outputs: Outputs, split: EncodedSplit) -> list[Found]:
         """Return the best span over all windows of each example, or "" where no answer is likelier.
 
-        Args:
-            outputs: (T, 2) for each row, with or without padding at its end.
-            split: The examples and their windows.
+        `outputs` has (T, 2) for each row, with or without padding at its end.
         """
         assert isinstance(split, WindowSplit)
         best = [(-np.inf, Found("", 0, 0, 0, NO_ANSWER, NO_ANSWER))] * len(split.examples)
@@ -186,8 +168,7 @@ print(tokenizer.decode(encoded["input_ids"][0][answer.start_logits.argmax() : an
 def best_span(logits: np.ndarray) -> tuple[float, int, int]:
     """Return (score, first, last token) of the best span of at most `LONGEST_ANSWER` tokens.
 
-    Args:
-        logits: (T, 2) of start and end; a span's score is their sum.
+    `logits` (T, 2) are those of start and end; a span's score is their sum.
     """
     scores = logits[:, None, 0] + logits[None, :, 1]
     distance = np.arange(len(logits))[None, :] - np.arange(len(logits))[:, None]
@@ -208,13 +189,8 @@ def _positions(window: Window, accepted: Sequence[tuple[int, str]]) -> tuple[int
 
 def _shorten(questions: list[str], checkpoint: Checkpoint) -> list[str]:
     """Truncate questions to half a row, so that any context fits into windows beside them."""
-    encoded = checkpoint.tokenizer(
-        questions,
-        add_special_tokens=False,
-        truncation=True,
-        max_length=max(1, checkpoint.max_length // 2 - 3),
-        return_offsets_mapping=True,
-    )
+    most, options = max(1, checkpoint.max_length // 2 - 3), {"truncation": True, "return_offsets_mapping": True}
+    encoded = checkpoint.tokenizer(questions, add_special_tokens=False, max_length=most, **options)
     return [
         question[: offsets[-1][1]] if offsets else question
         for question, offsets in zip(questions, encoded["offset_mapping"], strict=True)

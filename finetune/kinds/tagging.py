@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,19 +12,7 @@ from seqeval.metrics.sequence_labeling import get_entities
 from transformers import AutoModelForTokenClassification, DataCollatorForTokenClassification, PreTrainedConfig
 
 from ..data import Example
-from .base import (
-    Answer,
-    Checkpoint,
-    EncodedSplit,
-    Kind,
-    ModelInput,
-    Outputs,
-    label_fields,
-    label_names,
-    require_fast_tokenizer,
-    rounded,
-    tokenize,
-)
+from . import Answer, Checkpoint, Collator, EncodedSplit, Kind, Outputs, label_fields, label_names, rounded, tokenize
 
 OUTSIDE = "O"
 UNLABELLED = -100  # ignored by torch's cross entropy
@@ -51,13 +39,14 @@ class Tagging(Kind):
     """
 
     label_names: tuple[str, ...]
-    metric: str = "ner"
-    metrics: tuple[str, ...] = ("f1", "precision", "recall")
-    main: str = "f1"
 
+    metric = "ner"
+    metrics = ("f1", "precision", "recall")
+    main = "f1"
     auto_class = AutoModelForTokenClassification
     ending = "ForTokenClassification"
     pipeline_tag = "token-classification"
+    needs_fast_tokenizer = True
     baselines = ("most_frequent_tag",)
     fields = ("entities",)
 
@@ -76,7 +65,6 @@ class Tagging(Kind):
         return super().call(example)[:-2] + ", aggregation_strategy='simple'))"
 
     def encode(self, examples: Sequence[Example], checkpoint: Checkpoint, *, labelled: bool = True) -> TaggedSplit:
-        require_fast_tokenizer(checkpoint)
         rows, cut = tokenize(checkpoint, [example.texts[0] for example in examples], return_offsets_mapping=True)
         pieces = [
             _first_pieces(_words(example.texts[0]), row.pop("offset_mapping"))
@@ -91,7 +79,7 @@ class Tagging(Kind):
                         row["labels"][position] = index[tag]
         return TaggedSplit(examples, rows, cut, pieces)
 
-    def collator(self, checkpoint: Checkpoint) -> Callable[[list[ModelInput]], dict[str, torch.Tensor]]:
+    def collator(self, checkpoint: Checkpoint) -> Collator:
         return DataCollatorForTokenClassification(checkpoint.tokenizer, label_pad_token_id=UNLABELLED)
 
     def outputs(self, logits: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
@@ -105,9 +93,6 @@ class Tagging(Kind):
             [OUTSIDE if position is None else self.label_names[int(row[position, 0])] for position in pieces]
             for row, pieces in zip(outputs, split.first_pieces, strict=True)
         ]
-
-    def references(self, examples: Sequence[Example]) -> list[list[str]]:
-        return [list(example.label) for example in examples]
 
     def answer(self, outputs: Outputs, split: EncodedSplit) -> list[Answer]:
         """Return the entities of each text.
@@ -126,11 +111,12 @@ class Tagging(Kind):
             entities = []
             for label, first, last in spans:
                 inside = [row[position, 1] for position in pieces[first : last + 1] if position is not None]
-                start, end = _without_punctuation(text, words[first][0], words[last][1])
-                probability = rounded(sum(inside) / len(inside))
-                entities.append(
-                    {"label": label, "start": start, "end": end, "text": text[start:end], "probability": probability}
-                )
+                start, end = words[first][0], words[last][1]
+                if inner := text[start:end].strip(PUNCTUATION):
+                    start = text.index(inner, start)
+                    end = start + len(inner)
+                place = {"label": label, "start": start, "end": end, "text": text[start:end]}
+                entities.append(place | {"probability": rounded(sum(inside) / len(inside))})
             answers.append({"entities": entities})
         return answers
 
@@ -151,9 +137,7 @@ def _words(text: str) -> list[tuple[int, int]]:
 def _first_pieces(words: Sequence[tuple[int, int]], offsets: Sequence[tuple[int, int]]) -> list[int | None]:
     """Return, for each word, the first token that has a character of it and none of an earlier word.
 
-    Args:
-        words: Characters of each word.
-        offsets: Characters of each token, (0, 0) for special ones. Byte-level tokenizers include the space before.
+    `offsets` are the characters of each token, (0, 0) for special ones. Byte-level tokenizers include the space before.
     """
     positions: list[int | None] = []
     token = 0
@@ -164,12 +148,3 @@ def _first_pieces(words: Sequence[tuple[int, int]], offsets: Sequence[tuple[int,
         positions.append(token if found else None)
         token += found
     return positions
-
-
-def _without_punctuation(text: str, start: int, end: int) -> tuple[int, int]:
-    """Return the characters of an entity without punctuation around it, unless it consists of nothing else."""
-    inner = text[start:end].strip(PUNCTUATION)
-    if not inner:
-        return start, end
-    start = text.index(inner, start)
-    return start, start + len(inner)

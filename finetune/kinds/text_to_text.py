@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModelForSeq2SeqLM, DataCollatorForSeq2Seq, PreTrainedConfig, PreTrainedTokenizerBase
-
-from hf_tiny_transformer.publish.card import THIS_DIRECTORY
+from transformers import AutoModelForSeq2SeqLM, DataCollatorForSeq2Seq, PreTrainedTokenizerBase
 
 from ..data import Example
-from .base import Answer, Checkpoint, EncodedSplit, Kind, ModelInput, Outputs, tokenize
+from . import Answer, Checkpoint, Collator, EncodedSplit, Kind, Outputs, tokenize
 
 METRICS: dict[str, tuple[str, ...]] = {"rouge": ("rougeL", "rouge1", "rouge2", "rougeLsum"), "bleu": ("bleu",)}
 
@@ -37,6 +34,7 @@ class TextToText(Kind):
     auto_class = AutoModelForSeq2SeqLM
     ending = "ForConditionalGeneration"
     pipeline_tag = "text2text-generation"
+    has_pipeline = False
     generates = True
     answer_length = Kind.default_max_length
 
@@ -50,23 +48,11 @@ class TextToText(Kind):
         """Return the first of them."""
         return METRICS[self.metric][0]
 
-    @classmethod
-    def from_config(cls, config: PreTrainedConfig) -> TextToText:
-        return cls()
-
-    def config_fields(self) -> dict[str, Any]:
-        return {}
-
     def describe(self) -> str:
         return "writing a text for a text"
 
-    def usage(self, example: Example, trust: str) -> str:
-        return f"""from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
-
-{THIS_DIRECTORY}
-tokenizer = AutoTokenizer.from_pretrained(model_id{trust})
-model = AutoModelForSeq2SeqLM.from_pretrained(model_id{trust})
-encoded = tokenizer({example.texts[0]!r}, truncation=True, return_tensors="pt")
+    def call(self, example: Example) -> str:
+        return f"""encoded = tokenizer({example.texts[0]!r}, truncation=True, return_tensors="pt")
 print(tokenizer.decode(model.generate(**encoded, max_length=128)[0], skip_special_tokens=True))"""
 
     def encode(self, examples: Sequence[Example], checkpoint: Checkpoint, *, labelled: bool = True) -> WrittenSplit:
@@ -79,7 +65,7 @@ print(tokenizer.decode(model.generate(**encoded, max_length=128)[0], skip_specia
             row["labels"] = row["labels"][1:] if row["labels"][:1] == [start] else row["labels"]
         return WrittenSplit(examples, rows, cut, checkpoint.tokenizer)
 
-    def collator(self, checkpoint: Checkpoint) -> Callable[[list[ModelInput]], dict[str, torch.Tensor]]:
+    def collator(self, checkpoint: Checkpoint) -> Collator:
         return DataCollatorForSeq2Seq(checkpoint.tokenizer)
 
     def outputs(self, logits: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
@@ -91,9 +77,6 @@ print(tokenizer.decode(model.generate(**encoded, max_length=128)[0], skip_specia
         tokenizer = split.tokenizer
         texts = [np.where(ids < 0, tokenizer.pad_token_id, ids) for ids in outputs]  # Trainer pads with -100
         return [text.strip() for text in tokenizer.batch_decode(texts, skip_special_tokens=True)]
-
-    def references(self, examples: Sequence[Example]) -> list[str]:
-        return [example.label for example in examples]
 
     def answer(self, outputs: Outputs, split: EncodedSplit) -> list[Answer]:
         return [{"prediction": text} for text in self.decode(outputs, split)]

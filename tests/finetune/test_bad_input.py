@@ -89,10 +89,6 @@ BROKEN_MODELS: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     ),
     "tokenizer no JSON": (lambda w: cut_in_half(w / "model/tokenizer.json"), ["--model", "tokenizer cannot be read"]),
     "tokenizer too large": (lambda w: edit_config(w, vocab_size=6), ["tokenizer", "vocab_size in config.json is 6"]),
-    "summary no JSON": (
-        lambda w: ((w / "model/training").mkdir(), (w / "model/training/summary.json").write_text("{")),
-        ["summary.json", "JSON"],
-    ),
 }
 
 

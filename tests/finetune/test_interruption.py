@@ -14,6 +14,7 @@ from toys import (
     assert_same_run,
     bert_config,
     launch,
+    launch_several,
     results_of,
     run,
     save,
@@ -40,15 +41,14 @@ def family(pid: int) -> list[int]:
     return [pid, *(each for child in children for each in family(int(child)))]
 
 
-def kill_after(line: str, process, sign: int = signal.SIGKILL) -> str:
-    """End the command as soon as it has written `line`, and return what it wrote."""
-    written, sent = "", False
+def kill_after(line: str, process, sign: int, times: int = 1) -> str:
+    """End the command as soon as it has written `line` that often, and return what it wrote."""
+    written = ""
     for text in process.stderr:
         written += text
-        if line in text and not sent:
+        if line in text and written.count(line) == times:
             for pid in family(process.pid):
                 os.kill(pid, sign)
-            sent = True
     process.wait(timeout=120)
     assert process.returncode != 0, written
     return written
@@ -56,30 +56,32 @@ def kill_after(line: str, process, sign: int = signal.SIGKILL) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
-def test_killed_in_the_second_seed_and_resumed_is_the_same_as_uninterrupted(processes, tasks, tmp_path, capsys):
-    """With dropout, masking and batches by length; two processes by gloo."""
-    arguments = [*tasks["sst2"], *FLAGS]
+def test_stopped_in_the_second_seed_and_resumed_is_the_same_as_uninterrupted(processes, tasks, tmp_path, capsys):
+    """With dropout, masking and batches by length; one process by SIGTERM, two processes (gloo) by SIGKILL."""
+    arguments = [*tasks["sst2"], *FLAGS, "--epochs", "3"]
+    stopped = [*arguments, "--output", tmp_path / "out"]
     if processes > 1:
-        whole = launch(*arguments, "--output", tmp_path / "whole", processes=processes)
-        assert whole.wait(timeout=300) == 0, whole.stderr.read()
+        both = launch_several([[*arguments, "--output", tmp_path / "whole"], stopped])
+        kill_after("seed 2  epoch 2/3", both, signal.SIGKILL, times=2)
     else:
         assert run(*arguments, "--output", tmp_path / "whole") == 0
-    stopped = [*arguments, "--output", tmp_path / "out"]
-    kill_after("seed 2  epoch 2/4", launch(*stopped, processes=processes))
+        process = launch(*stopped)
+        said = kill_after("seed 2  epoch 2/3", process, signal.SIGTERM)
+        assert process.returncode == 143 and said.splitlines()[-1].startswith("error: SIGTERM: finished parts are in ")
     folder = tmp_path / "out.unfinished"
     assert not (tmp_path / "out").exists() and (folder / "seeds/1/result.json").is_file()
     assert {path.name for path in (folder / "seeds/1").iterdir()} == {"model.safetensors", "result.json"}
     capsys.readouterr()
     assert run(*stopped) == 2 and "continue with --resume" in capsys.readouterr().err
     if processes > 1:
-        resumed = launch(*stopped, "--resume", processes=processes)
+        resumed = launch_several([[*stopped, "--resume"]])
         _, said = resumed.communicate(timeout=300)
         assert resumed.returncode == 0, said
     else:
         assert run(*stopped, "--resume") == 0
         said = capsys.readouterr().err
     assert "finished before: seed 1" in said and "seed 2  continues after epoch " in said
-    assert "seed 1  epoch" not in said and "seed 2  epoch 1/4" not in said
+    assert "seed 1  epoch" not in said and "seed 2  epoch 1/3" not in said
     assert_same_run(tmp_path / "out", tmp_path / "whole")
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["out", "whole"]
     seconds = [sum(epoch["seconds"] for epoch in seed["epochs"]) for seed in results_of(tmp_path / "out")["seeds"]]
@@ -234,32 +236,25 @@ def test_sigterm_says_what_is_kept(toy, tmp_path, monkeypatch, capsys):
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
-@pytest.mark.slow
-def test_sigterm_to_the_real_command_names_resume(toy, tmp_path):
-    process = launch(*command(toy, tmp_path / "out"))
-    said = kill_after("seed 1  epoch 1/4", process, signal.SIGTERM)
-    assert process.returncode == 143 and said.splitlines()[-1].startswith("error: SIGTERM: ")
-
-
 def test_other_settings_data_or_weights_are_refused_by_name(work, capsys):
     arguments = command(work, work / "out", "--resume")
     assert_refused([*arguments, "--epochs", "5"], capsys, "run.json", "epochs 4", "now it is 5")
     assert_refused([*arguments, "--dropout", "0.2"], capsys, "run.json", "dropout 0.1")
     identity = work / "out.unfinished" / "run.json"
     original = json.loads(identity.read_text())
-    identity.write_text(json.dumps(original | {"processes": 2}))
-    assert_refused(arguments, capsys, "the number of processes", "2 then, 1 now")
+    identity.write_text(json.dumps(original | {"number of processes": 2}))
+    assert_refused(arguments, capsys, "number of processes 2, now it is 1")
     identity.write_text(json.dumps(original))
     torch.manual_seed(1)
     shutil.rmtree(work / "stock")
     save(BertForMaskedLM(bert_config()), wordpiece(), work / "stock")
-    assert_refused(arguments, capsys, "the weights of --model changed")
+    assert_refused(arguments, capsys, "weights of --model")
     other = write_glue(work / "other", rows=401)
-    assert_refused(command(work, work / "out", "--resume", glue=other), capsys, "the data changed")
+    assert_refused(command(work, work / "out", "--resume", glue=other), capsys, "texts and labels")
     dev = work / "glue" / "SST-2" / "dev.tsv"
     dev.write_text(dev.read_text().replace("plain0", "plain1"))
-    assert_refused(arguments, capsys, "the data changed", "sha256")
-    assert_refused(command(work, work / "whole", "--resume"), capsys, "results.json", "the data changed")
+    assert_refused(arguments, capsys, "texts and labels", "sha256")
+    assert_refused(command(work, work / "whole", "--resume"), capsys, "results.json", "texts and labels")
     assert not (work / "out").exists()
 
 

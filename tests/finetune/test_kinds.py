@@ -22,15 +22,16 @@ from toys import (
 )
 from transformers import BartConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
-from finetune.cli import parse_settings
 from finetune.data import Example
-from finetune.kinds import KINDS, Checkpoint, EncodedSplit, from_config
+from finetune.kinds import Checkpoint, EncodedSplit
 from finetune.kinds.multiple_choice import MultipleChoice
 from finetune.kinds.sequence import MultiLabel, Regression, SingleLabel
 from finetune.kinds.spans import LONGEST_ANSWER, NO_ANSWER, Spans, best_span
 from finetune.kinds.tagging import Tagging
 from finetune.kinds.text_to_text import TextToText
 from finetune.metrics import score
+from finetune.predict import KINDS, kind_of
+from finetune.settings import parse_settings
 from finetune.tasks import TASKS
 from finetune.train import Training, outputs_of
 
@@ -103,7 +104,7 @@ def test_outputs_are_the_models_row_by_row(name, toy):
     training = Training(kind, checkpoint, settings, split, split)
     model = training.build(1)
     model.config.architectures = [type(model).__name__]
-    assert from_config(model.config, "x") == kind
+    assert kind_of(model.config, "x") == kind
     with torch.no_grad():
         for row, output in zip(split.rows, outputs_of(training, model, split), strict=True):
             alone = model(**{key: torch.tensor([value]) for key, value in row.items() if key != "labels"}).logits[0]
@@ -270,5 +271,5 @@ def test_every_kind_is_found_by_the_config_it_writes(tmp_path):
     for kind in made:
         config = kind.open(str(tmp_path)).build(0).config
         config.architectures = [f"Bert{kind.ending}"]
-        assert from_config(config, "x") == kind
+        assert kind_of(config, "x") == kind
     assert len({kind.ending for kind in KINDS}) == len(KINDS) == 5

@@ -234,7 +234,7 @@ def test_an_interrupted_run_leaves_nothing_that_looks_whole(models, tmp_path, mo
 
     def interrupted(self, rows):
         if (stop := next(windows)) is not None:
-            assert [file.name for file in tmp_path.glob("out*")] == ["out.jsonl.unfinished"]
+            assert not (tmp_path / "out.jsonl").exists() and len(list(tmp_path.glob(".out.jsonl-*"))) == 1
             raise stop
         return [{"prediction": 0.0} for _ in rows]
 
@@ -244,16 +244,16 @@ def test_an_interrupted_run_leaves_nothing_that_looks_whole(models, tmp_path, mo
     assert list(tmp_path.iterdir()) == [source]
 
 
-def test_a_killed_process_leaves_only_an_unfinished_file_and_a_second_run_succeeds(models, tmp_path):
+def test_a_killed_process_leaves_no_output_and_a_second_run_succeeds(models, tmp_path):
     source = write_lines(tmp_path / "in.txt", texts(3) * 20_000)  # far more than it can answer before it is killed
     command = ["predict", "--model", models["regression"], "--input", source, "--batch_size", "1"]
     process = launch(*command, "--output", tmp_path / "out.jsonl")
     deadline = time.monotonic() + 120
-    while not (tmp_path / "out.jsonl.unfinished").exists() and time.monotonic() < deadline:
+    while not list(tmp_path.glob(".out*")) and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    assert [file.name for file in tmp_path.glob("out*")] == ["out.jsonl.unfinished"]
+    assert not (tmp_path / "out.jsonl").exists() and len(list(tmp_path.glob(".out.jsonl-*"))) == 1
     assert run(models["regression"], write_lines(tmp_path / "again.txt", texts(3)), tmp_path / "out.jsonl") == 0
     assert [file.name for file in tmp_path.glob("out*")] == ["out.jsonl"] and len(rows_of(tmp_path / "out.jsonl")) == 3
 

@@ -1,5 +1,6 @@
 """Protects the parts around Trainer: order, masking, rates per layer, adapters, dropout, baselines."""
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,15 +16,14 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from finetune.baselines import constant, tfidf
-from finetune.cli import parse_settings
+from finetune.baselines import quick_baselines
 from finetune.kinds.sequence import SingleLabel
+from finetune.settings import FinetuneSettings, parse_settings
 from finetune.tasks import open_task
 from finetune.train import Training, train_seed
 from finetune.trainer import (
     LengthGroupedOrder,
     MaskedTexts,
-    parameter_depths,
     parameter_groups,
     with_adapters,
 )
@@ -73,7 +73,8 @@ LAYERS = {
 def test_layer_decay_covers_every_parameter_once_at_its_rate(case):
     make, embedding, layer, head = LAYERS[case]
     model = make()
-    groups = parameter_groups(model, learning_rate=1.0, layer_decay=0.5, weight_decay=0.1)
+    settings = FinetuneSettings("x", "x", "x", learning_rate=1.0, layer_decay=0.5, weight_decay=0.1)
+    groups = parameter_groups(model, settings)
     grouped = [id(parameter) for group in groups for parameter in group["params"]]
     assert sorted(grouped) == sorted(id(parameter) for parameter in model.parameters())
     found = {id(p): (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
@@ -82,8 +83,7 @@ def test_layer_decay_covers_every_parameter_once_at_its_rate(case):
     assert {name: found[id(named[name])][0] for name in expected} == expected
     for name, parameter in named.items():
         assert found[id(parameter)][1] == (0.1 if parameter.ndim >= 2 else 0.0), name
-    assert max(parameter_depths(model).values()) == 4
-    flat = parameter_groups(model, learning_rate=3e-4, layer_decay=1.0, weight_decay=0.1)
+    flat = parameter_groups(model, dataclasses.replace(settings, learning_rate=3e-4, layer_decay=1.0))
     assert {group["lr"] for group in flat} == {3e-4}
 
 
@@ -183,9 +183,8 @@ def test_baselines_choose_on_validation_only(toy):
     places = ["--model", "x", "--task", "sst2", "--data", str(toy / "glue"), "--output", "unused"]
     _, splits = open_task(parse_settings(places))
     kind = Counting(("negative", "positive"))
-    tfidf(kind, splits)
-    assert ASKED == [40] * 5 + [60], "five values of C on validation, then the reported split once"
+    majority, _ = quick_baselines(kind, splits)
+    assert [40, 60, *[40] * 5, 40, 60] == ASKED, "five values of C on validation; the reported split once per method"
     labels, training = ([e.label for e in rows] for rows in (splits.reported["dev"], splits.train))
-    majority = max(set(training), key=training.count)
-    expected = labels.count(majority) / len(labels)
-    assert constant(kind, splits).reported["dev"]["accuracy"].mean == pytest.approx(expected)
+    expected = labels.count(max(set(training), key=training.count)) / len(labels)
+    assert majority.reported["dev"]["accuracy"].mean == pytest.approx(expected)

@@ -16,6 +16,8 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import BertConfig, BertForMaskedLM, PreTrainedModel, PreTrainedTokenizerFast
 
 import hf_tiny_transformer as ours
+from hf_tiny_transformer.cli import run as command
+from hf_tiny_transformer.common.errors import run_command
 
 REPOSITORY = Path(__file__).parents[2]
 GOOD, BAD = [f"good{i}" for i in range(8)], [f"bad{i}" for i in range(8)]
@@ -33,20 +35,27 @@ TIMES = {"seconds", "timings", "energy", "command", "resume", "output"}
 
 def run(*words: Any) -> int:
     """Run `python -m finetune` in this process and return its exit status."""
-    from finetune.__main__ import main
-
-    return main([str(word) for word in words])
+    return run_command(lambda: command("finetune", [str(word) for word in words]))
 
 
-def launch(*words: Any, processes: int = 1) -> subprocess.Popen:
-    """Start the command in processes of its own."""
+def launch(*words: Any) -> subprocess.Popen:
+    """Start the command in a process of its own."""
+    return _start("-m", "finetune", *map(str, words))
+
+
+def launch_several(commands: list[list[Any]]) -> subprocess.Popen:
+    """Start two processes, by gloo, that run the commands one after the other."""
     config = str(REPOSITORY / "pretrain" / "launch" / "cpu-2.yaml")
-    accelerate = ["-m", "accelerate.commands.launch", "--main_process_port", "0", "--config_file", config]
-    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads()), "HF_HUB_OFFLINE": "1"}
+    launcher = ["-m", "accelerate.commands.launch", "--main_process_port", "0", "--config_file", config]
+    return _start(*launcher, __file__, json.dumps(commands, default=str))
+
+
+def _start(*words: str) -> subprocess.Popen:
+    variables = {"OMP_NUM_THREADS": str(torch.get_num_threads()), "HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true"}
     return subprocess.Popen(
-        [sys.executable, *(accelerate if processes > 1 else []), "-m", "finetune", *map(str, words)],
+        [sys.executable, *words],
         cwd=REPOSITORY,
-        env=os.environ | threads | {"ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(REPOSITORY)},
+        env=os.environ | variables | {"PYTHONPATH": str(REPOSITORY)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -228,3 +237,7 @@ def make_tasks(folder: Path) -> dict[str, list[str]]:
         "choose": ["--model", folder / "encoder", "--task", folder / "choices.csv", *choices],
     }
     return {name: [str(word) for word in words] for name, words in commands.items()}
+
+
+if __name__ == "__main__":
+    sys.exit(max(run(*words) for words in json.loads(sys.argv[1])))
