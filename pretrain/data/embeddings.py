@@ -1,13 +1,9 @@
 """Initial embeddings: of tokens by factorising the corpus' co-occurrence counts, of learned positions by sinusoids.
 
 Masked-language-model training first learns, slowly, which tokens occur together. Counting finds this in seconds: the
-factorised matrix of positive pointwise mutual information is what word2vec approximates (Levy and Goldberg 2014,
-"Neural word embedding as implicit matrix factorization"; the settings follow Levy, Goldberg and Dagan 2015, "Improving
-distributional similarity", section 3).
-
-A model with learned positions learns even more slowly which positions are neighbours: from BERT's random vectors of
-0.02 it stays on a plateau at the frequencies of single tokens. Sinusoids make neighbours similar from the first step
-(benchmarks/LOG.md, "BERT's plateau").
+factorised matrix of positive pointwise mutual information is what word2vec approximates (Levy and Goldberg 2014; the
+settings follow Levy, Goldberg and Dagan 2015, "Improving distributional similarity", section 3). Sinusoids make
+neighbouring positions similar from the first step (benchmarks/LOG.md, "BERT's plateau").
 """
 
 from __future__ import annotations
@@ -43,7 +39,7 @@ logger = logging.getLogger(__name__)
 def initial_embeddings(data: PreparedData, dimensions: int) -> np.ndarray:
     """Return `cooccurrence_embeddings` of a prepared corpus, cached beside it; all processes call this."""
     path = data.directory / f"embeddings-{VERSION}-{dimensions}.npy"
-    Team.of_run().main_only(lambda: path.is_file() or _write(path, data, dimensions))
+    Team().main_only(lambda: path.is_file() or _write(path, data, dimensions))
     return np.load(path)
 
 
