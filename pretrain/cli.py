@@ -93,6 +93,4 @@ def _read_recipe(path: Path) -> dict[str, Any]:
         parser.parse_object(deepcopy(content))
     except ArgumentError as error:
         raise UserError(f"--recipe {path}: {one_line(error, 300)}") from None
-    if missing := [name for name in ("family", "model", "stages", "vocab_size") if name not in content]:
-        raise UserError(f"--recipe {path}: lacks the field {missing[0]}")
     return content

@@ -12,8 +12,9 @@ import json
 import struct
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -32,24 +33,16 @@ FACTS_FILE, FATES_FILE, HASHES_FILE = "facts.json", "fates.bin", "hashes.bin"
 
 
 @dataclass(frozen=True)
-class CorpusFacts:
-    """Counts without duplicates; `fingerprint` identifies text, order and split, not how the text is cut into files."""
-
-    documents: int
-    characters: int
-    duplicates: int
-    fingerprint: str
-
-
-@dataclass(frozen=True)
 class Corpus:
     """Documents that can be read as often as needed, in the same order each time, without holding them in memory.
 
-    `counts` are the documents of each portion with duplicates; `fates_file` has the fate of each, one byte each.
+    `facts` are documents, characters, duplicates and a `fingerprint` of text, order and split, which does not depend on
+    how the text is cut into files. `counts` are the documents of each portion with duplicates; `fates_file` has the
+    fate of each, one byte each.
     """
 
     portions: list[Portion]
-    facts: CorpusFacts
+    facts: dict[str, Any]
     counts: list[int]
     tally: Tally
     fates_file: Path
@@ -106,8 +99,7 @@ def open_corpus(
         team.together(hash_share)
         team.main_only(lambda: _split(hashed, validation_share, directory))
     found = json.loads((directory / FACTS_FILE).read_text(encoding="utf-8"))
-    facts, tally = CorpusFacts(**found["facts"]), Counter(found["tally"])
-    return Corpus(portions, facts, found["counts"], tally, directory / FATES_FILE)
+    return Corpus(portions, **found, fates_file=directory / FATES_FILE)
 
 
 def _hash_documents(portion: Portion, directory: Path, team: Team, title: str) -> None:
@@ -154,8 +146,9 @@ def _split(hashed: list[Path], validation_share: float, directory: Path) -> None
                 "or a larger --validation_share. In .txt files a document is a line, or ends at a blank line where "
                 "these are frequent"
             )
-        facts = CorpusFacts(train + held_out, characters, duplicates, digest.hexdigest())
-        atomic_write_json(staging / FACTS_FILE, {"facts": asdict(facts), "counts": counts, "tally": tally})
+        facts = {"documents": train + held_out, "characters": characters, "duplicates": duplicates}
+        facts["fingerprint"] = digest.hexdigest()
+        atomic_write_json(staging / FACTS_FILE, {"facts": facts, "counts": counts, "tally": tally})
 
 
 def _mark_duplicates(hashes: np.ndarray, fates: np.ndarray) -> None:

@@ -9,8 +9,6 @@ neighbouring positions similar from the first step (benchmarks/LOG.md, "BERT's p
 from __future__ import annotations
 
 import logging
-import os
-from pathlib import Path
 
 import numpy as np
 import scipy.sparse
@@ -18,6 +16,7 @@ import torch
 from sklearn.utils.extmath import randomized_svd
 from torch import nn
 
+from hf_tiny_transformer.common.files import atomic_file
 from hf_tiny_transformer.layers import sinusoidal_positions
 
 from .packed import PackedTokens, open_packed
@@ -39,17 +38,16 @@ logger = logging.getLogger(__name__)
 def initial_embeddings(data: PreparedData, dimensions: int) -> np.ndarray:
     """Return `cooccurrence_embeddings` of a prepared corpus, cached beside it; all processes call this."""
     path = data.directory / f"embeddings-{VERSION}-{dimensions}.npy"
-    Team().main_only(lambda: path.is_file() or _write(path, data, dimensions))
+
+    def write() -> None:
+        logger.info("corpus: factorising co-occurrence counts")
+        facts = vocabulary_facts(data.tokenizer)
+        tokens = open_packed(data.tokens("train"), len(data.tokenizer), facts.cls_id, block_size=1, what="training")
+        with atomic_file(path) as stream:
+            np.save(stream, cooccurrence_embeddings(tokens, facts, dimensions))
+
+    Team().main_only(lambda: path.is_file() or write())
     return np.load(path)
-
-
-def _write(path: Path, data: PreparedData, dimensions: int) -> None:
-    logger.info("corpus: factorising co-occurrence counts")
-    facts = vocabulary_facts(data.tokenizer)
-    tokens = open_packed(data.tokens("train"), len(data.tokenizer), facts.cls_id, block_size=1, what="training")
-    staging = path.with_name(f".{os.getpid()}-{path.name}")
-    np.save(staging, cooccurrence_embeddings(tokens, facts, dimensions))
-    os.replace(staging, path)
 
 
 def cooccurrence_embeddings(data: PackedTokens, facts: VocabularyFacts, dimensions: int) -> np.ndarray:

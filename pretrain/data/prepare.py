@@ -10,7 +10,7 @@ import shutil
 import sys
 import time
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +59,10 @@ def prepare_data(
     start, team = time.perf_counter(), Team()
     share = recipe.validation_share
     corpus = open_corpus(names, text_field=text_field, validation_share=share, exclude=exclude, team=team)
-    counts = {"documents": corpus.facts.documents, "exact duplicates dropped": corpus.facts.duplicates, **corpus.tally}
+    facts = corpus.facts
+    counts = {"documents": facts["documents"], "exact duplicates dropped": facts["duplicates"], **corpus.tally}
     logger.info("corpus: %s", "; ".join(f"{count:,} {name}" for name, count in counts.items()))
-    settings: dict[str, Any] = {"format": FORMAT, "corpus": corpus.facts.fingerprint}
+    settings: dict[str, Any] = {"format": FORMAT, "corpus": facts["fingerprint"]}
     if initial is not None:
         settings["tokenizer"] = initial.tokenizer_fingerprint()
     else:
@@ -98,7 +99,7 @@ def _prepare(directory: Path, corpus: Corpus, recipe: Recipe, initial: InitialMo
 
     def finish() -> None:
         counts = join_shards(folders, unfinished, len(tokenizer))
-        facts = asdict(corpus.facts) | {f"{split}_tokens": count for split, count in counts.items()}
+        facts = corpus.facts | {f"{split}_tokens": count for split, count in counts.items()}
         atomic_write_json(unfinished / "facts.json", facts)
         for leftover in (*unfinished.glob("shards-*"), *unfinished.glob(".*")):  # also of processes that were killed
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()

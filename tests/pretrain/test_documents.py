@@ -55,16 +55,16 @@ def test_duplicates_are_found_wherever_they_are(tmp_path, monkeypatch):
     corpus = corpus_of(tmp_path / "a.txt")
     held_out, train = list(corpus.split(VALIDATION)), list(corpus.train())
     assert [text for text in dict.fromkeys(texts) if text not in held_out] == train
-    assert corpus.facts.documents == len(set(texts)) == len(held_out) + len(train)
-    assert corpus.facts.duplicates == 500 - len(set(texts))
-    assert corpus.facts.characters == sum(map(len, {*texts}))
+    assert corpus.facts["documents"] == len(set(texts)) == len(held_out) + len(train)
+    assert corpus.facts["duplicates"] == 500 - len(set(texts))
+    assert corpus.facts["characters"] == sum(map(len, {*texts}))
 
 
 def test_a_corpus_is_read_again_only_when_it_changed(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_TINY_TRANSFORMER_CACHE", str(tmp_path))
     monkeypatch.setattr(sources, "PORTION", 10)
     names = [str(path) for path in sorted(folder.iterdir())]
-    first = corpus_of(names[:-1]).facts.fingerprint
+    first = corpus_of(names[:-1]).facts["fingerprint"]
     hashed, hash_documents = [], splitting._hash_documents
 
     def noted(portion, *rest, **more):
@@ -72,8 +72,8 @@ def test_a_corpus_is_read_again_only_when_it_changed(folder, tmp_path, monkeypat
         hash_documents(portion, *rest, **more)
 
     monkeypatch.setattr(splitting, "_hash_documents", noted)
-    assert corpus_of(names[:-1]).facts.fingerprint == first and not hashed
-    assert corpus_of(names).facts.fingerprint != first
+    assert corpus_of(names[:-1]).facts["fingerprint"] == first and not hashed
+    assert corpus_of(names).facts["fingerprint"] != first
     assert [source.identity.split()[0] for portion in hashed for source in portion] == names[-1:]
 
 
@@ -94,7 +94,7 @@ def test_how_text_is_cut_into_files_changes_neither_split_nor_order(folder, tmp_
     monkeypatch.setattr(sources, "PORTION", 4000)
     many = corpus_of(names, 0.1)
     assert len(one.portions) == 1 and len(many.portions) > 4
-    assert one.facts == many.facts and many.facts.duplicates == 60
+    assert one.facts == many.facts and many.facts["duplicates"] == 60
     assert list(one.train()) == list(many.train()) and list(one.split(VALIDATION)) == list(many.split(VALIDATION))
 
 
