@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ import torch
 from .data.packed import PackedTokens, open_packed
 from .data.prepare import PreparedData
 from .data.tokenizer import VocabularyFacts, vocabulary_facts
+from .objectives import Objective
 from .objectives.masking import MaskedTokens
 from .objectives.next_token import NextToken
 from .objectives.segment_pairs import SegmentPairs
@@ -26,35 +26,14 @@ from .schedule import StagePlan
 ORDER, ROWS = 0, 1  # purposes of a generator: different ones never share a seed
 VALIDATION_MASK_RATE = 0.15  # BERT's, so that figures compare across recipes
 VALIDATION_SEED = 0
+OBJECTIVES = {"mlm": MaskedTokens, "mlm_nsp": SegmentPairs, "next_token": NextToken, "span_corruption": SpanCorruption}
 
 Batch = dict[str, torch.Tensor]
 
 
-class Objective(Protocol):
-    """Turns packed tokens into numbered rows with targets."""
-
-    def count(self, block_size: int) -> int:
-        """Return the number of rows in one epoch."""
-
-    def build(
-        self, indices: np.ndarray, generators: list[np.random.Generator], block_size: int, mask_rate: float | None
-    ) -> Batch:
-        """Return a batch of rows (B,).
-
-        It has the model's inputs, and `target_positions` (N,) into the flattened rows with `labels` (N,). All random
-        choices in row i come from `generators[i]`.
-        """
-
-
 def make_objective(name: str, data: PackedTokens, facts: VocabularyFacts, *, masking: str) -> Objective:
     """Return the objective of a recipe, by its fields `objective` and `masking`."""
-    if name == "mlm":
-        return MaskedTokens(data, facts, masking)
-    if name == "mlm_nsp":
-        return SegmentPairs(data, facts, masking)
-    if name == "next_token":
-        return NextToken(data)
-    return SpanCorruption(data, facts)
+    return OBJECTIVES[name](data, facts, masking)
 
 
 class BatchSource:
@@ -113,11 +92,7 @@ def validation_batches(recipe: Recipe, data: PreparedData, attention: str = "sdp
 
 
 def batch_source(recipe: Recipe, data: PreparedData, split: str, seed: int, attention: str = "sdpa") -> BatchSource:
-    """Return the batches of `train` or `validation`.
-
-    Raises:
-        UserError: The split has less than one block.
-    """
+    """Return the batches of `train` or `validation`."""
     facts = vocabulary_facts(data.tokenizer)
     block_size = max(stage.block_size for stage in recipe.stages)
     packed = open_packed(data.tokens(split), len(data.tokenizer), facts.cls_id, block_size=block_size, what=split)

@@ -6,12 +6,10 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 from safetensors.torch import load_file
 from torch import nn
 from torch.distributed.checkpoint.state_dict import (
@@ -26,6 +24,7 @@ from transformers import PreTrainedTokenizerFast
 from hf_tiny_transformer.common.errors import UserError, one_line
 from hf_tiny_transformer.common.files import atomic_directory, atomic_write_json
 
+from .loop import Progress, TrainingLoop
 from .settings import RunSettings
 
 SAVES_PER_RUN = 4
@@ -34,37 +33,20 @@ WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 _NAME = re.compile(r"step-(\d+)")
 
 
-@dataclass
-class Progress:
-    """How far a run is: finished steps (`skipped` of them as bad), tokens read, and seconds over all its parts."""
-
-    step: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
-    skipped: int = 0
-    best_step: int = 0
-    best_validation_loss: float | None = None
-
-
 def save_checkpoint(
-    run: Path,
-    accelerator: Accelerator,
-    model: nn.Module,
-    optimizers: list[torch.optim.Optimizer],
-    tokenizer: PreTrainedTokenizerFast,
-    progress: Progress,
+    directory: Path, loop: TrainingLoop, tokenizer: PreTrainedTokenizerFast, progress: Progress
 ) -> None:
-    """Write checkpoints/step-N, complete or not at all.
+    """Write a checkpoint, complete or not at all.
 
     Every process calls this, because a sharded model must be gathered; the main process writes. The files do not depend
     on how the run is distributed: weights and optimizer state are complete and stored by parameter names.
     """
-    model = accelerator.unwrap_model(model)
+    model = loop.accelerator.unwrap_model(loop.model)
     weights = get_model_state_dict(model, options=WHOLE)
-    states = [_optimizer_state(model, optimizer) for optimizer in optimizers]
-    if not accelerator.is_main_process:
+    states = [_optimizer_state(model, optimizer) for optimizer in loop.optimizers]
+    if not loop.accelerator.is_main_process:
         return
-    with atomic_directory(checkpoint_path(run, progress.step)) as staging:
+    with atomic_directory(directory) as staging:
         tied = model.all_tied_weights_keys  # once gathered they are copies, and the file would have the matrix twice
         weights = {name: tensor for name, tensor in weights.items() if name not in tied}
         model.save_pretrained(staging, state_dict=weights)
@@ -84,30 +66,22 @@ def checkpoint_steps(run: Path) -> list[int]:
     return sorted(int(m[1]) for p in found if (m := _NAME.fullmatch(p.name)) and (p / STATE_FILE).is_file())
 
 
-def latest_checkpoint(run: Path) -> Path | None:
-    """Return the checkpoint with the highest step, or None."""
-    steps = checkpoint_steps(run)
-    return checkpoint_path(run, steps[-1]) if steps else None
-
-
-def load_checkpoint(
-    directory: Path, accelerator: Accelerator, model: nn.Module, optimizers: list[torch.optim.Optimizer]
-) -> Progress:
+def load_checkpoint(directory: Path, loop: TrainingLoop) -> Progress:
     """Load a checkpoint's weights and optimizer state, on any number of processes, and return its progress.
 
     Raises:
         UserError: A file is damaged or does not fit the model.
     """
-    model = accelerator.unwrap_model(model)
+    model = loop.accelerator.unwrap_model(loop.model)
     try:
         weights = load_file(directory / "model.safetensors")
         for target, source in model.all_tied_weights_keys.items():
             weights.setdefault(target, weights[source])
         set_model_state_dict(model, weights, options=WHOLE)
         states = torch.load(directory / OPTIMIZER_FILE, weights_only=True, map_location="cpu")["optimizers"]
-        for optimizer, state in zip(optimizers, states, strict=True):
+        for optimizer, state in zip(loop.optimizers, states, strict=True):
             if state["state"]:
-                set_optimizer_state_dict(model, _unwrapped(optimizer), optim_state_dict=state, options=WHOLE)
+                set_optimizer_state_dict(model, optimizer.optimizer, optim_state_dict=state, options=WHOLE)
         return read_progress(directory)
     except Exception as error:  # safetensors, pickle, zip and json each have their own types for a damaged file
         raise UserError(
@@ -121,32 +95,18 @@ def read_progress(directory: Path) -> Progress:
     return Progress(**json.loads((directory / STATE_FILE).read_text(encoding="utf-8")))
 
 
-def _optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict:
+def _optimizer_state(model: nn.Module, prepared: torch.optim.Optimizer) -> dict:
     """Return the state by parameter names; before the first step it is empty, and torch would take one to get it."""
-    if not optimizer.state:
-        return {"state": {}}
-    return get_optimizer_state_dict(model, _unwrapped(optimizer), options=WHOLE)
-
-
-def _unwrapped(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """Remove Accelerate's wrapper."""
-    return getattr(optimizer, "optimizer", optimizer)
+    optimizer = prepared.optimizer  # inside Accelerate's wrapper
+    return get_optimizer_state_dict(model, optimizer, options=WHOLE) if optimizer.state else {"state": {}}
 
 
 class Saver:
-    """Decides when `save` writes a checkpoint and which ones are kept; every process calls it after each step."""
+    """Decides when a checkpoint is written and which ones are kept; every process calls it after each step."""
 
-    def __init__(
-        self,
-        output: Path,
-        settings: RunSettings,
-        max_steps: int,
-        accelerator: Accelerator,
-        save: Callable[[Progress], None],
-    ):
-        self.output, self.settings, self.max_steps, self.accelerator = output, settings, max_steps, accelerator
-        self._save = save
-        self.every_steps = settings.save_steps or max(1, max_steps // SAVES_PER_RUN)
+    def __init__(self, output: Path, settings: RunSettings, loop: TrainingLoop, tokenizer: PreTrainedTokenizerFast):
+        self.output, self.settings, self.loop, self.tokenizer = output, settings, loop, tokenizer
+        self.every_steps = settings.save_steps or max(1, loop.max_steps // SAVES_PER_RUN)
         self.saved_at = time.monotonic()
 
     def after_step(self, progress: Progress, figures: dict[str, float]) -> None:
@@ -155,7 +115,7 @@ class Saver:
         is_best = loss is not None and (best is None or loss < best)
         if is_best:
             progress.best_validation_loss, progress.best_step = loss, progress.step
-        if self._due(progress) or progress.step == self.max_steps or (is_best and self.settings.save_best):
+        if self._due(progress) or progress.step == self.loop.max_steps or (is_best and self.settings.save_best):
             self.save(progress)
 
     def save(self, progress: Progress) -> None:
@@ -163,16 +123,16 @@ class Saver:
         self.saved_at = time.monotonic()
         if progress.step in checkpoint_steps(self.output):
             return
-        self._save(progress)
-        if self.accelerator.is_main_process and self.settings.keep_last is not None:
+        save_checkpoint(checkpoint_path(self.output, progress.step), self.loop, self.tokenizer, progress)
+        if self.loop.accelerator.is_main_process and self.settings.keep_last is not None:
             for step in checkpoint_steps(self.output)[: -self.settings.keep_last]:
                 if step not in (0, progress.best_step):
                     shutil.rmtree(checkpoint_path(self.output, step))
-        self.accelerator.wait_for_everyone()
+        self.loop.accelerator.wait_for_everyone()
 
     def _due(self, progress: Progress) -> bool:
         if self.settings.save_minutes is None:
             return progress.step % self.every_steps == 0
         due = time.monotonic() - self.saved_at >= 60 * self.settings.save_minutes
-        mine = torch.tensor([float(due)], device=self.accelerator.device)
-        return bool(self.accelerator.reduce(mine, reduction="sum").item())  # clocks differ
+        mine = torch.tensor([float(due)], device=self.loop.accelerator.device)
+        return bool(self.loop.accelerator.reduce(mine, reduction="sum").item())  # clocks differ

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import sys
 from collections.abc import Sequence
@@ -20,9 +21,8 @@ from hf_tiny_transformer.common.processes import is_main
 
 from . import report
 from .recipe import DEFAULT_RECIPE, DEFAULT_RECIPE_WITH_INIT, RECIPES, Recipe, find_recipe
-from .record import RECIPE_FILE
 from .run import pretrain
-from .settings import RunSettings
+from .settings import RECIPE_FILE, RunSettings
 
 DESCRIPTION = (
     "Pretrain a model on your text by a recipe; every field of the recipe is a flag. `python -m pretrain report` "
@@ -57,37 +57,26 @@ def parse(argv: Sequence[str]) -> tuple[RunSettings, Recipe]:
     parser.add_settings(Recipe, defaults=_read_recipe(path))
     values = parser.parse(argv)
     settings = build(RunSettings, values)
-    if settings.init is not None:
-        _refuse_flags_beside_init(argv, settings.init)
+    given = [argument.partition("=")[0] for argument in argv]
+    if settings.init is not None and (fixed := [flag for flag in given if flag.startswith(FIXED_BY_INIT)]):
+        raise UserError(f"{fixed[0]}: --init {settings.init} brings its own model and tokenizer; omit this flag")
     return settings, build(Recipe, parser.instantiate_classes(values))
 
 
 def _recipe_path(argv: list[str]) -> Path:
     """Return the recipe, which is needed before all flags are known. A run that is resumed brings its own."""
-    output, init = _value(argv, "--output"), _value(argv, "--init")
-    name = _value(argv, "--recipe")
-    own = Path(output or "") / RECIPE_FILE
-    if name is None and "--resume" in [argument.partition("=")[0] for argument in argv] and own.is_file():
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for flag in ("--output", "--init", "--recipe", "--resume"):
+        early.add_argument(flag, nargs="?", const="")
+    given, _ = early.parse_known_args(argv)
+    own = Path(given.output or "") / RECIPE_FILE
+    if given.recipe is None and given.resume is not None and own.is_file():
         return own
-    return find_recipe(name or (DEFAULT_RECIPE if init is None else DEFAULT_RECIPE_WITH_INIT))
-
-
-def _value(argv: list[str], flag: str) -> str | None:
-    """Return the last value of a flag."""
-    value = None
-    for place, argument in enumerate(argv):
-        name, equals, attached = argument.partition("=")
-        if name == flag:
-            value = attached if equals else (argv[place + 1 :] or [None])[0]
-    return value
+    return find_recipe(given.recipe or (DEFAULT_RECIPE if given.init is None else DEFAULT_RECIPE_WITH_INIT))
 
 
 def _read_recipe(path: Path) -> dict[str, Any]:
-    """Return the fields of a recipe file.
-
-    Raises:
-        UserError: The file is not YAML, or a field is unknown or has the wrong type.
-    """
+    """Return the fields of a recipe file."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
@@ -95,23 +84,13 @@ def _read_recipe(path: Path) -> dict[str, Any]:
     known = [field.name for field in fields(Recipe)]
     if not isinstance(content, dict):
         raise UserError(f"--recipe {path}: must be a mapping of {', '.join(known)}")
-    hints = get_type_hints(Recipe)
-    for name, value in content.items():
+    parser = ArgumentParser(exit_on_error=False)
+    for name in content:
         if name not in known:
             raise UserError(f"--recipe {path}: unknown field {name}{suggestion(str(name), known)}")
-        parser = ArgumentParser(exit_on_error=False)
-        parser.add_argument(f"--{name}", type=hints[name])
-        try:
-            parser.parse_object({name: deepcopy(value)})
-        except ArgumentError as error:
-            raise UserError(f"--recipe {path}, field {name}: {one_line(error, 300)}") from None
-    if missing := [name for name in ("family", "model", "stages", "vocab_size") if name not in content]:
-        raise UserError(f"--recipe {path}: lacks the field {missing[0]}")
+        parser.add_argument(f"--{name}", type=get_type_hints(Recipe)[name])
+    try:
+        parser.parse_object(deepcopy(content))
+    except ArgumentError as error:
+        raise UserError(f"--recipe {path}: {one_line(error, 300)}") from None
     return content
-
-
-def _refuse_flags_beside_init(argv: list[str], init: str) -> None:
-    for argument in argv:
-        flag = argument.partition("=")[0]
-        if flag.partition(".")[0] in FIXED_BY_INIT:
-            raise UserError(f"{flag}: --init {init} brings its own model and tokenizer; omit this flag")

@@ -13,6 +13,7 @@ from hf_tiny_transformer.common.checkpoints import load_model, read_config, read
 from hf_tiny_transformer.common.errors import UserError
 from hf_tiny_transformer.convert.bert import config_from_stock, load_stock_bert
 
+from .data.tokenizer import GENERATES
 from .recipe import CONFIG_CLASSES, OBJECTIVES, Recipe
 
 FLAG = "--init"
@@ -68,7 +69,13 @@ def open_initial(directory: str | Path, *, trust_remote_code: bool = False) -> I
     if is_stock:
         config = config_from_stock(config, source=directory / "config.json")
     initial = InitialModel(directory, families.get(model_type, "bert"), config, is_stock, trust_remote_code)
-    _check_tokenizer(initial)
+    where, tokenizer = f"--init {directory}", initial.tokenizer()
+    if not getattr(tokenizer, "is_fast", False):
+        raise UserError(f"{where}: has no tokenizer.json; save the model's fast tokenizer there")
+    needed = ("bos_token", "eos_token") if initial.family in GENERATES else ("mask_token",)
+    missing = [name for name in ("pad_token", "cls_token", "sep_token", *needed) if getattr(tokenizer, name) is None]
+    if missing:
+        raise UserError(f"{where}: its tokenizer has no {', '.join(missing)}; set it in tokenizer_config.json")
     return initial
 
 
@@ -95,13 +102,3 @@ def adapt_recipe(recipe: Recipe, initial: InitialModel) -> Recipe:
         embedding_init="random",  # unused: both are the initial model's
         position_init="random",
     )
-
-
-def _check_tokenizer(initial: InitialModel) -> None:
-    where, tokenizer = f"--init {initial.directory}", initial.tokenizer()
-    needed = ["pad_token", "cls_token", "sep_token"]
-    needed += ["bos_token", "eos_token"] if initial.family in ("decoder", "seq2seq") else ["mask_token"]
-    if not getattr(tokenizer, "is_fast", False):
-        raise UserError(f"{where}: has no tokenizer.json; save the model's fast tokenizer there")
-    if missing := [name for name in needed if getattr(tokenizer, name) is None]:
-        raise UserError(f"{where}: its tokenizer has no {', '.join(missing)}; set it in tokenizer_config.json")

@@ -19,16 +19,26 @@ from transformers.utils import ModelOutput
 from hf_tiny_transformer.common.errors import DivergedError
 
 from .batches import Batch, BatchSource
-from .checkpoint import Progress
 from .objectives.masking import IGNORED
 from .optimizer import set_learning_rate
 from .recipe import Recipe
 from .schedule import StagePlan, learning_rate_factor, plan_stages
 
+EXPLODED = 2.0  # multiple of log(vocabulary), the loss of a uniform guess, above which a step is bad
+
 logger = logging.getLogger(__name__)
 
 
-EXPLODED = 2.0  # multiple of log(vocabulary), the loss of a uniform guess, above which a step is bad
+@dataclass
+class Progress:
+    """How far a run is: finished steps (`skipped` of them as bad), tokens read, and seconds over all its parts."""
+
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    skipped: int = 0
+    best_step: int = 0
+    best_validation_loss: float | None = None
 
 
 @dataclass
@@ -154,14 +164,11 @@ class TrainingLoop:
         plans = plan_stages(self.recipe, self.max_steps)
         steps = ((step, plan) for plan in plans for step in range(max(plan.first, first_step), plan.last))
         with ThreadPoolExecutor(max_workers=1) as executor:
-            pending = None
-            for step, plan in steps:
-                following = step, plan, executor.submit(self._build, step, plan)
-                if pending is not None:
-                    yield pending[0], pending[1], pending[2].result()
-                pending = following
-            if pending is not None:
-                yield pending[0], pending[1], pending[2].result()
+            submitted = ((step, plan, executor.submit(self._build, step, plan)) for step, plan in steps)
+            following = next(submitted, None)
+            while following is not None:
+                (step, plan, micro_batches), following = following, next(submitted, None)
+                yield step, plan, micro_batches.result()
 
 
 def count_targets(batch: Batch) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Reports during a run: the progress bar, log lines, and metrics.jsonl."""
+"""Reports during a run: log lines and metrics.jsonl."""
 
 from __future__ import annotations
 
@@ -10,50 +10,39 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
-from .checkpoint import Progress
+from .loop import Progress, TrainingLoop
+from .schedule import plan_stages
+from .speed import matrix_rate, step_flops
 
+METRICS_FILE = Path("training") / "metrics.jsonl"
 METRICS_PER_RUN = 1000  # maximum lines of metrics.jsonl, besides those with a validation
-LOG_LINES_PER_RUN = 40  # where stderr is not a terminal
+LOG_LINES_PER_RUN = 40
 
 logger = logging.getLogger(__name__)
 
 
 class Reporter:
-    """Receives the figures of every step; in the main process it writes and shows them.
+    """Receives the figures of every step; the main process writes them to metrics.jsonl, the log and the tracker.
 
     A line of metrics.jsonl has the figures of one step (not means over steps, so that a resumed run writes the same
-    lines) and the rate since the line before. `peak_share` converts tokens per second to a share of the machine's
-    matrix rate; `track` also receives each line and its step, for a tracker such as TensorBoard.
+    lines) and the rate since the line before.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        *,
-        max_steps: int,
-        max_tokens: int,
-        progress: Progress,
-        speaks: bool,
-        peak_share: Callable[[float], float],
-        track: Callable[[dict[str, float], int], None],
-    ):
-        self.path, self.max_steps, self.max_tokens, self.speaks = path, max_steps, max_tokens, speaks
-        self.peak_share, self.track = peak_share, track
+    def __init__(self, output: Path, loop: TrainingLoop, progress: Progress):
+        self.path, self.max_steps, self.accelerator = output / METRICS_FILE, loop.max_steps, loop.accelerator
+        plans = plan_stages(loop.recipe, loop.max_steps)
+        self.max_tokens = sum(p.stage.batch_size * p.stage.block_size * (p.last - p.first) for p in plans)
+        self.peak_share = peak_share(loop)
         self.last = (progress.tokens, progress.seconds)
-        if speaks:
-            _drop_lines_after(path, progress.step)
-        options = {"unit": " tokens", "unit_scale": True, "dynamic_ncols": True}
-        is_hidden = not (speaks and sys.stderr.isatty())
-        self.bar = tqdm(total=max_tokens, initial=progress.tokens, disable=is_hidden, **options)
-        self.validation = ""
+        if self.accelerator.is_main_process:  # a resumed run writes the later lines again
+            kept = [line for line in read_metrics(self.path) if line["step"] <= progress.step]
+            self.path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
 
     def after_step(self, progress: Progress, figures: dict[str, float]) -> None:
         """Report a step, if a line is due."""
-        self.bar.update(progress.tokens - self.bar.n)
         validated = "validation_loss" in figures
-        if not self.speaks or not (validated or self._due(progress.step, METRICS_PER_RUN)):
+        if not self.accelerator.is_main_process or not (validated or self._due(progress.step, METRICS_PER_RUN)):
             return
         tokens, seconds = progress.tokens - self.last[0], progress.seconds - self.last[1]
         self.last = (progress.tokens, progress.seconds)
@@ -69,29 +58,28 @@ class Reporter:
         }
         with self.path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(line) + "\n")
-        self.track({name: value for name, value in line.items() if name != "step"}, progress.step)
-        if validated:
-            self.validation = f", validation {figures['validation_loss']:.3f}"
+        self.accelerator.log({name: value for name, value in line.items() if name != "step"}, progress.step)
         if validated or self._due(progress.step, LOG_LINES_PER_RUN):
-            self._show(line)
-
-    def close(self) -> None:
-        """Close the progress bar."""
-        self.bar.close()
+            rate = progress.tokens / max(progress.seconds, 1e-9)
+            minutes, seconds = divmod(round((self.max_tokens - progress.tokens) / rate), 60)
+            losses = f"loss {line['loss']:.3f}"
+            losses += f", validation {figures['validation_loss']:.3f}" if validated else ""
+            speed = f"{rate:,.0f} tokens/s, {minutes}:{seconds:02d} left"
+            logger.info("step %d/%d: %s, %s", progress.step, self.max_steps, losses, speed)
 
     def _due(self, step: int, lines_per_run: int) -> bool:
         return step % max(1, self.max_steps // lines_per_run) == 0 or step == self.max_steps
 
-    def _show(self, line: dict) -> None:
-        step = f"step {line['step']}/{self.max_steps}"
-        if not self.bar.disable:
-            self.bar.set_postfix_str(f"{step}, loss {line['loss']:.3f}{self.validation}")
-            return
-        rate = line["tokens"] / max(line["seconds"], 1e-9)
-        left = round((self.max_tokens - line["tokens"]) / rate)
-        validation = self.validation if "validation_loss" in line else ""
-        text = f"{step}: loss {line['loss']:.3f}{validation}, {rate:,.0f} tokens/s"
-        logger.info("%s, %d:%02d left", text, *divmod(left, 60))
+
+def peak_share(loop: TrainingLoop) -> Callable[[float], float]:
+    """Return a function from tokens per second to the share of the machine's matrix rate, for the last stage."""
+    accelerator, stage = loop.accelerator, loop.recipe.stages[-1]
+    tokens = stage.batch_size * stage.block_size
+    predicted = round(tokens * (stage.mask_rate or 1.0))
+    model = accelerator.unwrap_model(loop.model)
+    flops = step_flops(model, rows=stage.batch_size, length=stage.block_size, predicted=predicted)
+    possible = matrix_rate(accelerator.device) * accelerator.num_processes
+    return lambda rate: rate * flops / tokens / possible
 
 
 def peak_memory() -> int:
@@ -103,18 +91,10 @@ def peak_memory() -> int:
 
 def read_metrics(path: Path) -> list[dict]:
     """Return the lines of metrics.jsonl, without a line that a crash truncated."""
-    if not path.is_file():
-        return []
     lines = []
-    for text in path.read_text(encoding="utf-8").splitlines():
+    for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
         try:
             lines.append(json.loads(text))
         except json.JSONDecodeError:
             logger.warning("%s: skipped a damaged line", path)
     return lines
-
-
-def _drop_lines_after(path: Path, step: int) -> None:
-    """Drop the lines that a resumed run will write again."""
-    kept = [line for line in read_metrics(path) if line["step"] <= step]
-    path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")

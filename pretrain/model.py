@@ -9,7 +9,6 @@ from transformers import (
     AutoModelForPreTraining,
     AutoModelForSeq2SeqLM,
     PreTrainedModel,
-    PreTrainedTokenizerFast,
 )
 
 from hf_tiny_transformer.common.errors import UserError, first_line
@@ -25,6 +24,12 @@ AUTO_CLASSES = {
     "next_token": AutoModelForCausalLM,
     "span_corruption": AutoModelForSeq2SeqLM,
 }
+TOKENS = {  # whose ids are in the config
+    "encoder": ("pad", "cls", "sep"),
+    "bert": ("pad",),
+    "decoder": ("pad", "bos", "eos"),
+    "seq2seq": ("pad", "bos", "eos"),
+}
 
 
 def build_model(
@@ -39,7 +44,10 @@ def build_model(
     if initial is not None:
         model = initial.load(auto_class._model_mapping[type(initial.config)], seed)
     else:
-        config = CONFIG_CLASSES[recipe.family](**recipe.model, **_token_fields(recipe.family, data.tokenizer))
+        tokens = {f"{name}_token_id": getattr(data.tokenizer, f"{name}_token_id") for name in TOKENS[recipe.family]}
+        if recipe.family == "seq2seq":
+            tokens["decoder_start_token_id"] = tokens["bos_token_id"]
+        config = CONFIG_CLASSES[recipe.family](**recipe.model, vocab_size=len(data.tokenizer), **tokens)
         model = auto_class.from_config(config)
         if recipe.embedding_init == "cooccurrence":
             vectors = torch.from_numpy(initial_embeddings(data, config.hidden_size))
@@ -55,15 +63,3 @@ def build_model(
     except (ImportError, ValueError) as error:
         raise UserError(f"--attention {attention}: {first_line(error)}") from None
     return model
-
-
-def _token_fields(family: str, tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
-    """Return the config fields that the tokenizer decides."""
-    fields = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
-    if family == "encoder":
-        fields |= {"cls_token_id": tokenizer.cls_token_id, "sep_token_id": tokenizer.sep_token_id}
-    if family in ("decoder", "seq2seq"):
-        fields |= {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-    if family == "seq2seq":
-        fields["decoder_start_token_id"] = tokenizer.bos_token_id
-    return fields

@@ -49,9 +49,8 @@ def set_learning_rate(
 ) -> float:
     """Set all rates to `factor` of their peak, which a stage may change for Muon; return AdamW's, which is logged."""
     for optimizer in optimizers:
-        is_muon = isinstance(
-            getattr(optimizer, "optimizer", optimizer), torch.optim.Muon
-        )  # inside Accelerate's wrapper
+        inner = getattr(optimizer, "optimizer", optimizer)  # inside Accelerate's wrapper
+        is_muon = isinstance(inner, torch.optim.Muon)
         for group in optimizer.param_groups:
             peak = matrix_learning_rate if is_muon and matrix_learning_rate is not None else group["peak_lr"]
             group["lr"] = peak * factor

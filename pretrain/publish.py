@@ -4,41 +4,36 @@ from __future__ import annotations
 
 import math
 import os
-import platform
 import shutil
 import tempfile
 from dataclasses import asdict, dataclass, field
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import safe_open
 from transformers import (
     AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForMaskedLM,
-    AutoModelForSeq2SeqLM,
-    AutoTokenizer,
     PreTrainedConfig,
     PreTrainedTokenizerFast,
-    pipeline,
 )
 
 from hf_tiny_transformer.common.checkpoints import TOKENIZER_FILES, WEIGHTS_FILE
-from hf_tiny_transformer.common.environment import versions
+from hf_tiny_transformer.common.environment import device_name, versions
 from hf_tiny_transformer.common.files import atomic_write_json
 from hf_tiny_transformer.common.foreign_code import PACKAGE, strip_files
 from hf_tiny_transformer.common.processes import say
 from hf_tiny_transformer.publish.card import CARD_FILE, THIS_DIRECTORY, Card, Figure, Section, escape, write_card
 from hf_tiny_transformer.publish.facts import describe_tokenizer, estimate_energy, percent, time_and_energy
 
+from .batches import VALIDATION_MASK_RATE
 from .checkpoint import OPTIMIZER_FILE, STATE_FILE, read_progress
 from .curve import draw_curve
 from .data.prepare import PreparedData
 from .data.tokenizer import MASK, SPANS
-from .metrics import read_metrics
-from .recipe import Recipe, Stage
-from .record import RunRecord
+from .metrics import METRICS_FILE, read_metrics
+from .recipe import Recipe
+from .settings import RunRecord
 
 SUMMARY_FILE = Path("training") / "summary.json"
 # objective -> kind of model, pipeline and tag on the Hub
@@ -50,26 +45,37 @@ KINDS = {
 }
 MODEL_FILES = ("config.json", "generation_config.json", WEIGHTS_FILE, *TOKENIZER_FILES)
 DATA_FACTS = ("documents", "duplicates", "characters", "train_tokens", "validation_tokens", "fingerprint")
-TOP_K, NEW_TOKENS = 5, 30  # of the examples
+# the code in the card, which uses the model for what it was trained for
 PIPELINE_CODE = """\
 from transformers import pipeline
 
 {model_id}
 pipe = pipeline("{task}", model=model_id, trust_remote_code=True)
-{use}"""
+for text in {texts}:
+"""
+FILL_CODE = """\
+    guesses = pipe(text, top_k=5)
+    print(text, "->", ", ".join(f"{{guess['token_str']}} {{guess['score']:.2f}}" for guess in guesses))"""
+CONTINUE_CODE = """\
+    written = pipe(text, max_new_tokens=20, do_sample=False, return_full_text=False)
+    print(text, "->", written[0]["generated_text"].strip())"""
 SEQ2SEQ_CODE = """\
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 {model_id}
 tokenizer = AutoTokenizer.from_pretrained(model_id)
 model = AutoModelForSeq2SeqLM.from_pretrained(model_id, trust_remote_code=True)
-written = model.generate(**tokenizer({text!r}, return_tensors="pt"), max_new_tokens=20, do_sample=False)
-print(tokenizer.decode(written[0]))"""
+for text in {texts}:
+    written = model.generate(**tokenizer(text, return_tensors="pt"), max_new_tokens=20, do_sample=False)
+    print(text, "->", tokenizer.decode(written[0]))"""
 
 
 @dataclass
 class Summary:
-    """training/summary.json: the figures of a finished run; `timings` are seconds, tied parameters count once."""
+    """training/summary.json: the figures of a finished run.
+
+    `timings` are seconds, tied parameters count once, and `examples` are what the code in the card prints.
+    """
 
     steps: int
     tokens: int
@@ -80,7 +86,6 @@ class Summary:
     energy: dict[str, Any]
     timings: dict[str, float]
     examples: list[str] = field(default_factory=list)
-    snippet_printed: str = ""
     validation_next_sentence_accuracy: float | None = None
 
 
@@ -101,58 +106,23 @@ def publish(
     (output / CARD_FILE).unlink(missing_ok=True)  # of the model before a resume
     _copy_model(checkpoint, output)
     progress = read_progress(checkpoint)
-    metrics = read_metrics(output / "training" / "metrics.jsonl")
-    draw_curve(metrics, output / "training" / "loss.png", recipe, record.max_steps)
+    metrics = read_metrics(output / METRICS_FILE)
+    draw_curve(metrics, output / "training" / "loss.png")
     line = next(line for line in reversed(metrics) if line["step"] == progress.step)
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"
     summary = Summary(
         steps=progress.step,
         tokens=progress.tokens,
         parameters=_count_parameters(output / WEIGHTS_FILE),
         data={name: data.facts[name] for name in DATA_FACTS},
-        hardware=f"{processes} x {device}, {torch.get_num_threads()} thread(s)",
+        hardware=f"{processes} x {device_name()}",
         energy=estimate_energy(timings["train"], processes),
         timings=timings,
-        examples=show_examples(output, recipe.family, recipe.examples),
         **{name: value for name, value in line.items() if name.startswith("validation_")},
     )
-    summary.snippet_printed = write_card(output, _card(output, data.tokenizer, recipe, record, summary))
+    summary.examples = write_card(output, _card(output, data.tokenizer, recipe, record, summary)).splitlines()
     atomic_write_json(output / SUMMARY_FILE, asdict(summary))
-    for example in summary.examples:
-        print(example)
+    print(*summary.examples, sep="\n")
     print(f"{output}: validation loss {summary.validation_loss:.3f} after {progress.tokens:,} tokens")
-
-
-def show_examples(directory: Path, family: str, examples: list[str]) -> list[str]:
-    """Return what the model in a directory makes of each example: fillings, continuations or removed spans."""
-    if not examples:
-        return []
-    tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
-    if family == "seq2seq":
-        model = AutoModelForSeq2SeqLM.from_pretrained(directory, trust_remote_code=False).eval()
-        return [_fill_spans(model, tokenizer, text) for text in examples]
-    if family == "decoder":
-        model = AutoModelForCausalLM.from_pretrained(directory, trust_remote_code=False)
-        generate = pipeline("text-generation", model=model, tokenizer=tokenizer, device="cpu")
-        options = {"max_new_tokens": NEW_TOKENS, "do_sample": False, "return_full_text": False}
-        return [f"{text}  ->  {generate(text, **options)[0]['generated_text'].strip()}" for text in examples]
-    model = AutoModelForMaskedLM.from_pretrained(directory, trust_remote_code=False)
-    fill_mask = pipeline("fill-mask", model=model, tokenizer=tokenizer, device="cpu")
-    return [
-        f"{text}  ->  " + ", ".join(f"{g['token_str'].strip()} {g['score']:.2f}" for g in fill_mask(text, top_k=TOP_K))
-        for text in examples
-    ]
-
-
-@torch.no_grad()
-def _fill_spans(model: Any, tokenizer: PreTrainedTokenizerFast, text: str) -> str:
-    """Let a Seq2Seq model write a span of any length for each [MASK]."""
-    parts = text.split(MASK)
-    corrupted = parts[0] + "".join(span + part for span, part in zip(SPANS, parts[1:], strict=False))
-    inputs = tokenizer(corrupted, return_tensors="pt")
-    written = model.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False)[0]
-    kept = [i for i in written.tolist() if i not in (tokenizer.bos_token_id, tokenizer.eos_token_id)]
-    return f"{corrupted}  ->  {tokenizer.decode(kept)}"
 
 
 def _copy_model(checkpoint: Path, output: Path) -> None:
@@ -178,17 +148,17 @@ def _count_parameters(file: Path) -> int:
 
 
 def _code(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> str:
-    """Return Python that loads the model and uses it for what it was trained for."""
-    text = next((text for text in recipe.examples if text.count(MASK) == 1 or recipe.family == "decoder"), None)
+    """Return Python that loads the model and shows what it makes of each example."""
+    code, texts = PIPELINE_CODE + CONTINUE_CODE, recipe.examples or ["it"]
     if recipe.family == "seq2seq":
-        return SEQ2SEQ_CODE.format(model_id=THIS_DIRECTORY, text=(text or f"it {MASK} .").replace(MASK, SPANS[0]))
-    _, task, _ = KINDS[recipe.objective]
-    if recipe.family == "decoder":
-        use = f"print(pipe({text or 'it'!r}, max_new_tokens=20, do_sample=False)[0]['generated_text'])"
-    else:
-        text = (text or f"it is {MASK} .").replace(MASK, tokenizer.mask_token)
-        use = f"for guess in pipe({text!r}, top_k=3):\n    print(guess['token_str'], round(guess['score'], 3))"
-    return PIPELINE_CODE.format(model_id=THIS_DIRECTORY, task=task, use=use)
+        code, texts = SEQ2SEQ_CODE, recipe.examples or [MASK]
+        texts = [reduce(lambda text, span: text.replace(MASK, span, 1), SPANS, text) for text in texts]
+    elif recipe.family != "decoder":
+        code = PIPELINE_CODE + FILL_CODE
+        texts = [text for text in texts if text.count(MASK) == 1] or [f"it is {MASK} ."]  # else guesses are nested
+        texts = [text.replace(MASK, tokenizer.mask_token) for text in texts]
+    listed = "[\n" + "".join(f"    {text!r},\n" for text in texts) + "]"
+    return code.format(model_id=THIS_DIRECTORY, task=KINDS[recipe.objective][1], texts=listed)
 
 
 def _card(
@@ -203,6 +173,11 @@ def _card(
     if (accuracy := summary.validation_next_sentence_accuracy) is not None:
         figures.append(("accuracy", "validation_next_sentence_accuracy", accuracy))
         evaluation.append(("next-sentence accuracy, %", percent(accuracy)))
+    protocol = f"{100 * VALIDATION_MASK_RATE:g} % of the tokens are masked, with a fixed seed."
+    if recipe.objective == "next_token":
+        protocol = "Every token is predicted from those before it."
+    elif recipe.objective == "mlm_nsp":
+        protocol += " The next-sentence loss is included."
     files = "`training/recipe.yaml` and `training/run.json` have all settings, `training/metrics.jsonl` all losses."
     return Card(
         name=output.absolute().name,
@@ -225,12 +200,11 @@ def _card(
                 ("tokenizer", describe_tokenizer(tokenizer)),
                 ("parameters", f"{summary.parameters:,}"),
             ],
-            after=_examples(summary.examples),
         ),
         training=Section(
             header=column, rows=_training(recipe, record, summary), after=f"![loss](training/loss.png)\n\n{files}"
         ),
-        evaluation=Section(header=("on held-out documents", ""), rows=evaluation, after=_protocol(recipe)),
+        evaluation=Section(header=("on held-out documents", ""), rows=evaluation, after=protocol),
         intended_use="Fine-tuning on tasks in the domain of its corpus, and experiments with small models.",
         limits=(
             "The model is small and has read little text: it has no world knowledge and the biases of its corpus. "
@@ -261,10 +235,15 @@ def _architecture(config: PreTrainedConfig) -> str:
 def _training(recipe: Recipe, record: RunRecord, summary: Summary) -> list[tuple[str, ...]]:
     masking = f", {recipe.masking} masking" if recipe.objective.startswith("mlm") else ""
     matrices = f" (matrices {recipe.matrix_learning_rate})" if recipe.optimizer == "muon" else ""
+    stages = "; ".join(
+        f"{100 * stage.share:.1f} %: {stage.batch_size} x {stage.block_size} tokens"
+        + (f", {100 * stage.mask_rate:.1f} % masked" if stage.mask_rate else "")
+        for stage in recipe.stages
+    )
     found = versions(("torch", "transformers", "tokenizers", "accelerate"))
     return [
         ("objective", recipe.objective + masking),
-        ("stages", "; ".join(map(_stage, recipe.stages))),
+        ("stages", stages),
         (
             "optimizer",
             f"{recipe.optimizer}, learning rate {recipe.learning_rate}{matrices}, warm-up {recipe.warmup}, "
@@ -276,20 +255,3 @@ def _training(recipe: Recipe, record: RunRecord, summary: Summary) -> list[tuple
         *time_and_energy(summary.timings["train"], summary.energy),
         ("versions", ", ".join(f"{name} {number}" for name, number in found.items())),
     ]
-
-
-def _stage(stage: Stage) -> str:
-    rate = f", {100 * stage.mask_rate:.1f} % masked" if stage.mask_rate else ""
-    return f"{100 * stage.share:.1f} %: {stage.batch_size} x {stage.block_size} tokens{rate}"
-
-
-def _examples(examples: list[str]) -> str:
-    lines = "\n".join(f"- `{escape(line, 'code')}`" for line in examples)
-    return f"Examples:\n\n{lines}" if examples else ""
-
-
-def _protocol(recipe: Recipe) -> str:
-    if recipe.objective == "next_token":
-        return "Every token is predicted from those before it."
-    pairs = " The next-sentence loss is included." if recipe.objective == "mlm_nsp" else ""
-    return f"15 % of the tokens are masked, with a fixed seed.{pairs}"

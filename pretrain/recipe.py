@@ -109,11 +109,7 @@ class Recipe:
         return self.model.get("max_position_embeddings", CONFIG_CLASSES[self.family].max_position_embeddings)
 
     def validate(self) -> None:
-        """Check the values.
-
-        Raises:
-            UserError: A value is out of range, or fields contradict each other; the message names the field.
-        """
+        """Raise a UserError that names the field if a value is out of range or fields contradict each other."""
         for name in ("vocab_size", "micro_batch_size", "validation_blocks"):
             _require(getattr(self, name) >= 1, name, "must be at least 1")
         for name in ("learning_rate", "matrix_learning_rate", "gradient_clip"):
@@ -123,46 +119,31 @@ class Recipe:
             _require(0 <= getattr(self, name) <= 1, name, "must be a share of the run, between 0 and 1")
         _require(self.warmup + self.decay <= 1, "warmup", "and decay must not add up to more than 1")
         _require(0 < self.validation_share < 0.5, "validation_share", "must be between 0 and 0.5")
-        allowed = OBJECTIVES[self.family]
-        _require(
-            self.objective in allowed, "objective", f"of family {self.family} must be one of: {', '.join(allowed)}"
-        )
-        masks = self.objective.startswith("mlm")
-        _require(
-            masks or self.masking == "token",
-            "masking",
-            f"must be token with {self.objective}: only mlm masks words or spans",
-        )
+        allowed, objective = OBJECTIVES[self.family], self.objective
+        _require(objective in allowed, "objective", f"of family {self.family} must be one of: {', '.join(allowed)}")
+        only_tokens = f"must be token with {objective}: only mlm masks words or spans"
+        _require(objective.startswith("mlm") or self.masking == "token", "masking", only_tokens)
         _require(len(self.stages) > 0, "stages", "must have at least one stage")
         for i, stage in enumerate(self.stages):
             self._validate_stage(f"stages[{i}]", stage)
         _require(abs(sum(s.share for s in self.stages) - 1) < 1e-6, "stages", "must have shares that add up to 1")
         for text in self.examples:
-            if self.family == "decoder":
-                _require(
-                    "[MASK]" not in text, "examples", f"has {text!r}: a decoder continues a text and fills no [MASK]"
-                )
-            else:
-                _require("[MASK]" in text, "examples", f"has {text!r}, which has no [MASK]")
+            problem = "a decoder fills no [MASK]" if self.family == "decoder" else "it has no [MASK]"
+            _require(("[MASK]" in text) != (self.family == "decoder"), "examples", f"has {text!r}: {problem}")
         self._validate_model()
 
     def _validate_stage(self, name: str, stage: Stage) -> None:
         _require(0 < stage.share <= 1, f"{name}.share", "must be in (0, 1]")
         _require(stage.block_size >= 8, f"{name}.block_size", "must be at least 8 tokens")
-        _require(stage.batch_size >= 1, f"{name}.batch_size", "must be at least 1")
-        rate = stage.matrix_learning_rate
-        _require(rate is None or rate > 0, f"{name}.matrix_learning_rate", "must be positive")
-        self._validate_mask_rate(f"{name}.mask_rate", stage)
         limit = self.max_length
         _require(stage.block_size <= limit, f"{name}.block_size", f"exceeds max_position_embeddings ({limit})")
-
-    def _validate_mask_rate(self, name: str, stage: Stage) -> None:
-        if self.objective == "next_token":
-            _require(stage.mask_rate is None, name, "must be left out: next_token masks nothing")
-            return
-        _require(stage.mask_rate is not None, name, f"is missing: {self.objective} masks tokens")
-        _require(0 < stage.mask_rate < 1, name, "must be between 0 and 1")
-        _require(round(stage.mask_rate * stage.block_size) >= 1, name, "masks no token of a row")
+        _require(stage.batch_size >= 1, f"{name}.batch_size", "must be at least 1")
+        peak, rate, masks = stage.matrix_learning_rate, stage.mask_rate, self.objective != "next_token"
+        _require(peak is None or peak > 0, f"{name}.matrix_learning_rate", "must be positive")
+        _require(masks or rate is None, f"{name}.mask_rate", "must be left out: next_token masks nothing")
+        _require(not masks or rate is not None, f"{name}.mask_rate", f"is missing: {self.objective} masks tokens")
+        _require(not masks or 0 < rate < 1, f"{name}.mask_rate", "must be between 0 and 1")
+        _require(not masks or round(rate * stage.block_size) >= 1, f"{name}.mask_rate", "masks no token of a row")
 
     def _validate_model(self) -> None:
         config_class = CONFIG_CLASSES[self.family]
@@ -177,11 +158,7 @@ class Recipe:
 
 
 def find_recipe(name_or_file: str) -> Path:
-    """Return the path of a published recipe, or of a YAML file of the user.
-
-    Raises:
-        UserError: Neither exists.
-    """
+    """Return the path of a published recipe, or of a YAML file of the user."""
     published = RECIPES / f"{name_or_file}.yaml"
     if published.is_file():
         return published

@@ -17,12 +17,11 @@ from hf_tiny_transformer.common.files import atomic_write_text
 from hf_tiny_transformer.common.pages import render_page, require_file_name
 
 from .curve import smooth
-from .metrics import read_metrics
+from .metrics import METRICS_FILE, read_metrics
 from .publish import SUMMARY_FILE
-from .record import RECIPE_FILE, RUN_FILE
+from .settings import RECIPE_FILE, RUN_FILE
 
 TEMPLATE = Path(__file__).parent / "report.html"
-METRICS_FILE = Path("training") / "metrics.jsonl"
 
 
 @dataclass
@@ -39,11 +38,7 @@ class ReportSettings:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Run the command.
-
-    Raises:
-        UserError: A directory has no run or is named twice, or the output is not an HTML file.
-    """
+    """Run the command."""
     parser = CommandParser("python -m pretrain report", "Compare pretraining runs on one self-contained HTML page.")
     parser.add_settings(ReportSettings, positional=["runs"])
     given = build(ReportSettings, parser.parse(argv))
@@ -53,13 +48,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def report(directories: list[Path]) -> str:
-    """Return the page for some runs.
-
-    Raises:
-        UserError: As `main`.
-    """
-    if len({directory.resolve() for directory in directories}) < len(directories):
-        raise UserError(f"report: the same directory is given twice: {', '.join(map(str, directories))}")
+    """Return the page for some runs."""
     runs = [read_run(directory) for directory in directories]
     settings = [run.pop("settings") for run in runs]
     names = list(dict.fromkeys(name for one in settings for name in one))
@@ -70,11 +59,7 @@ def report(directories: list[Path]) -> str:
 
 
 def read_run(directory: Path) -> dict[str, Any]:
-    """Return what the page shows of a run: its curves, figures and settings.
-
-    Raises:
-        UserError: The run has no metrics, or one of its files is damaged.
-    """
+    """Return what the page shows of a run: its curves, figures and settings."""
     lines = read_metrics(directory / METRICS_FILE)
     if not lines:
         raise UserError(f"{directory / METRICS_FILE}: no metrics; name the --output of a pretraining run")

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -16,32 +14,20 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 
 from hf_tiny_transformer.common.environment import keep_freed_memory
-from hf_tiny_transformer.common.errors import EXIT_BAD_INPUT, TerminatedError, UserError
+from hf_tiny_transformer.common.errors import TerminatedError, UserError
 from hf_tiny_transformer.common.files import require_free_output
-from hf_tiny_transformer.common.processes import is_main
 
 from .batches import Batch, batch_source, validation_batches
-from .checkpoint import (
-    Progress,
-    Saver,
-    checkpoint_path,
-    checkpoint_steps,
-    latest_checkpoint,
-    load_checkpoint,
-    save_checkpoint,
-)
+from .checkpoint import Saver, checkpoint_path, checkpoint_steps, load_checkpoint
 from .data.prepare import PreparedData, prepare_data
 from .initial import InitialModel, adapt_recipe, open_initial
-from .loop import TrainingLoop
+from .loop import Progress, TrainingLoop
 from .metrics import Reporter
 from .model import build_model
 from .optimizer import build_optimizers
 from .publish import publish
 from .recipe import Recipe
-from .record import RunRecord, read_record, require_same
-from .schedule import plan_stages
-from .settings import DEFAULT_MINUTES, RunSettings
-from .speed import matrix_rate, step_flops
+from .settings import DEFAULT_MINUTES, RunRecord, RunSettings, read_record, require_same
 from .validation import validate
 
 VALIDATIONS_PER_RUN = 10
@@ -65,8 +51,7 @@ def pretrain(settings: RunSettings, recipe: Recipe) -> None:
         recipe = adapt_recipe(recipe, initial)
     recipe.validate()
     keep_freed_memory()
-    accelerator = _accelerator(settings, output)
-    _check_processes(recipe, accelerator)
+    accelerator = _accelerator(settings, output, recipe)
     if record is None:
         require_free_output(output)
     start = time.perf_counter()
@@ -108,11 +93,7 @@ def build_loop(
     initial: InitialModel | None = None,
     attention: str = "sdpa",
 ) -> TrainingLoop:
-    """Return model, optimizers and batches, all from the seed, prepared for the devices.
-
-    Raises:
-        UserError: The attention implementation does not work here, or there is too little text.
-    """
+    """Return model, optimizers and batches, all from the seed, prepared for the devices."""
     set_seed(seed)
     model = build_model(recipe, data, seed=seed, initial=initial, attention=attention)
     model, *optimizers = accelerator.prepare(model, *build_optimizers(model, recipe))
@@ -120,28 +101,21 @@ def build_loop(
     return TrainingLoop(accelerator, model, optimizers, batches, recipe, max_steps)
 
 
-def _accelerator(settings: RunSettings, output: Path) -> Accelerator:
-    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() in ("1", "true"):
-        if not is_main():
-            raise SystemExit(EXIT_BAD_INPUT)
-        raise UserError("DeepSpeed is not supported; launch with pretrain/launch/zero2.yaml, which shards Muon too")
+def _accelerator(settings: RunSettings, output: Path, recipe: Recipe) -> Accelerator:
     try:
-        return Accelerator(
+        accelerator = Accelerator(
             mixed_precision="bf16" if torch.cuda.is_available() else "no",
             log_with=settings.log_with,
             project_dir=output / "training",
         )
     except ImportError as error:  # a package that the launch configuration requires
         raise UserError(str(error)) from None
-
-
-def _check_processes(recipe: Recipe, accelerator: Accelerator) -> None:
-    for number, stage in enumerate(recipe.stages):
-        if stage.batch_size < accelerator.num_processes:
-            raise UserError(
-                f"recipe field stages[{number}].batch_size is {stage.batch_size}, but there are "
-                f"{accelerator.num_processes} processes, and each needs a row; use fewer processes or a larger batch"
-            )
+    if (rows := min(stage.batch_size for stage in recipe.stages)) < accelerator.num_processes:
+        raise UserError(
+            f"recipe field stages[].batch_size is {rows}, but there are {accelerator.num_processes} processes, and "
+            "each needs a row; use fewer processes or a larger batch"
+        )
+    return accelerator
 
 
 def _initial_model(settings: RunSettings, output: Path, record: RunRecord | None) -> InitialModel | None:
@@ -160,26 +134,15 @@ def _train(
     """Run the loop from the last checkpoint to its end, with validations, checkpoints and reports."""
     accelerator, last = loop.accelerator, loop.max_steps
     progress = Progress()
-    save = partial(save_checkpoint, output, accelerator, loop.model, loop.optimizers, data.tokenizer)
-    saver = Saver(output, settings, last, accelerator, save)
-    checkpoint = latest_checkpoint(output)
-    if checkpoint is None:
-        saver.save(progress)
+    saver = Saver(output, settings, loop, data.tokenizer)
+    if steps := checkpoint_steps(output):
+        progress = load_checkpoint(checkpoint_path(output, steps[-1]), loop)
+        logger.info("resuming from %s", checkpoint_path(output, steps[-1]))
     else:
-        progress = load_checkpoint(checkpoint, accelerator, loop.model, loop.optimizers)
-        logger.info("resuming from %s", checkpoint)
+        saver.save(progress)
     accelerator.wait_for_everyone()
     accelerator.init_trackers(output.name)
-    plans = plan_stages(loop.recipe, last)
-    reporter = Reporter(
-        output / "training" / "metrics.jsonl",
-        max_steps=last,
-        max_tokens=sum(p.stage.batch_size * p.stage.block_size * (p.last - p.first) for p in plans),
-        progress=progress,
-        speaks=accelerator.is_main_process,
-        peak_share=_peak_share(loop),
-        track=accelerator.log,
-    )
+    reporter = Reporter(output, loop, progress)
     validate_every = max(1, last // VALIDATIONS_PER_RUN)
 
     def after_step(progress: Progress, figures: dict[str, float]) -> None:
@@ -188,34 +151,16 @@ def _train(
         reporter.after_step(progress, figures)
         saver.after_step(progress, figures)
 
-    with _noted_sigterm() as stop_requested:
-        loop.stop_requested = stop_requested
+    arrived: list[int] = []  # SIGTERM, which a machine that is reclaimed sends, is only noted
+    before = signal.signal(signal.SIGTERM, lambda number, frame: arrived.append(number))
+    loop.stop_requested = lambda: bool(arrived)
+    try:
         if not loop.run(progress, after_step):
             saver.save(progress)
             raise TerminatedError(f"SIGTERM: saved at step {progress.step} of {last}; continue with --resume")
-    reporter.close()
-    return progress
-
-
-@contextmanager
-def _noted_sigterm() -> Iterator[Callable[[], bool]]:
-    """Only note SIGTERM, which a machine that is reclaimed sends; yield whether it has arrived."""
-    arrived: list[int] = []
-    before = signal.signal(signal.SIGTERM, lambda number, frame: arrived.append(number))
-    try:
-        yield lambda: bool(arrived)
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _peak_share(loop: TrainingLoop) -> Callable[[float], float]:
-    """Return a function from tokens per second to the share of the matrix rate, for the last stage."""
-    accelerator, stage = loop.accelerator, loop.recipe.stages[-1]
-    predicted = round(stage.batch_size * stage.block_size * (stage.mask_rate or 1.0))
-    model = accelerator.unwrap_model(loop.model)
-    flops = step_flops(model, rows=stage.batch_size, length=stage.block_size, predicted=predicted)
-    possible = matrix_rate(accelerator.device) * accelerator.num_processes
-    return lambda rate: rate * flops / (stage.batch_size * stage.block_size) / possible
+    return progress
 
 
 def _measured_steps(settings: RunSettings, build: Callable[..., TrainingLoop]) -> int:

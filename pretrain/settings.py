@@ -1,15 +1,23 @@
-"""Everything about a run except its recipe: where text comes from and results go, how long it takes, what is saved."""
+"""Everything about a run except its recipe, and the files that record what a run must be resumed with."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Literal
 
-from hf_tiny_transformer.common.errors import UserError
-from hf_tiny_transformer.publish.facts import check_license
+import yaml
+
+from hf_tiny_transformer.common.errors import UserError, one_line
+from hf_tiny_transformer.common.files import atomic_write_json, atomic_write_text, read_json
+from hf_tiny_transformer.publish.facts import check_license, public_name
+
+from .recipe import Recipe
 
 DEFAULT_MINUTES = 5.0
+RECIPE_FILE = Path("training") / "recipe.yaml"
+RUN_FILE = Path("training") / "run.json"
 
 
 @dataclass
@@ -57,26 +65,85 @@ class RunSettings:
     trust_remote_code: bool = False
 
     def validate(self) -> None:
-        """Check the values.
-
-        Raises:
-            UserError: A number is out of range, two settings exclude each other, a tracker is not installed, or the
-                license is not one of the Hub's.
-        """
+        """Raise a UserError if a value is out of range, a tracker is not installed, or settings exclude each other."""
         check_license(self.license)
         for one, other in (("minutes", "max_steps"), ("save_minutes", "save_steps")):
             if getattr(self, one) is not None and getattr(self, other) is not None:
-                raise UserError(f"{_flag(one)} and {_flag(other)} exclude each other; give one of them")
+                raise UserError(f"{flag_of(one)} and {flag_of(other)} exclude each other; give one of them")
         for name in ("minutes", "max_steps", "save_steps", "save_minutes", "keep_last"):
             value = getattr(self, name)
             if value is not None and value <= 0:
-                raise UserError(f"{_flag(name)} {value}: must be positive")
+                raise UserError(f"{flag_of(name)} {value}: must be positive")
         for name in ("seed", "skip_bad_steps"):
             if getattr(self, name) < 0:
-                raise UserError(f"{_flag(name)} {getattr(self, name)}: must not be negative")
+                raise UserError(f"{flag_of(name)} {getattr(self, name)}: must not be negative")
         if self.log_with is not None and find_spec(self.log_with) is None:
             raise UserError(f"--log-with {self.log_with}: is not installed; run: pip install {self.log_with}")
 
 
-def _flag(name: str) -> str:
+def flag_of(name: str) -> str:
+    """Return the flag of a setting."""
     return "--" + name.replace("_", "-")
+
+
+@dataclass
+class RunRecord:
+    """What decides a run besides its recipe, and its origin. It is published, so paths are shortened to names."""
+
+    text_field: str
+    seed: int
+    minutes: float | None
+    max_steps: int
+    corpus_fingerprint: str
+    corpus: list[str] = field(default_factory=list)
+    init: str | None = None
+    license: str | None = None
+
+    @classmethod
+    def of(cls, settings: RunSettings, max_steps: int, corpus_fingerprint: str) -> RunRecord:
+        """Return the record of a new run."""
+        return cls(
+            **{name: getattr(settings, name) for name in ("text_field", "seed", "minutes", "license")},
+            max_steps=max_steps,
+            corpus_fingerprint=corpus_fingerprint,
+            corpus=[public_name(source) for source in settings.corpus],
+            init=settings.init and public_name(settings.init),
+        )
+
+    def write(self, output: Path, recipe: Recipe) -> None:
+        """Write recipe.yaml and run.json."""
+        text = yaml.safe_dump(asdict(recipe), sort_keys=False, allow_unicode=True)
+        atomic_write_text(output / RECIPE_FILE, text)
+        atomic_write_json(output / RUN_FILE, asdict(self))
+
+
+def read_record(output: Path) -> RunRecord | None:
+    """Return the record of the run in a directory, or None without a run: --resume may also start one."""
+    path = output / RUN_FILE
+    if not path.is_file():
+        return None
+    content = read_json(path, "start a new run")
+    try:
+        return RunRecord(**{f.name: content[f.name] for f in fields(RunRecord) if f.name in content})
+    except TypeError as error:
+        raise UserError(f"{path}: {one_line(error)}; start a new run") from None
+
+
+def require_same(record: RunRecord, output: Path, settings: RunSettings, fingerprint: str, recipe: Recipe) -> None:
+    """Raise a UserError unless a run is resumed with the text, recipe, seed and length that it was started with."""
+    for name in ("seed", "max_steps", "init"):
+        given, recorded = getattr(settings, name), getattr(record, name)
+        if given != getattr(RunSettings, name) and public_name(str(given)) != public_name(str(recorded)):
+            raise UserError(f"{flag_of(name)} {given}: {output} was started with {recorded}; omit it to resume")
+    if record.corpus_fingerprint != fingerprint:
+        raise UserError(
+            f"--corpus: is not the text that {output} was started with; give the same sources to resume "
+            f"({', '.join(record.corpus)})"
+        )
+    written = yaml.safe_load((output / RECIPE_FILE).read_text(encoding="utf-8"))
+    changed = [name for name, value in asdict(recipe).items() if written.get(name) != value]
+    if changed:
+        raise UserError(
+            f"{output / RECIPE_FILE}: this run was started with another {', '.join(changed)}; "
+            "resume without these flags, or start a new run"
+        )

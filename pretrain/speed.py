@@ -34,14 +34,13 @@ def matrix_rate(
     on_gpu = device.type == "cuda"
     size, dtype = (8192, torch.bfloat16) if on_gpu else (1024, torch.float32)
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    products, start = 0, None
-    while start is None or clock() - start < seconds:
+    a @ b  # warms up
+    synchronize(device)
+    products, start = 0, clock()
+    while clock() - start < seconds:
         a @ b
         synchronize(device)
-        if start is None:  # the first one warms up
-            start = clock()
-        else:
-            products += 1
+        products += 1
     return products * 2 * size**3 / (clock() - start)
 
 

@@ -29,7 +29,7 @@ TINY = [
     '--examples=["the music is [MASK] ."]',
 ]
 ENVIRONMENT = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-SHARED = ("--optimizer=adamw", "--micro_batch_size=2", "--save-steps=10")  # of runs on several processes
+SHARED = ("--optimizer=adamw", "--micro_batch_size=2", "--save-steps=5")  # of runs on several processes
 LAUNCH = ROOT / "pretrain" / "launch"
 
 

@@ -10,23 +10,21 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-import sys
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from hf_tiny_transformer.common.errors import UserError
 from hf_tiny_transformer.common.files import atomic_directory, atomic_write_json, cache_entry
 
 from .sources import Portion, Source, Tally, divide, open_sources
-from .team import ALONE, Team
+from .team import Team
 
-FORMAT = 3  # of the cached hashes and splits
+FORMAT = 4  # of the cached hashes and splits
 TRAIN, VALIDATION, DUPLICATE = 0, 1, 2  # the fate of a document
 HASH = np.dtype([("key", "<u8"), ("length", "<u4")])  # of a document: hash of its text, and its characters
 CHUNK = 2**16  # documents whose hashes are read at once
@@ -35,46 +33,31 @@ FACTS_FILE, FATES_FILE, HASHES_FILE = "facts.json", "fates.bin", "hashes.bin"
 
 
 @dataclass(frozen=True)
-class CorpusFacts:
-    """Counts without duplicates; `fingerprint` identifies text, order and split, not how the text is cut into files."""
-
-    documents: int
-    characters: int
-    duplicates: int
-    fingerprint: str
-
-
-@dataclass(frozen=True)
 class Corpus:
     """Documents that can be read as often as needed, in the same order each time, without holding them in memory.
 
-    `counts` are the documents of each portion with duplicates; `fates_file` has the fate of each, one byte each.
+    `facts` are documents, characters, duplicates and a `fingerprint` of text, order and split, which does not depend on
+    how the text is cut into files. `counts` are the documents of each portion with duplicates; `fates_file` has the
+    fate of each, one byte each.
     """
 
     portions: list[Portion]
-    facts: CorpusFacts
+    facts: dict[str, Any]
     counts: list[int]
     tally: Tally
     fates_file: Path
 
     def fates(self, portion: int) -> np.ndarray:
         """Return the fates of a portion's documents, (D,) memory-mapped."""
-        end = self._ends[portion]
-        return np.memmap(self.fates_file, dtype=np.uint8, mode="r")[end - self.counts[portion] : end]
-
-    @cached_property
-    def _ends(self) -> np.ndarray:
-        return np.cumsum(self.counts)
+        start = sum(self.counts[:portion])
+        return np.memmap(self.fates_file, dtype=np.uint8, mode="r")[start : start + self.counts[portion]]
 
     def train(self) -> Iterator[str]:
         """Iterate over the documents of the training split."""
-        return self._with_fate(TRAIN)
+        return self.split(TRAIN)
 
-    def validation(self) -> Iterator[str]:
-        """Iterate over the held-out documents."""
-        return self._with_fate(VALIDATION)
-
-    def _with_fate(self, wanted: int) -> Iterator[str]:
+    def split(self, wanted: int) -> Iterator[str]:
+        """Iterate over the documents of TRAIN or VALIDATION."""
         for number, portion in enumerate(self.portions):
             texts = documents_of(portion)
             yield from (text for text, fate in zip(texts, self.fates(number), strict=True) if fate == wanted)
@@ -89,13 +72,14 @@ def documents_of(sources: list[Source], tally: Tally | None = None) -> Iterator[
 
 
 def open_corpus(
-    names: list[str], *, text_field: str, validation_share: float, exclude: Path | None = None, team: Team = ALONE
+    names: list[str], *, text_field: str, validation_share: float, exclude: Path | None = None, team: Team | None = None
 ) -> Corpus:
     """Read everything once, unless these sources were read before, and decide the fate of each document.
 
     Raises:
         UserError: A source does not exist or cannot be read, or there are too few documents.
     """
+    team = team or Team()
 
     def sources() -> list[Source]:
         return open_sources(names, text_field=text_field, exclude=exclude)
@@ -109,22 +93,21 @@ def open_corpus(
     def hash_share() -> None:
         for number in team.share(range(len(portions))):
             if not hashed[number].is_dir():
-                _hash_documents(portions[number], hashed[number], show_progress=team.is_main and sys.stderr.isatty())
+                _hash_documents(portions[number], hashed[number], team, f"reading {number + 1}/{len(portions)}")
 
     if not team.main_only(directory.is_dir):
         team.together(hash_share)
         team.main_only(lambda: _split(hashed, validation_share, directory))
     found = json.loads((directory / FACTS_FILE).read_text(encoding="utf-8"))
-    facts, tally = CorpusFacts(**found["facts"]), Counter(found["tally"])
-    return Corpus(portions, facts, found["counts"], tally, directory / FATES_FILE)
+    return Corpus(portions, **found, fates_file=directory / FATES_FILE)
 
 
-def _hash_documents(portion: Portion, directory: Path, *, show_progress: bool) -> None:
+def _hash_documents(portion: Portion, directory: Path, team: Team, title: str) -> None:
     """Write the HASH of each document, and a tally of the sources."""
     tally: Tally = Counter()
     with atomic_directory(directory) as staging:
         with (staging / HASHES_FILE).open("wb") as stream:
-            for text in tqdm(documents_of(portion, tally), unit=" documents", disable=not show_progress, leave=False):
+            for text in team.progress(documents_of(portion, tally), title):
                 key = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
                 stream.write(struct.pack("<QI", key, len(text)))  # a HASH
         atomic_write_json(staging / FACTS_FILE, tally)
@@ -163,8 +146,9 @@ def _split(hashed: list[Path], validation_share: float, directory: Path) -> None
                 "or a larger --validation_share. In .txt files a document is a line, or ends at a blank line where "
                 "these are frequent"
             )
-        facts = CorpusFacts(train + held_out, characters, duplicates, digest.hexdigest())
-        atomic_write_json(staging / FACTS_FILE, {"facts": asdict(facts), "counts": counts, "tally": tally})
+        facts = {"documents": train + held_out, "characters": characters, "duplicates": duplicates}
+        facts["fingerprint"] = digest.hexdigest()
+        atomic_write_json(staging / FACTS_FILE, {"facts": facts, "counts": counts, "tally": tally})
 
 
 def _mark_duplicates(hashes: np.ndarray, fates: np.ndarray) -> None:

@@ -1,20 +1,14 @@
 """Initial embeddings: of tokens by factorising the corpus' co-occurrence counts, of learned positions by sinusoids.
 
 Masked-language-model training first learns, slowly, which tokens occur together. Counting finds this in seconds: the
-factorised matrix of positive pointwise mutual information is what word2vec approximates (Levy and Goldberg 2014,
-"Neural word embedding as implicit matrix factorization"; the settings follow Levy, Goldberg and Dagan 2015, "Improving
-distributional similarity", section 3).
-
-A model with learned positions learns even more slowly which positions are neighbours: from BERT's random vectors of
-0.02 it stays on a plateau at the frequencies of single tokens. Sinusoids make neighbours similar from the first step
-(benchmarks/LOG.md, "BERT's plateau").
+factorised matrix of positive pointwise mutual information is what word2vec approximates (Levy and Goldberg 2014; the
+settings follow Levy, Goldberg and Dagan 2015, "Improving distributional similarity", section 3). Sinusoids make
+neighbouring positions similar from the first step (benchmarks/LOG.md, "BERT's plateau").
 """
 
 from __future__ import annotations
 
 import logging
-import os
-from pathlib import Path
 
 import numpy as np
 import scipy.sparse
@@ -22,6 +16,7 @@ import torch
 from sklearn.utils.extmath import randomized_svd
 from torch import nn
 
+from hf_tiny_transformer.common.files import atomic_file
 from hf_tiny_transformer.layers import sinusoidal_positions
 
 from .packed import PackedTokens, open_packed
@@ -43,17 +38,16 @@ logger = logging.getLogger(__name__)
 def initial_embeddings(data: PreparedData, dimensions: int) -> np.ndarray:
     """Return `cooccurrence_embeddings` of a prepared corpus, cached beside it; all processes call this."""
     path = data.directory / f"embeddings-{VERSION}-{dimensions}.npy"
-    Team.of_run().main_only(lambda: path.is_file() or _write(path, data, dimensions))
+
+    def write() -> None:
+        logger.info("corpus: factorising co-occurrence counts")
+        facts = vocabulary_facts(data.tokenizer)
+        tokens = open_packed(data.tokens("train"), len(data.tokenizer), facts.cls_id, block_size=1, what="training")
+        with atomic_file(path) as stream:
+            np.save(stream, cooccurrence_embeddings(tokens, facts, dimensions))
+
+    Team().main_only(lambda: path.is_file() or write())
     return np.load(path)
-
-
-def _write(path: Path, data: PreparedData, dimensions: int) -> None:
-    logger.info("corpus: factorising co-occurrence counts")
-    facts = vocabulary_facts(data.tokenizer)
-    tokens = open_packed(data.tokens("train"), len(data.tokenizer), facts.cls_id, block_size=1, what="training")
-    staging = path.with_name(f".{os.getpid()}-{path.name}")
-    np.save(staging, cooccurrence_embeddings(tokens, facts, dimensions))
-    os.replace(staging, path)
 
 
 def cooccurrence_embeddings(data: PackedTokens, facts: VocabularyFacts, dimensions: int) -> np.ndarray:

@@ -7,6 +7,7 @@ begins inside a document treats the rest as a document of its own.
 from __future__ import annotations
 
 import shutil
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -64,15 +65,14 @@ def write_shards(
     `directory` receives train-N.bin and validation-N.bin for every SHARD documents, so that memory stays flat. Text
     that looks like a special token, such as "[MASK]" in a forum post, is read as text.
     """
-    texts = iter(documents)
-    starts = list(range(0, len(fates), SHARD))
-    if starts and _shard(directory, TRAIN, len(starts) - 1).is_file():  # the last one: nothing needs to be read
+    texts, shards = iter(documents), -(-len(fates) // SHARD)
+    is_written = [_shard(directory, TRAIN, number).is_file() for number in range(shards)]
+    if all(is_written):
         return
-    for number, start in enumerate(starts):
-        part = zip(islice(texts, SHARD), fates[start : start + SHARD], strict=True)
-        if _shard(directory, TRAIN, number).is_file():
-            for _ in part:
-                pass
+    for number in range(shards):
+        part = zip(islice(texts, SHARD), fates[number * SHARD : (number + 1) * SHARD], strict=True)
+        if is_written[number]:
+            deque(part, maxlen=0)  # only read
         else:
             _write_shard(part, tokenizer, directory, number)
 

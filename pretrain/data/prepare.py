@@ -9,14 +9,12 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
-from tqdm import tqdm
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from hf_tiny_transformer.common.files import atomic_directory, atomic_write_json, cache_entry
@@ -25,7 +23,6 @@ from ..initial import InitialModel
 from ..recipe import Recipe
 from .documents import Corpus, documents_of, open_corpus
 from .packed import join_shards, write_shards
-from .sources import describe
 from .team import Team
 from .tokenizer import train_tokenizer
 
@@ -58,20 +55,18 @@ def prepare_data(
 
     All processes call this and share the work; the bytes do not depend on their number. The tokenizer of `initial` is
     used instead of a new one, and files in the folder `exclude` are not read.
-
-    Raises:
-        UserError: See `open_corpus` and `train_tokenizer`.
     """
-    start, team = time.perf_counter(), Team.of_run()
+    start, team = time.perf_counter(), Team()
     share = recipe.validation_share
     corpus = open_corpus(names, text_field=text_field, validation_share=share, exclude=exclude, team=team)
-    _describe_corpus(corpus)
-    settings: dict[str, Any] = {"format": FORMAT, "corpus": corpus.facts.fingerprint}
+    facts = corpus.facts
+    counts = {"documents": facts["documents"], "exact duplicates dropped": facts["duplicates"], **corpus.tally}
+    logger.info("corpus: %s", "; ".join(f"{count:,} {name}" for name, count in counts.items()))
+    settings: dict[str, Any] = {"format": FORMAT, "corpus": facts["fingerprint"]}
     if initial is not None:
         settings["tokenizer"] = initial.tokenizer_fingerprint()
     else:
-        settings |= {"vocab_size": recipe.vocab_size, "lowercase": recipe.lowercase}
-        settings |= {"max_length": recipe.max_length, "family": recipe.family}
+        settings |= _tokenizer_settings(recipe)
     directory = cache_entry("corpora", settings)
     directory.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{directory}.lock") if team.is_main else nullcontext():  # another run may prepare the same
@@ -81,16 +76,6 @@ def prepare_data(
     seconds = time.perf_counter() - start
     logger.info("corpus: %s training tokens, prepared in %.1f s", f"{facts['train_tokens']:,}", seconds)
     return PreparedData(directory, _open_tokenizer(directory, initial), facts | {"prepare_seconds": round(seconds, 1)})
-
-
-def _describe_corpus(corpus: Corpus) -> None:
-    facts, (cut, hints) = corpus.facts, describe(corpus.tally)
-    notes = [cut] if cut else []
-    if facts.duplicates:
-        notes.append(f"{facts.duplicates:,} exact duplicates dropped")
-    logger.info("corpus: %s documents%s", f"{facts.documents:,}", f" ({'; '.join(notes)})" if notes else "")
-    for hint in hints:
-        logger.info("corpus: %s", hint)
 
 
 def _prepare(directory: Path, corpus: Corpus, recipe: Recipe, initial: InitialModel | None, team: Team) -> None:
@@ -107,17 +92,14 @@ def _prepare(directory: Path, corpus: Corpus, recipe: Recipe, initial: InitialMo
     folders = [shards / f"{number:08d}" for number in range(len(corpus.portions))]
 
     def pack_share() -> None:
-        numbers = team.share(range(len(folders)))
-        show_progress = team.is_main and sys.stderr.isatty()
-        total = sum(corpus.counts[number] for number in numbers)
-        with tqdm(total=total, unit=" documents", disable=not show_progress, leave=False) as bar:
-            for number in numbers:
-                documents = _counted(documents_of(corpus.portions[number]), bar)
-                write_shards(documents, corpus.fates(number), tokenizer, folders[number])
+        for number in team.share(range(len(folders))):
+            title = f"packing {number + 1}/{len(folders)}"
+            documents = team.progress(documents_of(corpus.portions[number]), title, corpus.counts[number])
+            write_shards(documents, corpus.fates(number), tokenizer, folders[number])
 
     def finish() -> None:
         counts = join_shards(folders, unfinished, len(tokenizer))
-        facts = asdict(corpus.facts) | {f"{split}_tokens": count for split, count in counts.items()}
+        facts = corpus.facts | {f"{split}_tokens": count for split, count in counts.items()}
         atomic_write_json(unfinished / "facts.json", facts)
         for leftover in (*unfinished.glob("shards-*"), *unfinished.glob(".*")):  # also of processes that were killed
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
@@ -131,25 +113,16 @@ def _train_tokenizer(directory: Path, corpus: Corpus, recipe: Recipe) -> None:
     if directory.is_dir():
         return
     logger.info("corpus: training a tokenizer of %s pieces", f"{recipe.vocab_size:,}")
-    tokenizer = train_tokenizer(
-        corpus.train,
-        vocab_size=recipe.vocab_size,
-        lowercase=recipe.lowercase,
-        max_length=recipe.max_length,
-        family=recipe.family,
-        progress=sys.stderr.isatty(),
-    )
+    tokenizer = train_tokenizer(corpus.train, **_tokenizer_settings(recipe), progress=sys.stderr.isatty())
     with atomic_directory(directory) as staging:
         tokenizer.save_pretrained(staging)
+
+
+def _tokenizer_settings(recipe: Recipe) -> dict[str, Any]:
+    return {name: getattr(recipe, name) for name in ("vocab_size", "lowercase", "max_length", "family")}
 
 
 def _open_tokenizer(directory: Path, initial: InitialModel | None) -> PreTrainedTokenizerFast:
     if initial is not None:
         return initial.tokenizer()
     return AutoTokenizer.from_pretrained(directory / TOKENIZER, trust_remote_code=False)
-
-
-def _counted(documents: Iterator[str], bar: tqdm) -> Iterator[str]:
-    for document in documents:
-        bar.update()
-        yield document

@@ -8,12 +8,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from importlib.metadata import PackageNotFoundError, version
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
+from hf_tiny_transformer.common.environment import versions
 from hf_tiny_transformer.common.errors import UserError, first_line
+from hf_tiny_transformer.common.sample import PACKAGE, load_sample
 from hf_tiny_transformer.common.tables import FORMATS, TableFile, TextFile, file_format, read_lines
 
 SAMPLE = "sample"
@@ -23,11 +24,10 @@ HUB_ROWS = 100_000  # rows of a downloaded data set in one source
 PORTION = 4 * 2**20  # bytes on disk: consecutive smaller sources are prepared together
 LAYOUT_LINES = 100_000  # lines that decide how a text file separates its documents
 BLANK_SHARE = 0.02  # separating blank lines per line of text from which on they separate documents
-WRAPPED_SHARE, WRAPPED_WIDTH, WRAPPED_LINES = 0.5, 200, 20  # of a text that is probably hard-wrapped
-SENTENCE_ENDS = '.!?:…。"'
 
 Tally = Counter[str]  # facts about the texts that were read, for the log
-BY_LINE, BY_BLANK_LINE, WRAPPED, EMPTY = "files by line", "files by blank line", "hard-wrapped files", "empty rows"
+BY_LINE, BY_BLANK_LINE = "text files with a document in each line", "text files with blank lines between documents"
+EMPTY = "rows without text skipped"
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,8 @@ def open_sources(names: list[str], *, text_field: str, exclude: Path | None = No
     sources: list[Source] = []
     for name in names:
         if name == SAMPLE:
-            sources.append(Source(f"sample {_sample_version()}", _read_sample))
+            found = versions((PACKAGE,)).get(PACKAGE)  # without the package, reading explains what to do
+            sources.append(Source(f"sample {found}", lambda tally: iter(load_sample().documents)))
         elif name.startswith((HUB_PREFIX, STREAM_PREFIX)):
             sources += _hub_sources(name, text_field)
         else:
@@ -76,24 +77,6 @@ def divide(sources: list[Source]) -> list[Portion]:
         portions[-1].append(source)
         room -= source.size
     return portions
-
-
-def describe(tally: Tally) -> tuple[str, list[str]]:
-    """Return how text files were cut into documents, in a few words, and hints about what may be wrong."""
-    by_line, by_blank_line = tally[BY_LINE], tally[BY_BLANK_LINE]
-    cuts = []
-    for count, text in ((by_line, "one per line"), (by_blank_line, "separated by blank lines")):
-        if count:
-            cuts.append(f"{text} in {count:,} files" if by_line and by_blank_line else text)
-    hints = []
-    if tally[WRAPPED]:
-        hints.append(
-            f"{tally[WRAPPED]:,} of {by_line:,} text files look hard-wrapped, but each of their lines is a document; "
-            "put a blank line after each paragraph or join its lines"
-        )
-    if tally[EMPTY]:
-        hints.append(f"{tally[EMPTY]:,} rows without text were skipped")
-    return "; ".join(cuts), hints
 
 
 def _find_files(name: str, exclude: Path | None) -> list[Path]:
@@ -140,9 +123,8 @@ def _file_source(path: Path, text_field: str) -> Source:
 
 def _read_text(path: Path, text_field: str, identity: str, tally: Tally) -> Iterator[str]:
     """Read the documents of a text file, one on each line or separated by blank lines."""
-    by_line, is_wrapped = _layout(path, identity)
+    by_line = _is_by_line(path, identity)
     tally[BY_LINE if by_line else BY_BLANK_LINE] += 1
-    tally[WRAPPED] += is_wrapped
     document: list[str] = []
     for _, line in read_lines(path, "--corpus"):
         if line.strip():
@@ -155,26 +137,16 @@ def _read_text(path: Path, text_field: str, identity: str, tally: Tally) -> Iter
 
 
 @lru_cache(maxsize=10_000)
-def _layout(path: Path, identity: str) -> tuple[bool, bool]:
-    """Return whether each line of a text file is a document, and whether its lines look like wrapped prose.
+def _is_by_line(path: Path, identity: str) -> bool:
+    """Return whether each line of a text file is a document.
 
     Blank lines separate documents where they are a substantial share of the lines: a single one somewhere in a long
     file does not.
     """
     lines = [line.strip() for _, line in islice(TextFile(path, "--corpus").lines(), LAYOUT_LINES)]
-    texts = [line for line in lines if line]
-    separators = sum(bool(before) and not line for before, line in pairwise(lines)) - (bool(texts) and not lines[-1])
-    if separators > 0 and separators >= BLANK_SHARE * len(texts):
-        return False, False
-    texts = texts[:1000]
-    width = max(map(len, texts), default=0)
-    # a line is wrapped inside a sentence if the first word of the next one would not have fitted
-    full = sum(
-        line[-1] not in SENTENCE_ENDS and " " in after and len(line) + 1 + after.index(" ") > width
-        for line, after in pairwise(texts)
-    )
-    is_wrapped = width <= WRAPPED_WIDTH and len(texts) >= WRAPPED_LINES and full >= WRAPPED_SHARE * len(texts)
-    return True, is_wrapped
+    texts = sum(map(bool, lines))
+    separators = sum(bool(before) and not line for before, line in pairwise(lines)) - (texts > 0 and not lines[-1])
+    return separators <= 0 or separators < BLANK_SHARE * texts
 
 
 def _read_rows(path: Path, text_field: str, identity: str, tally: Tally) -> Iterator[str]:
@@ -188,8 +160,8 @@ def _read_rows(path: Path, text_field: str, identity: str, tally: Tally) -> Iter
         value = record.values[text_field]
         if not isinstance(value, str | None):
             raise table.refuse(record, f"is {type(value).__name__}, not text", text_field)
-        tally[EMPTY] += not (value and value.strip())
-        yield (value or "").replace("\r\n", "\n") if table.format in (".csv", ".tsv") else value or ""
+        text = _counted(value, tally)
+        yield text.replace("\r\n", "\n") if table.format in (".csv", ".tsv") else text
 
 
 def _require_column(name: str, text_field: str, columns: list[str]) -> None:
@@ -197,68 +169,54 @@ def _require_column(name: str, text_field: str, columns: list[str]) -> None:
         raise UserError(f"--corpus {name}: no column {text_field!r}; it has {', '.join(columns)}; use --text-field")
 
 
-def _sample_version() -> str:
-    from hf_tiny_transformer.common.sample import PACKAGE
-
-    try:
-        return version(PACKAGE)
-    except PackageNotFoundError:
-        return "missing"  # reading it explains what to do
-
-
-def _read_sample(tally: Tally) -> Iterator[str]:
-    from hf_tiny_transformer.common.sample import load_sample
-
-    return iter(load_sample().documents)
-
-
 def _hub_sources(name: str, text_field: str) -> list[Source]:
     """Open the train split of a Hub data set.
 
-    Downloaded, every HUB_ROWS rows are a source; streamed, every file is one, and nothing is downloaded as a whole.
+    Downloaded, about HUB_ROWS rows are a source; streamed, every file is one, and nothing is downloaded as a whole.
     """
     import datasets
 
     is_streamed = name.startswith(STREAM_PREFIX)
     repository, _, config = name.partition(":")[2].partition(":")
     try:
+        builder = datasets.load_dataset_builder(repository, config or None)
         if is_streamed:
-            builder = datasets.load_dataset_builder(repository, config or None)
             dataset = builder.as_streaming_dataset(split="train")
-            columns = dataset.column_names or list(next(iter(dataset), {text_field: ""}))
+            columns, count = dataset.column_names or list(next(iter(dataset), {text_field: ""})), dataset.num_shards
         else:
-            dataset = datasets.load_dataset(repository, config or None, split="train")
-            columns = dataset.column_names
+            builder.download_and_prepare()
+            dataset = builder.as_dataset(split="train")
+            columns, count = dataset.column_names, -(-len(dataset) // HUB_ROWS)
     except Exception as error:  # the Hub client's errors have no common base class
         raise UserError(f"--corpus {name}: cannot be opened ({first_line(error)}); check name and network") from None
     _require_column(name, text_field, columns)
     texts = dataset.select_columns(text_field)
-    if is_streamed:
-        files = (builder.config.data_files or {}).get("train")
-        # commits on the Hub, modification times in a folder
-        content = repr([builder.hash, builder.config_id, getattr(files, "origin_metadata", None)])
-        fingerprint, count = hashlib.sha256(content.encode()).hexdigest(), dataset.num_shards
-        parts = {f"{i}/{count}": texts.shard(num_shards=count, index=i) for i in range(count)}
-    else:
-        fingerprint, starts = dataset._fingerprint, range(0, len(texts), HUB_ROWS)
-        parts = {f"{i}": texts.select(range(i, min(i + HUB_ROWS, len(texts)))) for i in starts}
+    # commits on the Hub, modification times in a folder
+    files = getattr((builder.config.data_files or {}).get("train"), "origin_metadata", None)
+    content = hashlib.sha256(repr([builder.hash, builder.config_id, files]).encode()).hexdigest()
     return [
-        Source(f"{name} {fingerprint} {part} {text_field}", partial(_read_dataset, name, rows, text_field))
-        for part, rows in parts.items()
+        Source(
+            f"{name} {content} {number}/{count} {text_field}",
+            partial(_read_dataset, name, texts.shard(num_shards=count, index=number), text_field),
+        )
+        for number in range(count)
     ]
 
 
 def _read_dataset(name: str, dataset: Any, text_field: str, tally: Tally) -> Iterator[str]:
-    batches = dataset.iter(1000)
-    while True:
-        try:
-            batch = next(batches, None)
-        except Exception as error:  # of the network or of a damaged file: no common base class either
-            raise UserError(f"--corpus {name}: reading failed ({first_line(error)}); try again") from None
-        if batch is None:
-            return
-        for text in batch[text_field]:
-            if not isinstance(text, str | None):
-                raise UserError(f"--corpus {name}: column {text_field!r} has {type(text).__name__}, not text")
-            tally[EMPTY] += not (text and text.strip())
-            yield text or ""
+    try:
+        for batch in dataset.iter(1000):
+            for value in batch[text_field]:
+                if not isinstance(value, str | None):
+                    raise UserError(f"--corpus {name}: column {text_field!r} has {type(value).__name__}, not text")
+                yield _counted(value, tally)
+    except UserError:
+        raise
+    except Exception as error:  # of the network or of a damaged file: no common base class either
+        raise UserError(f"--corpus {name}: reading failed ({first_line(error)}); try again") from None
+
+
+def _counted(value: str | None, tally: Tally) -> str:
+    if not (value and value.strip()):
+        tally[EMPTY] += 1
+    return value or ""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from typing import TypeVar
 
 import torch.distributed
+from tqdm import tqdm
 
 from hf_tiny_transformer.common.errors import EXIT_BAD_INPUT, UserError
-from hf_tiny_transformer.common.processes import rank, world_size
+from hf_tiny_transformer.common.processes import is_main, rank, world_size
 
 PATIENCE = timedelta(days=7)  # how long to wait for the slowest; NCCL would give up after ten minutes
 
@@ -17,20 +18,20 @@ T = TypeVar("T")
 
 
 class Team:
-    """Processes that see the same files. All construct the object, and wait for each other over gloo."""
+    """All processes; they see the same files. All construct the object, and wait for each other over gloo."""
 
-    def __init__(self, rank: int = 0, world: int = 1):
-        self.rank, self.world, self.is_main = rank, world, rank == 0
-        self._group = torch.distributed.new_group(backend="gloo", timeout=PATIENCE) if world > 1 else None
-
-    @classmethod
-    def of_run(cls) -> Team:
-        """Return the team of all processes."""
-        return cls(rank(), world_size())
+    def __init__(self) -> None:
+        self.rank, self.world, self.is_main = rank(), world_size(), is_main()
+        self._group = torch.distributed.new_group(backend="gloo", timeout=PATIENCE) if self.world > 1 else None
 
     def share(self, items: Sequence[T]) -> Sequence[T]:
         """Return the items of this process: every `world`-th."""
         return items[self.rank :: self.world]
+
+    def progress(self, documents: Iterable[T], title: str, total: int | None = None) -> Iterable[T]:
+        """Show a progress bar in the main process, if stderr is a terminal."""
+        is_hidden = None if self.is_main else True  # None: outside a terminal
+        return tqdm(documents, title, total, unit=" documents", leave=False, disable=is_hidden)
 
     def main_only(self, work: Callable[[], T]) -> T:
         """Let the main process work; return its result, which must be small, in all of them. Raises as `together`."""
@@ -58,6 +59,3 @@ class Team:
         if failed:
             raise SystemExit(EXIT_BAD_INPUT)
         return reports[0][1] if of_main else result
-
-
-ALONE = Team()

@@ -93,23 +93,19 @@ def _train_pieces(
     letters: set[str] = set()
     for document in read_documents():
         letters.update(*(word[1:] for word in set(normalizer.normalize_str(document).split())))
-    letters = sorted(letter for letter in letters if not _stands_alone(letter))
+    # punctuation is a word of its own and continues none
+    letters = {c for c in letters if c not in string.punctuation and not unicodedata.category(c).startswith("P")}
     scratch = Tokenizer(WordPiece(unk_token=UNK, continuing_subword_prefix=CONTINUATION))
     scratch.normalizer, scratch.pre_tokenizer = normalizer, pre_tokenizers.BertPreTokenizer()
     trainer = trainers.WordPieceTrainer(
         vocab_size=vocab_size,
-        special_tokens=[*special_tokens, *(CONTINUATION + letter for letter in letters)],
+        special_tokens=[*special_tokens, *(CONTINUATION + letter for letter in sorted(letters))],
         continuing_subword_prefix=CONTINUATION,
         show_progress=progress,
     )
     scratch.train_from_iterator(read_documents(), trainer)
     vocabulary = scratch.get_vocab()
     return sorted(vocabulary, key=vocabulary.__getitem__)
-
-
-def _stands_alone(letter: str) -> bool:
-    """Return whether `BertPreTokenizer` makes a character a word of its own, which never continues another."""
-    return letter in string.punctuation or unicodedata.category(letter).startswith("P")
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from ..data.packed import PackedTokens, positions_within_documents
+from ..data.packed import positions_within_documents
 from ..data.tokenizer import VocabularyFacts
+from . import Objective
 
 IGNORED = -100  # a target without loss
 REPLACED_BY_MASK, REPLACED_BY_RANDOM = 0.8, 0.1  # the rest is unchanged (Devlin et al. 2018, section 3.1)
@@ -15,18 +16,8 @@ SPAN_LENGTHS = np.arange(1, 11)
 SPAN_PROBABILITIES = 0.8**SPAN_LENGTHS / (0.8**SPAN_LENGTHS).sum()
 
 
-class MaskedTokens:
-    """Blocks of the packed array, with positions that restart at every document.
-
-    `masking` is `token`, `whole_word` or `span`.
-    """
-
-    def __init__(self, data: PackedTokens, facts: VocabularyFacts, masking: str):
-        self.data, self.facts, self.masking = data, facts, masking
-
-    def count(self, block_size: int) -> int:
-        """Return the number of whole blocks."""
-        return self.data.num_blocks(block_size)
+class MaskedTokens(Objective):
+    """Blocks of the packed array, with positions that restart at every document."""
 
     def build(
         self, indices: np.ndarray, generators: list[np.random.Generator], block_size: int, mask_rate: float
@@ -48,12 +39,9 @@ def mask_rows(
     """
     count = round(mask_rate * ids.shape[1])
     masked = [_mask_row(row, count, scheme, facts, generator) for row, generator in zip(ids, generators, strict=True)]
-    offsets = np.arange(len(ids))[:, None] * ids.shape[1]
-    arrays = {
-        "input_ids": np.stack([row[0] for row in masked]),
-        "target_positions": (np.stack([row[1] for row in masked]) + offsets).reshape(-1),
-        "labels": np.stack([row[2] for row in masked]).reshape(-1),
-    }
+    seen, positions, labels = map(np.stack, zip(*masked, strict=True))
+    positions += np.arange(len(ids))[:, None] * ids.shape[1]
+    arrays = {"input_ids": seen, "target_positions": positions.reshape(-1), "labels": labels.reshape(-1)}
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
@@ -71,7 +59,7 @@ def _mask_row(
 
 
 def group_tokens(starts_word: np.ndarray, scheme: str, generator: np.random.Generator) -> np.ndarray:
-    """Assign rising numbers (T,) to units masked together; `starts_word` (T,) is False for later pieces of words."""
+    """Return numbers of the units masked together, (T,) rising; `starts_word` (T,) is False inside words."""
     if scheme == "token":
         return np.arange(len(starts_word))
     words = np.cumsum(starts_word) - starts_word[0]

@@ -5,19 +5,13 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from ..data.packed import PackedTokens, positions_within_documents
+from ..data.packed import positions_within_documents
+from . import Objective
 from .masking import IGNORED
 
 
-class NextToken:
+class NextToken(Objective):
     """Blocks of the packed array, with positions that restart at every document; nothing is random."""
-
-    def __init__(self, data: PackedTokens):
-        self.data = data
-
-    def count(self, block_size: int) -> int:
-        """Return the number of whole blocks."""
-        return self.data.num_blocks(block_size)
 
     def build(
         self, indices: np.ndarray, generators: list[np.random.Generator], block_size: int, mask_rate: None
@@ -30,10 +24,6 @@ class NextToken:
         positions = positions_within_documents(ids, self.data.cls_id)
         labels = np.where(positions[:, 1:] == 0, IGNORED, ids[:, 1:])
         targets = np.arange(len(ids))[:, None] * block_size + np.arange(block_size - 1)
-        arrays = {
-            "input_ids": ids,
-            "position_ids": positions,
-            "target_positions": targets.reshape(-1),
-            "labels": labels.reshape(-1),
-        }
+        arrays = {"input_ids": ids, "position_ids": positions}
+        arrays |= {"target_positions": targets.reshape(-1), "labels": labels.reshape(-1)}
         return {name: torch.from_numpy(array) for name, array in arrays.items()}

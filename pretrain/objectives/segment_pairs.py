@@ -9,17 +9,18 @@ import torch
 
 from ..data.packed import PackedTokens
 from ..data.tokenizer import VocabularyFacts
+from . import Objective
 from .masking import mask_rows
 
 
-class SegmentPairs:
+class SegmentPairs(Objective):
     """Rows [CLS] A [SEP] B [SEP]: half of the time B follows A in its document, otherwise it is from another one.
 
     Documents are cut into segments of equal length, half a row each; the last segment of a document is never A.
     """
 
     def __init__(self, data: PackedTokens, facts: VocabularyFacts, masking: str):
-        self.data, self.facts, self.masking = data, facts, masking
+        super().__init__(data, facts, masking)
         starts = data.document_starts()
         self.starts = starts + 1  # after [CLS]
         self.lengths = np.diff(np.append(starts, len(data.tokens))) - 2  # without [CLS] and [SEP]

@@ -6,41 +6,21 @@ the decoder writes   [SPAN0] for inviting [SPAN1] last [SEP]
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 
-from ..data.packed import PackedTokens, positions_within_documents
-from ..data.tokenizer import VocabularyFacts
+from ..data.packed import positions_within_documents
+from . import Objective
 from .masking import IGNORED
 
 MEAN_SPAN = 3.0  # tokens (Raffel et al. 2019, section 3.3.4)
 
 
-@dataclass
-class CorruptedRow:
-    """One row of documents: the inputs of encoder and decoder with their positions, and the labels."""
-
-    read: np.ndarray
-    read_positions: np.ndarray
-    written: np.ndarray
-    written_positions: np.ndarray
-    labels: np.ndarray
-
-
-class SpanCorruption:
+class SpanCorruption(Objective):
     """Blocks of the packed array, each document corrupted separately.
 
     The n-th document in the decoder's row attends to the n-th document in the encoder's row.
     """
-
-    def __init__(self, data: PackedTokens, facts: VocabularyFacts):
-        self.data, self.facts = data, facts
-
-    def count(self, block_size: int) -> int:
-        """Return the number of whole blocks."""
-        return self.data.num_blocks(block_size)
 
     def build(
         self, indices: np.ndarray, generators: list[np.random.Generator], block_size: int, mask_rate: float
@@ -53,52 +33,45 @@ class SpanCorruption:
         """
         blocks = self.data.blocks(indices, block_size)
         rows = [self._corrupt(ids, mask_rate, generator) for ids, generator in zip(blocks, generators, strict=True)]
-        pad = self.facts.pad_id
-        labels = _stack([row.labels for row in rows], IGNORED).reshape(-1)
+        read, positions, written, labels = zip(*rows, strict=True)
+        decoder_ids, labels = _stack(written, self.facts.pad_id), _stack(labels, IGNORED).reshape(-1)
         targets = np.flatnonzero(labels != IGNORED)
+        longest = max(map(len, read))
         arrays = {
-            "input_ids": _stack([row.read for row in rows], pad),
-            "position_ids": _stack_positions([row.read_positions for row in rows], restart=True),
-            "decoder_input_ids": _stack([row.written for row in rows], pad),
-            "decoder_position_ids": _stack_positions([row.written_positions for row in rows], restart=False),
+            "input_ids": _stack(read, self.facts.pad_id),
+            "position_ids": np.stack([np.append(row, np.arange(longest - len(row))) for row in positions]),
+            "decoder_input_ids": decoder_ids,
+            "decoder_position_ids": positions_within_documents(decoder_ids, self.facts.cls_id),
             "target_positions": targets,
             "labels": labels[targets],
         }
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
-    def _corrupt(self, ids: np.ndarray, mask_rate: float, generator: np.random.Generator) -> CorruptedRow:
-        """Corrupt the ids of a packed row (T,); [CLS] only marks where a document starts and is removed."""
+    def _corrupt(self, ids: np.ndarray, mask_rate: float, generator: np.random.Generator) -> tuple[np.ndarray, ...]:
+        """Corrupt a packed row (T,); return the encoder's ids and positions, the decoder's ids, and the labels.
+
+        [CLS] only marks where a document starts: the encoder does not read it, and the decoder starts with it. A
+        document without a span has an empty answer without labels.
+        """
         facts = self.facts
-        document = np.cumsum(positions_within_documents(ids[None], facts.cls_id)[0] == 0)
+        is_text, document = ids != facts.cls_id, np.cumsum(ids == facts.cls_id)
         noise = np.zeros(len(ids), dtype=bool)
         ordinary = np.flatnonzero(~facts.is_special[ids])
         noise[ordinary] = random_spans(len(ordinary), mask_rate, len(facts.span_ids), generator)
-        is_text = ids != facts.cls_id
         ids, document, noise = ids[is_text], document[is_text], noise[is_text]
 
-        continues = np.zeros(len(ids), dtype=bool)
-        continues[1:] = noise[1:] & noise[:-1] & (document[1:] == document[:-1])
-        begins = noise & ~continues
-        read, written = [], []
-        for number in np.unique(document):
-            inside = document == number
-            sentinels = facts.span_ids[np.cumsum(begins[inside]) - 1]
-            corrupted = np.where(begins[inside], sentinels, ids[inside])[~continues[inside]]
-            read.append(corrupted)
-            written.append(_answer(ids[inside], noise[inside], begins[inside], sentinels))
-        return self._row(read, written)
-
-    def _row(self, read: list[np.ndarray], written: list[np.ndarray]) -> CorruptedRow:
-        """Join the documents of a row; a document without a span has an empty target sequence without labels."""
-        start, end = [self.facts.cls_id], [self.facts.sep_id]
-        answers = [np.concatenate((answer, end)) if len(answer) else np.array([IGNORED]) for answer in written]
-        return CorruptedRow(
-            read=np.concatenate(read),
-            read_positions=np.concatenate([np.arange(len(part)) for part in read]),
-            written=np.concatenate([np.concatenate((start, answer)) for answer in written]),
-            written_positions=np.concatenate([np.arange(len(answer) + 1) for answer in written]),
-            labels=np.concatenate(answers),
-        )
+        read, positions, written, labels = [], [], [], []
+        for inside in np.split(np.arange(len(ids)), np.flatnonzero(np.diff(document)) + 1):
+            text, hidden = ids[inside], noise[inside]
+            begins = hidden & ~np.append(False, hidden[:-1])
+            sentinels = facts.span_ids[np.cumsum(begins) - 1]
+            read.append(np.where(begins, sentinels, text)[begins | ~hidden])
+            positions.append(np.arange(len(read[-1])))
+            starts = np.flatnonzero(begins[hidden])
+            answer = np.insert(text[hidden], starts, sentinels[begins])
+            written.append(np.append(facts.cls_id, answer))
+            labels.append(np.append(answer, facts.sep_id if len(answer) else IGNORED))
+        return tuple(map(np.concatenate, (read, positions, written, labels)))
 
 
 def random_spans(length: int, rate: float, most_spans: int, generator: np.random.Generator) -> np.ndarray:
@@ -122,22 +95,6 @@ def _random_parts(total: int, parts: int, generator: np.random.Generator) -> np.
     return np.diff(np.concatenate(([0], cuts, [total])))
 
 
-def _answer(ids: np.ndarray, noise: np.ndarray, begins: np.ndarray, sentinels: np.ndarray) -> np.ndarray:
-    """Return each span after its sentinel."""
-    places = np.flatnonzero(noise)
-    starts = np.flatnonzero(begins[places])
-    return np.insert(ids[places], starts, sentinels[places][starts])
-
-
-def _stack(rows: list[np.ndarray], fill: int) -> np.ndarray:
-    stacked = np.full((len(rows), max(map(len, rows))), fill, dtype=np.int64)
-    for target, row in zip(stacked, rows, strict=True):
-        target[: len(row)] = row
-    return stacked
-
-
-def _stack_positions(rows: list[np.ndarray], *, restart: bool) -> np.ndarray:
-    """Stack positions; those of the padding start at 0, or continue after the last token."""
+def _stack(rows: tuple[np.ndarray, ...], fill: int) -> np.ndarray:
     longest = max(map(len, rows))
-    rests = [np.arange(longest - len(row)) + (0 if restart else row[-1] + 1) for row in rows]
-    return np.stack([np.concatenate((row, rest)) for row, rest in zip(rows, rests, strict=True)])
+    return np.stack([np.append(row, np.full(longest - len(row), fill)) for row in rows])

@@ -12,5 +12,5 @@ def trained(corpus_file, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def alone(corpus_file, tmp_path_factory):
-    """A run of 40 steps on one process, to compare with runs on several."""
-    return pretrain(corpus_file, tmp_path_factory.mktemp("runs") / "alone", "--max-steps=40", *SHARED)
+    """A run of 20 steps on one process, to compare with runs on several."""
+    return pretrain(corpus_file, tmp_path_factory.mktemp("runs") / "alone", "--max-steps=20", *SHARED)

@@ -53,18 +53,18 @@ def test_duplicates_are_found_wherever_they_are(tmp_path, monkeypatch):
     texts = [f"document {i * i % 211}" for i in range(500)]
     (tmp_path / "a.txt").write_text("\n".join(texts))
     corpus = corpus_of(tmp_path / "a.txt")
-    held_out, train = list(corpus.validation()), list(corpus.train())
+    held_out, train = list(corpus.split(VALIDATION)), list(corpus.train())
     assert [text for text in dict.fromkeys(texts) if text not in held_out] == train
-    assert corpus.facts.documents == len(set(texts)) == len(held_out) + len(train)
-    assert corpus.facts.duplicates == 500 - len(set(texts))
-    assert corpus.facts.characters == sum(map(len, {*texts}))
+    assert corpus.facts["documents"] == len(set(texts)) == len(held_out) + len(train)
+    assert corpus.facts["duplicates"] == 500 - len(set(texts))
+    assert corpus.facts["characters"] == sum(map(len, {*texts}))
 
 
 def test_a_corpus_is_read_again_only_when_it_changed(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_TINY_TRANSFORMER_CACHE", str(tmp_path))
     monkeypatch.setattr(sources, "PORTION", 10)
     names = [str(path) for path in sorted(folder.iterdir())]
-    first = corpus_of(names[:-1]).facts.fingerprint
+    first = corpus_of(names[:-1]).facts["fingerprint"]
     hashed, hash_documents = [], splitting._hash_documents
 
     def noted(portion, *rest, **more):
@@ -72,8 +72,8 @@ def test_a_corpus_is_read_again_only_when_it_changed(folder, tmp_path, monkeypat
         hash_documents(portion, *rest, **more)
 
     monkeypatch.setattr(splitting, "_hash_documents", noted)
-    assert corpus_of(names[:-1]).facts.fingerprint == first and not hashed
-    assert corpus_of(names).facts.fingerprint != first
+    assert corpus_of(names[:-1]).facts["fingerprint"] == first and not hashed
+    assert corpus_of(names).facts["fingerprint"] != first
     assert [source.identity.split()[0] for portion in hashed for source in portion] == names[-1:]
 
 
@@ -81,10 +81,10 @@ def test_the_split_depends_on_each_document_alone(tmp_path):
     (tmp_path / "a.txt").write_text("\n".join(f"document {i}" for i in range(400)))
     (tmp_path / "b.txt").write_text("\n".join(f"another {i}" for i in range(100)))
     alone, both = corpus_of(tmp_path / "a.txt", 0.1), corpus_of([tmp_path / "b.txt", tmp_path / "a.txt"], 0.1)
-    held_out = set(alone.validation())
+    held_out = set(alone.split(VALIDATION))
     assert 20 < len(held_out) < 60
     assert held_out.isdisjoint(alone.train()) and held_out.isdisjoint(both.train())
-    assert held_out <= set(both.validation())
+    assert held_out <= set(both.split(VALIDATION))
 
 
 def test_how_text_is_cut_into_files_changes_neither_split_nor_order(folder, tmp_path, monkeypatch):
@@ -94,8 +94,8 @@ def test_how_text_is_cut_into_files_changes_neither_split_nor_order(folder, tmp_
     monkeypatch.setattr(sources, "PORTION", 4000)
     many = corpus_of(names, 0.1)
     assert len(one.portions) == 1 and len(many.portions) > 4
-    assert one.facts == many.facts and many.facts.duplicates == 60
-    assert list(one.train()) == list(many.train()) and list(one.validation()) == list(many.validation())
+    assert one.facts == many.facts and many.facts["duplicates"] == 60
+    assert list(one.train()) == list(many.train()) and list(one.split(VALIDATION)) == list(many.split(VALIDATION))
 
 
 def prepared(cache):
@@ -234,19 +234,17 @@ def test_a_vocabulary_larger_than_the_corpus_allows(documents):
 
 
 @pytest.mark.slow
-def test_two_processes_train_the_same_tokenizer(documents, corpus_file, tmp_path):
+def test_two_processes_train_the_same_tokenizer(documents, tokenizer, tmp_path):
     """The trainer's own numbering follows a hash table that is seeded differently in every process."""
+    (tmp_path / "texts.json").write_text(json.dumps(documents))
     program = (
-        "import sys; from pretrain.data.documents import open_corpus\n"
-        "from pretrain.data.tokenizer import train_tokenizer\n"
-        "corpus = open_corpus([sys.argv[1]], text_field='text', validation_share=0.1)\n"
-        "tokenizer = train_tokenizer(corpus.train, vocab_size=120, lowercase=True, max_length=64, family='encoder',"
-        " progress=False)\n"
-        "tokenizer.save_pretrained(sys.argv[2])"
+        "import json, sys; sys.path.insert(0, 'tests'); from pretraining import make_tokenizer\n"
+        "make_tokenizer(json.load(open(sys.argv[1]))).save_pretrained(sys.argv[2])"
     )
-    for name in ("a", "b"):
-        subprocess.run([sys.executable, "-c", program, str(corpus_file), str(tmp_path / name)], check=True, cwd=ROOT)
-    assert (tmp_path / "a" / "tokenizer.json").read_bytes() == (tmp_path / "b" / "tokenizer.json").read_bytes()
+    arguments = [sys.executable, "-c", program, str(tmp_path / "texts.json"), str(tmp_path / "other")]
+    subprocess.run(arguments, check=True, cwd=ROOT)
+    tokenizer.save_pretrained(tmp_path / "own")
+    assert (tmp_path / "own" / "tokenizer.json").read_bytes() == (tmp_path / "other" / "tokenizer.json").read_bytes()
 
 
 @pytest.mark.skipif(not all(map(find_spec, ("datatrove", "orjson", "spacy"))), reason='needs: pip install -e ".[web]"')

@@ -42,16 +42,16 @@ def cut_at_restarts(ids, positions):
     return [part.tolist() for part in np.split(np.asarray(ids), starts[1:])]
 
 
-def test_next_tokens_are_those_of_the_same_document():
+def test_next_tokens_are_those_of_the_same_document(facts):
     data = PackedTokens(np.array([2, 7, 8, 3, 2, 9, 3, 2], dtype=np.uint16), cls_id=2)
-    batch = NextToken(data).build(np.array([0]), generators(1), 8, None)
+    batch = NextToken(data, facts).build(np.array([0]), generators(1), 8, None)
     assert batch["position_ids"].tolist() == [[0, 1, 2, 3, 0, 1, 2, 0]]
     asked = dict(zip(batch["target_positions"].tolist(), batch["labels"].tolist(), strict=True))
     assert asked == {0: 7, 1: 8, 2: 3, 3: IGNORED, 4: 9, 5: 3, 6: IGNORED}
 
 
-def test_next_token_rows_are_the_blocks(packed):
-    batch = NextToken(packed).build(np.array([3, 0]), generators(2), LENGTH, None)
+def test_next_token_rows_are_the_blocks(packed, facts):
+    batch = NextToken(packed, facts).build(np.array([3, 0]), generators(2), LENGTH, None)
     assert batch["input_ids"].tolist() == packed.blocks(np.array([3, 0]), LENGTH).tolist()
     flat = batch["input_ids"].reshape(-1)
     known = batch["labels"] != IGNORED

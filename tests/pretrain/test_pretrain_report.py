@@ -1,6 +1,5 @@
 """Protects the pictures of training: the curve's marks and smoothing, and the page that compares runs."""
 
-import itertools
 import json
 import re
 from pathlib import Path
@@ -12,19 +11,10 @@ import yaml
 from matplotlib.image import imread
 from pretraining import run as pretrain_run
 
-from pretrain.cli import main, parse
-from pretrain.curve import draw_curve, phases, smooth
+from pretrain.cli import main
+from pretrain.curve import draw_curve, smooth
 
 STEPS = 200
-STAGES = (
-    '--stages=[{"share": 0.7, "block_size": 64, "batch_size": 8, "mask_rate": 0.3},'
-    ' {"share": 0.3, "block_size": 128, "batch_size": 4, "mask_rate": 0.2}]'
-)
-ONE_STAGE = '--stages=[{"share": 1.0, "block_size": 64, "batch_size": 8, "mask_rate": 0.2}]'
-
-
-def recipe(*flags: str):
-    return parse(["--recipe", "sample", "--output", "unused", "--warmup=0.02", ONE_STAGE, *flags])[1]
 
 
 def metrics(steps: int = STEPS, level: float = 4.0, seconds: float = 0.5) -> list[dict]:
@@ -71,42 +61,17 @@ def test_smoothing_neither_lags_nor_invents():
     np.testing.assert_array_equal(smooth(np.array([5.0])), [5.0])
 
 
-def test_phases_are_where_the_schedule_changes():
-    assert phases(recipe("--warmup=0.1", "--decay=0.25"), 200) == {20: ["warm"], 150: ["decay"]}
-    staged = phases(recipe(STAGES, "--warmup=0", "--decay=0.3"), 200)
-    assert staged == {140: ["4 x 128 tokens, 20 % masked", "decay"]}
-    assert phases(recipe("--warmup=0", "--decay=0"), 200) == {}
-
-
-def drawn_curve(path, monkeypatch, *flags: str):
-    """The figure that `draw_curve` saved."""
+def test_the_curve_shows_losses_and_rates(tmp_path, monkeypatch):
+    """Raw, smoothed and validation above, the learning rate below."""
     drawn = {}
     with monkeypatch.context() as patch:
         patch.setattr(plt, "close", lambda figure: drawn.update(figure=figure))
-        draw_curve(metrics(), path, recipe(STAGES, *flags), STEPS)
-    return drawn["figure"]
-
-
-def test_the_curve_shows_losses_rates_and_phases(tmp_path, monkeypatch):
-    """Raw, smoothed and validation above, the learning rate below, a line in both for each phase."""
-    figure = drawn_curve(tmp_path / "loss.png", monkeypatch)
-    top, bottom = figure.axes
-    curves = {line.get_label(): line for line in top.lines}
+        draw_curve(metrics(), tmp_path / "loss.png")
+    curves = {line.get_label(): line for line in drawn["figure"].axes[0].lines}
     assert {"training, each step", "training, smoothed", "validation"} <= curves.keys()
     assert len(curves["validation"].get_ydata()) == 5
-    marks = [line.get_xdata()[0] for line in bottom.lines if line.get_linestyle() == "--"]
-    assert marks == pytest.approx([0.02 * STEPS * 512 / 1e6, 0.5 * STEPS * 512 / 1e6, 0.7 * STEPS * 512 / 1e6])
-    plt.close(figure)
+    plt.close(drawn["figure"])
     assert imread(tmp_path / "loss.png").shape[1] > 900
-    draw_curve([], tmp_path / "none.png", recipe(), STEPS)
-    assert not (tmp_path / "none.png").exists()
-
-
-def test_names_of_phases_do_not_run_into_each_other(tmp_path, monkeypatch):
-    figure = drawn_curve(tmp_path / "loss.png", monkeypatch, "--warmup=0.45", "--decay=0.25")  # 0.7: stage; 0.75: decay
-    boxes = [text.get_window_extent() for text in figure.axes[1].texts]
-    assert len(boxes) == 3 and not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
-    plt.close(figure)
 
 
 def test_runs_are_compared_on_one_page(tmp_path, capsys):
@@ -148,7 +113,6 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, capsys):
     page = ["--output", str(tmp_path / "page.html")]
     for flags, complaint in {
         (str(tmp_path), *page): "metrics.jsonl: no metrics",
-        (str(run), str(run), *page): "given twice",
         (str(broken), *page): "cannot be read",
         (str(run), "--output", str(tmp_path / "page.txt")): "name of a .html file",
         (str(run),): "--output",

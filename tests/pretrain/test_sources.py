@@ -14,7 +14,7 @@ from pretraining import command, refused, run
 from hf_tiny_transformer.common.errors import UserError
 from pretrain.data import sources
 from pretrain.data.documents import documents_of, open_corpus
-from pretrain.data.sources import BY_BLANK_LINE, BY_LINE, EMPTY, WRAPPED, Source, Tally, describe, divide, open_sources
+from pretrain.data.sources import BY_BLANK_LINE, BY_LINE, EMPTY, Source, Tally, divide, open_sources
 
 TEXTS = sorted(["first document", 'second, with "quotes" and, commas', "third\nof two lines", "Größe, 電影, 🎬"])
 SENTENCE = "the old pump was replaced because the seal was worn on day {}, and it ran again on day {}."
@@ -81,49 +81,45 @@ def wrapped(text, width=70):
 
 
 LAYOUTS = {
-    "one per line": ("\n".join(lines()), 400, (1, 0, 0)),
-    "with one blank line at the end": ("\n".join(lines()) + "\n\n", 400, (1, 0, 0)),
-    "with one blank line in the middle": ("\n".join(lines(200)) + "\n\n" + "\n".join(lines(200, 200)), 400, (1, 0, 0)),
-    "with a byte-order mark, from Windows": ("\ufeff" + "\r\n".join(lines()), 400, (1, 0, 0)),
+    "one per line": ("\n".join(lines()), 400, True),
+    "with one blank line at the end": ("\n".join(lines()) + "\n\n", 400, True),
+    "with one blank line in the middle": ("\n".join(lines(200)) + "\n\n" + "\n".join(lines(200, 200)), 400, True),
+    "with a byte-order mark, from Windows": ("\ufeff" + "\r\n".join(lines()), 400, True),
     "between blank lines": (
         "\n\n".join(f"{a}\n{b}" for a, b in zip(lines(), lines(400, 400), strict=True)),
         400,
-        (0, 1, 0),
+        False,
     ),
-    "paragraphs of many lines": ("\n\n".join("\n".join(lines(20, 20 * i)) for i in range(10)), 10, (0, 1, 0)),
-    "hard-wrapped prose": (wrapped(" ".join(lines())), None, (1, 0, 1)),
-    "hard-wrapped paragraphs": ("\n\n".join(wrapped(" ".join(lines(9, 9 * i))) for i in range(30)), 30, (0, 1, 0)),
+    "paragraphs of many lines": ("\n\n".join("\n".join(lines(20, 20 * i)) for i in range(10)), 10, False),
+    "hard-wrapped prose": (wrapped(" ".join(lines())), None, True),
+    "hard-wrapped paragraphs": ("\n\n".join(wrapped(" ".join(lines(9, 9 * i))) for i in range(30)), 30, False),
 }
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
 def test_blank_lines_separate_documents_only_where_they_are_frequent(layout, encoding, tmp_path):
-    text, count, (by_line, by_blank_line, is_wrapped) = LAYOUTS[layout]
+    text, count, by_line = LAYOUTS[layout]
     (tmp_path / "a.txt").write_bytes(text.encode(encoding))
     tally = Tally()
     found = read(tmp_path / "a.txt", tally=tally)
     assert count is None or len(found) == count
-    assert (tally[BY_LINE], tally[BY_BLANK_LINE], tally[WRAPPED]) == (by_line, by_blank_line, is_wrapped)
+    assert (tally[BY_LINE], tally[BY_BLANK_LINE]) == (int(by_line), int(not by_line))
 
 
-def test_the_delimiter_and_hints_are_described(tmp_path):
+def test_delimiters_and_rows_without_text_are_counted(tmp_path):
     for i in range(20):  # twenty files of 20 lines, each with a blank line at its end
         (tmp_path / f"part{i:02}.txt").write_text("\n".join(lines(20, 20 * i)) + "\n\n")
     tally = Tally()
     assert len(read(tmp_path, tally=tally)) == 400
-    assert describe(tally) == ("one per line", [])
+    assert tally == {BY_LINE: 20}
     (tmp_path / "b.txt").write_text("\n\n".join(TEXTS))
-    (tmp_path / "c.txt").write_text(wrapped(" ".join(lines())))
     (tmp_path / "d.jsonl").write_text('{"text": null}\n{"text": "a"}\n{"text": ""}\n')
     (tmp_path / "e.csv").write_text("id,text\n1,\n2,b\n")
     pyarrow.parquet.write_table(pyarrow.table({"text": ["c", None]}), tmp_path / "f.parquet")
     tally.clear()
     assert {"a", "b", "c"} <= set(read(tmp_path, tally=tally))
-    cut, hints = describe(tally)
-    assert cut == "one per line in 21 files; separated by blank lines in 1 files"
-    assert tally[EMPTY] == 4 and "4 rows without text were skipped" in hints[1]
-    assert "1 of 21 text files look hard-wrapped" in hints[0] and "blank line after each paragraph" in hints[0]
+    assert tally == {BY_LINE: 20, BY_BLANK_LINE: 1, EMPTY: 4}
 
 
 BAD_FILES = {
@@ -208,10 +204,10 @@ def test_a_streamed_data_set_has_a_source_for_each_of_its_files(data_set, docume
     assert {source.identity for source in changed}.isdisjoint(source.identity for source in streamed)
 
 
-def test_a_downloaded_data_set_is_cut_into_ranges_of_rows(data_set, documents, tmp_path, monkeypatch):
+def test_a_downloaded_data_set_is_cut_into_equal_ranges_of_rows(data_set, documents, tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "HUB_ROWS", 120)
     found = open_sources([f"hub:{data_set}"], text_field="text")
-    assert [len(texts_of(source)) for source in found] == [120, 120, 60]
+    assert [len(texts_of(source)) for source in found] == [100, 100, 100]
     assert [text for source in found for text in texts_of(source)] == documents
     assert list((tmp_path / "downloaded").rglob("*.arrow"))
 

@@ -17,28 +17,36 @@ from pretrain import loop as training_loop
 from pretrain.checkpoint import checkpoint_steps
 from pretrain.metrics import read_metrics
 
+FLAGS = ("--max-steps=80", "--save-steps=20")
+
+
+@pytest.fixture(scope="module")
+def whole(corpus_file, tmp_path_factory):
+    return pretrain(corpus_file, tmp_path_factory.mktemp("whole") / "run", *FLAGS)
+
 
 @pytest.mark.slow
-def test_sigterm_saves_says_so_and_resume_ends_with_the_same_bytes(corpus_file, tmp_path):
-    flags = ("--max-steps=120", "--save-steps=50")
-    whole = pretrain(corpus_file, tmp_path / "whole", *flags)
-    arguments = [sys.executable, "-m", "pretrain", *command(corpus_file, tmp_path / "stopped", *flags)]
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGKILL])
+def test_a_run_that_is_stopped_and_resumed_ends_with_the_same_bytes(sent, whole, corpus_file, tmp_path):
+    output = tmp_path / "stopped"
+    arguments = [sys.executable, "-m", "pretrain", *command(corpus_file, output, *FLAGS)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(torch.get_num_threads())}
     process = subprocess.Popen(arguments, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    metrics = tmp_path / "stopped" / "training" / "metrics.jsonl"
+    metrics = output / "training" / "metrics.jsonl"
     deadline = time.time() + 120
     while not (metrics.is_file() and metrics.read_text().count("\n") > 3):
         assert process.poll() is None, process.communicate()
         assert time.time() < deadline
         time.sleep(0.005)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(sent)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == EXIT_TERMINATED
-    (step,) = (s for s in checkpoint_steps(tmp_path / "stopped") if s % 50)
-    assert f"error: SIGTERM: saved at step {step} of 120; continue with --resume" in errors
-    assert not (tmp_path / "stopped" / "config.json").exists()
-    pretrain(corpus_file, tmp_path / "stopped", *flags, "--resume")
-    assert same_weights(whole, tmp_path / "stopped")
+    if sent == signal.SIGTERM:
+        assert process.returncode == EXIT_TERMINATED
+        (step,) = (s for s in checkpoint_steps(output) if s % 20)
+        assert f"error: SIGTERM: saved at step {step} of 80; continue with --resume" in errors
+    assert not (output / "config.json").exists()
+    pretrain(corpus_file, output, *FLAGS, "--resume")
+    assert same_weights(whole, output)
 
 
 def test_a_loss_that_explodes_ends_the_run_and_leaves_the_last_checkpoint(corpus_file, tmp_path, capsys):
@@ -70,7 +78,7 @@ class Poisoned:
         return outputs
 
 
-@pytest.mark.parametrize("factor", [float("nan"), float("inf"), 1000.0])
+@pytest.mark.parametrize("factor", [float("nan"), 1000.0])
 def test_a_bad_step_is_skipped_where_that_is_allowed(factor, corpus_file, tmp_path, monkeypatch, capsys):
     """Weights after a skipped step are those before it; the count survives a resume."""
     flags = ["--max-steps=8", "--save-steps=1", "--micro_batch_size=8", "--optimizer=adamw"]
@@ -93,10 +101,10 @@ def test_all_processes_skip_a_step_that_is_bad_in_one(corpus_file, tmp_path):
         "import os, runpy\n"
         "from pretrain import loop\n"
         "forward, calls = loop.forward, []\n"
-        "def poisoned(*arguments):\n"
-        "    calls.append(0)\n"
-        "    outputs = forward(*arguments)\n"
-        "    if len(calls) == 10 and os.environ['RANK'] == '1':\n"
+        "def poisoned(model, *arguments):\n"
+        "    calls.extend([0] * model.training)\n"
+        "    outputs = forward(model, *arguments)\n"
+        "    if model.training and len(calls) == 10 and os.environ['RANK'] == '1':\n"
         "        outputs['loss'] = outputs.loss * float('nan')\n"
         "    return outputs\n"
         "loop.forward = poisoned\n"
@@ -115,11 +123,11 @@ def validation_losses(output):
 
 
 def test_only_the_last_checkpoints_stay_and_the_best(corpus_file, tmp_path):
-    """Validation comes every 6 steps, so the best may be one that no save fell on."""
-    output = pretrain(corpus_file, tmp_path / "run", "--max-steps=60", "--save-steps=10", "--keep-last=2")
+    """Validation comes every 3 steps, so the best may be one that no save fell on."""
+    output = pretrain(corpus_file, tmp_path / "run", "--max-steps=30", "--save-steps=5", "--keep-last=2")
     losses = validation_losses(output)
-    assert set(checkpoint_steps(output)) - {min(losses, key=losses.__getitem__)} <= {0, 50, 60}
-    assert {0, 50, 60} <= set(checkpoint_steps(output))
+    assert set(checkpoint_steps(output)) - {min(losses, key=losses.__getitem__)} <= {0, 25, 30}
+    assert {0, 25, 30} <= set(checkpoint_steps(output))
 
 
 def test_the_best_on_validation_is_published(corpus_file, tmp_path):
@@ -136,10 +144,10 @@ def test_the_best_on_validation_is_published(corpus_file, tmp_path):
 
 
 def test_saving_by_minutes(corpus_file, tmp_path):
-    output = pretrain(corpus_file, tmp_path / "run", "--max-steps=12", "--save-minutes=0.00001")
-    assert checkpoint_steps(output) == list(range(13)), "each step takes longer than that"
-    output = pretrain(corpus_file, tmp_path / "rare", "--max-steps=12", "--save-minutes=60")
-    assert checkpoint_steps(output) == [0, 12]
+    output = pretrain(corpus_file, tmp_path / "run", "--max-steps=4", "--save-minutes=0.00001")
+    assert checkpoint_steps(output) == list(range(5)), "each step takes longer than that"
+    output = pretrain(corpus_file, tmp_path / "rare", "--max-steps=4", "--save-minutes=60")
+    assert checkpoint_steps(output) == [0, 4]
 
 
 def test_figures_go_to_a_tracker_too(corpus_file, tmp_path):
