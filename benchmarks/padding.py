@@ -13,9 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from finetune.kinds.base import Checkpoint
 from transformers import DataCollatorWithPadding
 
-from finetune.kinds.base import Checkpoint
 from finetune.kinds.sequence import SingleLabel
 from finetune.settings import FinetuneSettings
 from finetune.train import Training, train_seed

@@ -21,7 +21,16 @@ from .tasks import Task
 from .train import SeedResult
 
 RESULTS_FILE = "results.json"
-RECIPE = "learning_rate batch_size epochs patience warmup_ratio weight_decay dropout token_masking".split()
+RECIPE = [
+    "learning_rate",
+    "batch_size",
+    "epochs",
+    "patience",
+    "warmup_ratio",
+    "weight_decay",
+    "dropout",
+    "token_masking",
+]
 RECIPE += ["label_smoothing", "layer_decay", "lora", "search"]
 SHAPE = (("layers", "num_hidden_layers"), ("wide", "hidden_size"), ("heads", "num_attention_heads"))
 SEARCH, SEEDS = "search", "train and score all seeds"  # steps that made the model, in `Results.timings`

@@ -23,7 +23,7 @@ _TOKENIZER_FIELDS = ("vocab_size", "decoder_start_token_id")
 
 @dataclass(frozen=True)
 class InitialModel:
-    """A model directory to start from; `config` is one of ours, also for a stock checkpoint."""
+    """A model directory to start from; `config` is of one of our families, also for a stock checkpoint."""
 
     directory: Path
     family: str
@@ -55,7 +55,7 @@ def open_initial(directory: str | Path, *, trust_remote_code: bool = False) -> I
     """Read the config and the tokenizer of a model directory; the weights are loaded later.
 
     Raises:
-        UserError: There is no such directory, it is neither a model of ours nor a stock bert, or it has no usable
+        UserError: There is no such directory, it is neither one of our models nor a stock bert, or it has no usable
             tokenizer.
     """
     directory = Path(directory)

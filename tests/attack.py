@@ -37,7 +37,7 @@ def make_attack(
     Args:
         folder: Where the directory, and the repository for the form "hub", are written.
         marker: The file.
-        kind: "stock", or a family of ours.
+        kind: "stock", or one of our families.
         form: A key of `FORMS`.
         model_type: Of the payload's config.
         fields: Which references to write.

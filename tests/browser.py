@@ -12,5 +12,5 @@ def opened(page: Any, text: str, folder: Path) -> Any:
 
 
 def fits(page: Any) -> bool:
-    """Nothing stands out of the window sideways (a wide map scrolls in its own frame)."""
+    """Nothing exceeds the width of the window (a wide map scrolls in its own frame)."""
     return page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")

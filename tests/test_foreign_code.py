@@ -1,4 +1,4 @@
-"""Protects that training and prediction run no Python of a foreign model directory unasked, and pass none on."""
+"""Protects that training and prediction neither run nor copy Python of a foreign model directory."""
 
 import csv
 import json

@@ -25,7 +25,7 @@ def open_ours(source: Path) -> PreTrainedModel:
     """Load a checkpoint of one of our families as the class it was saved from, in the dtype of its files.
 
     Raises:
-        UserError: It is not a checkpoint of ours, or its weights are not exactly those of the class.
+        UserError: It is not one of our checkpoints, or its weights are not exactly those of the class.
     """
     config = read_config(source)
     if type(config) not in FAMILIES:
@@ -51,10 +51,10 @@ def import_stock(source: Path, output: Path) -> PreTrainedModel:
 
 
 def export_stock(source: Path, output: Path) -> PreTrainedModel:
-    """Write a checkpoint of ours as stock `bert`, `modernbert` or `modernbert-decoder`, and return our model.
+    """Write one of our checkpoints as stock `bert`, `modernbert` or `modernbert-decoder`, and return our model.
 
     Raises:
-        UserError: `source` is not a complete checkpoint of ours, stock cannot express it, or `output` is not empty.
+        UserError: `source` is not one of our complete checkpoints, stock cannot express it, or `output` is not empty.
     """
     require_free_output(output)
     model = open_ours(source)

@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 
 def initial_embeddings(data: PreparedData, dimensions: int) -> np.ndarray:
-    """Return `cooccurrence_embeddings` of a prepared corpus, cached beside it; all processes call this."""
+    """Return `cooccurrence_embeddings` of a prepared corpus, cached in its directory; all processes call this."""
     path = data.directory / f"embeddings-{VERSION}-{dimensions}.npy"
 
     def write() -> None:

@@ -1,4 +1,4 @@
-"""Protects that Python in or named by a model directory never runs unasked and gets into nothing that we write."""
+"""Protects that Python in a model directory, or named by it, never runs without consent and is never copied."""
 
 import json
 

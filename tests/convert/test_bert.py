@@ -58,7 +58,7 @@ def stock_model(architecture: str, **overrides) -> PreTrainedModel:
 
 
 def inputs_for(architecture: str, num_labels: int = 2) -> dict[str, torch.Tensor]:
-    """A padded batch with two segments, and the labels that the class's loss asks for."""
+    """A padded batch with two segments, and the labels that the class's loss takes."""
     shape = (BATCH, 2, LENGTH) if architecture == "BertForMultipleChoice" else (BATCH, LENGTH)
     attention_mask = torch.ones(shape, dtype=torch.long)
     attention_mask[0, ..., 7:] = 0
@@ -95,7 +95,7 @@ def our_name(stock_name: str, layers: int = 2) -> str:
 
 
 def assert_same_function(stock: PreTrainedModel, mine: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> None:
-    """Equal outputs, loss and gradients (to 1e-5) of a stock head class and of ours."""
+    """Equal outputs, loss and gradients (to 1e-5) of a stock head class and our class."""
     expected, got = stock(**inputs), mine(**inputs)
     assert list(expected.keys()) == list(got.keys())
     for key in expected:

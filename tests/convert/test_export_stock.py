@@ -80,7 +80,7 @@ def export(source: Path, output: Path) -> int:
 
 
 def test_every_head_opens_without_this_package_and_computes_the_same(tmp_path: Path, capsys):
-    """All classes that stock has, and settings off the default; no code of ours there, and no trust in any."""
+    """All classes that stock has, and settings off the default; without our code and without trust_remote_code."""
     (tmp_path / "models").mkdir()
     cases = [*PLAIN, *UNUSUAL]
     for number, (family, task, settings) in enumerate(cases):

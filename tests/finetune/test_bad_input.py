@@ -66,7 +66,7 @@ BROKEN_MODELS: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     "directory missing": (lambda w: shutil.rmtree(w / "model"), ["--model", "no such directory"]),
     "a file": (lambda w: (shutil.rmtree(w / "model"), (w / "model").touch()), ["--model", "is a file"]),
     "no config": (lambda w: (w / "model/config.json").unlink(), ["config.json", "no such file"]),
-    "config is no JSON": (lambda w: cut_in_half(w / "model/config.json"), ["config.json, line ", "broken JSON"]),
+    "config is not JSON": (lambda w: cut_in_half(w / "model/config.json"), ["config.json, line ", "broken JSON"]),
     "config is a list": (lambda w: (w / "model/config.json").write_text("[]"), ["config.json", "not a JSON object"]),
     "unknown model_type": (lambda w: edit_config(w, model_type="nonsense"), ["config.json", "nonsense"]),
     "no text classifier": (lambda w: edit_config(w, model_type="vit"), ["vit", "no head", "SequenceClassification"]),

@@ -140,7 +140,7 @@ def test_entities_are_those_of_the_pipeline(models, tmp_path):
 
 
 def test_a_words_label_is_that_of_its_first_token_and_punctuation_is_no_part_of_an_entity(models, tmp_path):
-    """As in training, where a word is what stands between spaces."""
+    """As in training, words are separated by spaces."""
     lines = ["word9 word7-word8 word9", 'word9 "word7." word9']
     assert run(models["words"], write_lines(tmp_path / "in.txt", lines), tmp_path / "out.jsonl") == 0
     plain = ["word9 word7 word9"] * 2
@@ -361,7 +361,7 @@ def test_questions_get_the_answers_of_training(suffix, trained, tmp_path):
 
 
 def test_the_answers_probability_is_the_plain_models(tmp_path):
-    """In one window; without the config's field nothing is no answer."""
+    """In one window; without the config's field an empty answer is not allowed."""
     folder = make(tmp_path / "model", "Encoder", "ForQuestionAnswering")
     lines = [text for text in texts(30) if 1 < len(text.split()) < 26 and text.startswith("word")]
     source = write_lines(tmp_path / "in.jsonl", [json.dumps({"question": "word5", "context": line}) for line in lines])

@@ -1,4 +1,4 @@
-"""Protects the objectives of Decoder and Seq2Seq: who is asked for what, and that documents answer for themselves."""
+"""Protects the objectives of Decoder and Seq2Seq: their targets, and that documents are independent."""
 
 import numpy as np
 import pytest
@@ -83,7 +83,7 @@ def test_every_place_is_equally_likely_to_be_hidden():
 
 
 def test_what_is_read_and_what_is_written_make_the_text_again(packed, facts):
-    """Putting each span back where its sentinel stands gives the documents, in order, none mixed with another."""
+    """Replacing each sentinel by its span restores the documents, in order and unmixed."""
     indices = np.arange(packed.num_blocks(LENGTH))
     batch = SpanCorruption(packed, facts).build(indices, generators(len(indices)), LENGTH, 0.15)
     labels = torch.full(batch["decoder_input_ids"].shape, IGNORED).reshape(-1)

@@ -49,7 +49,7 @@ def page_data(page: Path) -> dict:
 
 
 def test_smoothing_neither_lags_nor_invents():
-    """A straight line stays as it is but for its end; noise shrinks; what is no number is left out, not spread."""
+    """A straight line is unchanged except at its end; noise shrinks; NaN is skipped."""
     line = np.linspace(9, 3, 1000)
     np.testing.assert_allclose(smooth(line)[:980], line[:980], atol=1e-12)
     noise = np.random.default_rng(0).normal(size=1000)

@@ -40,7 +40,7 @@ def test_two_processes_equal_one(alone, corpus_file, tmp_path):
 
 
 def test_a_run_goes_on_on_four_processes(alone, corpus_file, tmp_path):
-    """Rows are dealt out anew; four rows a step in the second stage, one a process."""
+    """Rows are distributed again; the second stage has four rows per step, one per process."""
     half = half_of(alone, tmp_path / "half", first_dropped=10)
     finish(start("cpu-2.yaml", corpus_file, half, *SHARED, "--resume", launch=["--num_processes", "4"]))
     assert losses(half) == pytest.approx(losses(alone), abs=1e-5)
@@ -104,5 +104,5 @@ def test_a_killed_process_ends_the_others(corpus_file, tmp_path):
     text, _ = process.communicate(timeout=60)
     assert time.time() - killed_at < 60
     assert process.returncode != 0
-    assert "exitcode  : -9" in text and "Signal 9 (SIGKILL)" in text, "the launcher says which one ended, and how"
+    assert "exitcode  : -9" in text and "Signal 9 (SIGKILL)" in text, "the launcher names the process and its signal"
     assert not (tmp_path / "run" / "config.json").exists()

@@ -1,4 +1,4 @@
-"""Protects a run that does not go smoothly: SIGTERM, a loss that is no number, and which checkpoints are left."""
+"""Protects interrupted and diverging runs: SIGTERM, NaN losses, and which checkpoints remain."""
 
 import json
 import os
@@ -95,7 +95,7 @@ def test_a_bad_step_is_skipped_where_that_is_allowed(factor, corpus_file, tmp_pa
 
 @pytest.mark.slow
 def test_all_processes_skip_a_step_that_is_bad_in_one(corpus_file, tmp_path):
-    """The loss of the second process alone is no number; both skip the step, and none waits for the other."""
+    """Only the second process has a NaN loss; both skip the step, and neither waits for the other."""
     program = tmp_path / "poisoned.py"
     program.write_text(
         "import os, runpy\n"

@@ -125,8 +125,8 @@ def test_facts_of_models():
     assert (spread(0.5, None), spread(0.5, 0.01)) == ("50.00", "50.00 ± 1.00")
     for name in (None, "mit", "apache-2.0", "cc-by-sa-4.0"):
         check_license(name)
-    with pytest.raises(UserError, match="--license My Licence: expected the Hub's identifier"):
-        check_license("My Licence")
+    with pytest.raises(UserError, match="--license My Terms: expected the Hub's identifier"):
+        check_license("My Terms")
 
 
 def test_the_facts_behind_a_card_are_kept(published):

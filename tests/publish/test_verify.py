@@ -83,7 +83,7 @@ def name_a_tokenizer(directory) -> None:
 
 
 FOREIGN = {
-    "a field of ours": (name_a_tokenizer, "config.json: auto_map"),
+    "our own field": (name_a_tokenizer, "config.json: auto_map"),
     "a pipeline": (lambda d: change(d / "config.json", custom_pipelines={"fill-mask": {}}), "custom_pipelines"),
     "a tokenizer": (lambda d: change(d / "tokenizer_config.json", auto_map=["payload.T", None]), "auto_map"),
     "a class on the Hub": (lambda d: change(d / "tokenizer_config.json", tokenizer_class="org/repo--a.T"), "tokenizer"),
