@@ -136,7 +136,7 @@ def _write(output: Path, report: Path | None, cells: list[tuple[str, ...]], summ
 
 
 def _submit(output: Path) -> None:
-    """Pack the answers of all tasks, and say which files the server would miss."""
+    """Pack the answers of all tasks, and return the files that are missing."""
     path, files = output / "submission.zip", sorted(output.glob("*/submission/*.tsv"), key=lambda file: file.name)
     with atomic_file(path) as stream, zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
         for file in files:

@@ -241,14 +241,14 @@ class Progress(TrainerCallback):
         self.title, self.main, self.total = title, main, total
 
     def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
-        """Note the time, and say where a resumed training continues."""
+        """Note the time, and print where a resumed training continues."""
         self.began = self.last_line = self.epoch_began = time.monotonic()
         self.first_step = state.global_step
         if state.global_step and state.epoch < args.num_train_epochs:
             say(f"{self.title}  continues after epoch {round(state.epoch)}/{self.total}")
 
     def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
-        """Say how far the training is."""
+        """Print how far the training is."""
         now = time.monotonic()
         if now - self.last_line < SECONDS_BETWEEN_LINES:
             return

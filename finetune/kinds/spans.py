@@ -37,7 +37,7 @@ class WindowSplit(EncodedSplit):
 
 @dataclass(frozen=True)
 class Found:
-    """Characters `start` to `end` of a context, tokens `first` to `last` (inclusive) of `row`; "" is no answer."""
+    """Characters `start` to `end` of a context, tokens `first` to `last` (inclusive) of `row`; "" means that there is no answer."""
 
     text: str
     start: int
@@ -188,7 +188,7 @@ def _positions(window: Window, accepted: Sequence[tuple[int, str]]) -> tuple[int
 
 
 def _shorten(questions: list[str], checkpoint: Checkpoint) -> list[str]:
-    """Truncate questions to half a row, so that any context fits into windows beside them."""
+    """Truncate questions to half a row, so that a window has room for the context."""
     most, options = max(1, checkpoint.max_length // 2 - 3), {"truncation": True, "return_offsets_mapping": True}
     encoded = checkpoint.tokenizer(questions, add_special_tokens=False, max_length=most, **options)
     return [

@@ -69,7 +69,7 @@ print(tokenizer.decode(model.generate(**encoded, max_length=128)[0], skip_specia
         return DataCollatorForSeq2Seq(checkpoint.tokenizer)
 
     def outputs(self, logits: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
-        """Return (B, T) token ids, which stand in the place of logits because the kind `generates`."""
+        """Return (B, T) token ids, returned instead of logits because the kind `generates`."""
         return logits  # type: ignore[return-value]
 
     def decode(self, outputs: Outputs, split: EncodedSplit) -> list[str]:

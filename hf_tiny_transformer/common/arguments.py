@@ -93,7 +93,7 @@ class CommandParser(ArgumentParser):
 
 
 class _HelpFormatter(DefaultHelpFormatter):
-    """Show defaults, but no Python types: the text of a flag says what its value is."""
+    """Show defaults, but no Python types: the text of a flag describes its value."""
 
     def _get_type_str(self, action: Any) -> None:
         return None

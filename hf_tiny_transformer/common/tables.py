@@ -223,7 +223,7 @@ class TableFile:
                 reader = csv.reader(feed(), delimiter=DELIMITERS[self.format], strict=True)
                 continue
             line, width = read[0][0], len(self.header)
-            if not row or is_header:  # an empty line is no row
+            if not row or is_header:  # an empty line does not count as a row
                 is_header = is_header and not row
             elif len(row) != width:
                 yield Record(line, error=f"{len(row)} fields, but the header has {width}; quote the text")

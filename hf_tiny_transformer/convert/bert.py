@@ -142,7 +142,7 @@ def config_from_stock(stock: BertConfig, source: str | Path = "config.json") -> 
 
 
 def config_to_stock(config: TinyTransformerBertConfig) -> BertConfig:
-    """Return the stock config of the same function; it keeps every field of ours."""
+    """Return the stock config of the same function; it keeps all our fields."""
     return BertConfig(**_common_fields(config))
 
 

@@ -35,7 +35,7 @@ STOCK_CLASSES: dict[type[PreTrainedModel], type[PreTrainedModel]] = {
     for name in FAMILIES[config_class].values()
 }
 
-# (ours, stock) without .weight or .bias; {n} is the layer's number. Several of ours are stacked into one of stock's.
+# (ours, stock) without .weight or .bias; {n} is the layer's number. Several of our matrices form one stock matrix.
 _LAYER = "model.layers.{n}"
 _QKV = [f"{_LAYER}.attention.{part}_proj" for part in "qkv"]
 _COMMON = [

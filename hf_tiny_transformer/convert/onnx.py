@@ -103,7 +103,7 @@ class Graph(nn.Module):
 
 
 def export_onnx(source: Path, output: Path, *, int8: bool = False) -> tuple[PreTrainedModel, float]:
-    """Write a checkpoint of ours as ONNX (fp32, any batch size and length), with its tokenizer and config.json.
+    """Write one of our checkpoints as ONNX (fp32, any batch size and length), with its tokenizer and config.json.
 
     config.json is that of the stock architecture with the same function, if there is one, because transformers.js
     knows it. With `int8`, there is also a file with 8-bit weights (onnxruntime's dynamic quantization).
@@ -112,7 +112,7 @@ def export_onnx(source: Path, output: Path, *, int8: bool = False) -> tuple[PreT
         Our model, and the largest difference between onnxruntime and torch.
 
     Raises:
-        UserError: `source` is not a complete checkpoint of ours, its family or a setting cannot be exported, outputs
+        UserError: `source` is not one of our complete checkpoints, its family or a setting cannot be exported, outputs
             differ from torch's by more than `TOLERANCE`, or `output` is not empty.
     """
     require_free_output(output)

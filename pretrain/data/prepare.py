@@ -79,7 +79,7 @@ def prepare_data(
 
 
 def _prepare(directory: Path, corpus: Corpus, recipe: Recipe, initial: InitialModel | None, team: Team) -> None:
-    """Train the tokenizer and pack. Finished parts stay in a folder next to `directory`, so that a killed run continues.
+    """Train the tokenizer and pack. Finished parts stay in a folder of their own, so that a killed run continues.
 
     The shards of a portion depend on how the text is cut into files, and so does the name of their folder.
     """
