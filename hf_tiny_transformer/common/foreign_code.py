@@ -1,4 +1,4 @@
-"""Python that a model directory names or contains: never run without consent, never copied into what this package writes.
+"""Python that a model directory names or has: never run without consent, never copied into what this package writes.
 
 What this package writes names only its own code, which is stored with the weights as this package has it.
 """
