@@ -244,7 +244,7 @@ class MultipleChoiceHead(ClassifierHead):
         """Score the choices: logits (B, C).
 
         Args:
-            input_ids: (B, C, T); the other inputs likewise have a second axis for the choices.
+            input_ids: (B, C, T); the other inputs have the same second axis.
             labels: (B,) index of the correct choice.
         """
         num_choices = (input_ids if input_ids is not None else inputs_embeds).shape[1]
