@@ -37,7 +37,7 @@ class WindowSplit(EncodedSplit):
 
 @dataclass(frozen=True)
 class Found:
-    """Characters `start` to `end` of a context, tokens `first` to `last` (inclusive) of `row`; "" is a missing answer."""
+    """Characters `start` to `end` of a context, tokens `first` to `last` (inclusive) of `row`; "" is none."""
 
     text: str
     start: int
