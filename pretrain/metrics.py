@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
 from .loop import Progress, TrainingLoop
 from .schedule import plan_stages
@@ -35,12 +36,16 @@ class Reporter:
         self.max_tokens = sum(p.stage.batch_size * p.stage.block_size * (p.last - p.first) for p in plans)
         self.peak_share = peak_share(loop)
         self.last = (progress.tokens, progress.seconds)
+        show_bar = self.accelerator.is_main_process and sys.stderr.isatty()
+        size = {"total": self.max_tokens, "initial": progress.tokens, "unit": " tokens", "unit_scale": True}
+        self.bar = tqdm(**size, dynamic_ncols=True, disable=not show_bar)
         if self.accelerator.is_main_process:  # a resumed run writes the later lines again
             kept = [line for line in read_metrics(self.path) if line["step"] <= progress.step]
             self.path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
 
     def after_step(self, progress: Progress, figures: dict[str, float]) -> None:
-        """Report a step, if a line is due."""
+        """Move the bar, and report the step if a line is due."""
+        self.bar.update(progress.tokens - self.bar.n)
         validated = "validation_loss" in figures
         if not self.accelerator.is_main_process or not (validated or self._due(progress.step, METRICS_PER_RUN)):
             return
@@ -64,8 +69,12 @@ class Reporter:
             minutes, seconds = divmod(round((self.max_tokens - progress.tokens) / rate), 60)
             losses = f"loss {line['loss']:.3f}"
             losses += f", validation {figures['validation_loss']:.3f}" if validated else ""
-            speed = f"{rate:,.0f} tokens/s, {minutes}:{seconds:02d} left"
-            logger.info("step %d/%d: %s, %s", progress.step, self.max_steps, losses, speed)
+            step = f"step {progress.step}/{self.max_steps}: {losses}"
+            self.bar.set_postfix_str(step)
+            if self.bar.disable:
+                logger.info("%s, %s tokens/s, %d:%02d left", step, f"{rate:,.0f}", minutes, seconds)
+        if progress.step == self.max_steps:
+            self.bar.close()
 
     def _due(self, step: int, lines_per_run: int) -> bool:
         return step % max(1, self.max_steps // lines_per_run) == 0 or step == self.max_steps
