@@ -67,7 +67,7 @@ def test_both_languages_have_the_same_content():
 
 
 def test_pictures_of_the_code_need_no_model(tmp_path):
-    """Pictures of missing models are unchanged, and the output states it."""
+    """Pictures of missing models are unchanged, and a line names each missing model."""
     lines = list(pictures.draw_all(tmp_path, tmp_path / "a", tmp_path / "b", tmp_path / "c"))
     assert sorted(path.stem for path in tmp_path.iterdir()) == ["computing", "encoder", "mask", "positions"]
     assert sum("no such model" in line for line in lines) == 3
