@@ -45,7 +45,7 @@ KINDS = {
 }
 MODEL_FILES = ("config.json", "generation_config.json", WEIGHTS_FILE, *TOKENIZER_FILES)
 DATA_FACTS = ("documents", "duplicates", "characters", "train_tokens", "validation_tokens", "fingerprint")
-# the code in the card, which uses the model for what it was trained for
+# the code in the card, which uses the model for what it was trained for; `verify` allows little more than this
 PIPELINE_CODE = """\
 from transformers import pipeline
 
@@ -54,11 +54,11 @@ pipe = pipeline("{task}", model=model_id, trust_remote_code=True)
 for text in {texts}:
 """
 FILL_CODE = """\
-    guesses = pipe(text, top_k=5)
-    print(text, "->", ", ".join(f"{{guess['token_str']}} {{guess['score']:.2f}}" for guess in guesses))"""
+    for guess in pipe(text, top_k=3):
+        print(text, "->", guess["token_str"], round(guess["score"], 3))"""
 CONTINUE_CODE = """\
-    written = pipe(text, max_new_tokens=20, do_sample=False, return_full_text=False)
-    print(text, "->", written[0]["generated_text"].strip())"""
+    written = pipe(text, max_new_tokens=20, do_sample=False)
+    print(text, "->", written[0]["generated_text"])"""
 SEQ2SEQ_CODE = """\
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 

@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from hf_tiny_transformer import TinyTransformerEncoderConfig, TinyTransformerEncoderForMaskedLM
+from hf_tiny_transformer.publish.card_code import refused_code
 from pretrain.batches import validation_batches
 from pretrain.cli import parse
 from pretrain.data.prepare import prepare_data
@@ -145,7 +146,9 @@ def test_other_families_pretrain_resume_and_show_what_they_do(recipe, flags, aut
     flags = [f"--recipe={recipe}", "--corpus", str(corpus_file), *flags, "--vocab_size=180", "--save-steps=6"]
     assert run([*flags, "--output", tmp_path / "whole", "--max-steps=12"]) == 0
     shown = [line for line in capsys.readouterr().out.splitlines() if " -> " in line]
-    assert shown and all(line in (tmp_path / "whole" / "README.md").read_text() for line in shown)
+    card = (tmp_path / "whole" / "README.md").read_text()
+    assert shown and all(line in card for line in shown)
+    assert refused_code(card.split("```python\n")[1].split("```")[0]) is None, "or verify would not run it"
     shutil.copytree(tmp_path / "whole", tmp_path / "half")
     shutil.rmtree(tmp_path / "half" / "checkpoints" / "step-12")
     assert run([*flags, "--output", tmp_path / "half", "--max-steps=12", "--resume"]) == 0
