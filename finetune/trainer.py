@@ -7,6 +7,7 @@ import inspect
 import json
 import re
 import shutil
+import sys
 import time
 import warnings
 import zipfile
@@ -22,6 +23,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import safe_open
 from safetensors.torch import save_model
 from torch import nn
+from tqdm import tqdm
 from transformers import (
     EarlyStoppingCallback,
     PreTrainedModel,
@@ -235,7 +237,7 @@ class MaskedTexts(torch.utils.data.Dataset):
 
 
 class Progress(TrainerCallback):
-    """A line per epoch and, in a long one, a line a minute; Trainer's own callbacks print raw dictionaries."""
+    """A line per epoch, and a bar in a terminal or else a line a minute; Trainer's callbacks print raw dictionaries."""
 
     def __init__(self, title: str, main: str, total: int) -> None:
         self.title, self.main, self.total = title, main, total
@@ -244,13 +246,17 @@ class Progress(TrainerCallback):
         """Note the time, and print where a resumed training continues."""
         self.began = self.last_line = self.epoch_began = time.monotonic()
         self.first_step = state.global_step
+        texts = {"unit": " texts", "unit_scale": args.train_batch_size * world_size(), "leave": False}
+        hidden = not (is_main() and sys.stderr.isatty())
+        self.bar = tqdm(total=state.max_steps, initial=self.first_step, desc=self.title, disable=hidden, **texts)
         if state.global_step and state.epoch < args.num_train_epochs:
-            say(f"{self.title}  continues after epoch {round(state.epoch)}/{self.total}")
+            self.write(f"{self.title}  continues after epoch {round(state.epoch)}/{self.total}")
 
     def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
-        """Print how far the training is."""
+        """Show how far the training is."""
+        self.bar.update()
         now = time.monotonic()
-        if now - self.last_line < SECONDS_BETWEEN_LINES:
+        if not self.bar.disable or now - self.last_line < SECONDS_BETWEEN_LINES:
             return
         self.last_line, rate = now, (state.global_step - self.first_step) / (now - self.began)
         left = round((state.max_steps - state.global_step) / rate)
@@ -264,10 +270,21 @@ class Progress(TrainerCallback):
         seconds, self.epoch_began = time.monotonic() - self.epoch_began, time.monotonic()
         state.log_history[-1]["seconds"] = round(seconds, 2)
         loss = next((entry["loss"] for entry in reversed(state.log_history) if "loss" in entry), float("nan"))
-        say(
+        self.write(
             f"{self.title}  epoch {round(state.epoch)}/{self.total}  train loss {loss:.4f}  "
             f"validation {100 * metrics[f'eval_{self.main}']:.2f}  {seconds:.1f} s"
         )
+
+    def on_train_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        """Remove the bar."""
+        self.bar.close()
+
+    def write(self, line: str) -> None:
+        """Print a line, above the bar if there is one."""
+        if self.bar.disable:
+            say(line)
+        else:
+            self.bar.write(line, file=sys.stderr)
 
 
 def epoch_records(kind: Kind, state: TrainerState) -> list[dict[str, Any]]:

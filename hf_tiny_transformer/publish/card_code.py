@@ -24,13 +24,19 @@ model_id = "."  # this directory
 pipe = pipeline("TASK", model=model_idTRUST)
 tokenizer = AutoTokenizer.from_pretrained(model_idTRUST)
 model = CLASS.from_pretrained(model_idTRUST)
-for guess in pipe(TEXT, top_k=3):
-    print(guess['token_str'], round(guess['score'], 3))
+for text in [
+    TEXT,
+]:
+    for guess in pipe(text, top_k=3):
+        print(text, "->", guess["token_str"], round(guess["score"], 3))
+    written = pipe(text, max_new_tokens=20, do_sample=False)
+    print(text, "->", written[0]["generated_text"])
+    written = model.generate(**tokenizer(text, return_tensors="pt"), max_new_tokens=20, do_sample=False)
+    print(text, "->", tokenizer.decode(written[0]))
 print(pipe(INPUT))
 print(pipe(INPUT, top_k=None))  # the probability of each label
 print(pipe(INPUT, function_to_apply='none'))
 print(pipe(TEXT, aggregation_strategy='simple'))
-print(pipe(TEXT, max_new_tokens=20, do_sample=False)[0]['generated_text'])
 context, choices = TEXT, TEXTS
 encoded = tokenizer([context] * len(choices), choices, truncation=True, padding=True, return_tensors="pt")
 scores = model(**{name: values[None] for name, values in encoded.items()}).logits[0]
@@ -39,9 +45,7 @@ encoded = tokenizer(TEXT, TEXT, truncation=True, return_tensors="pt")
 answer = model(**encoded)
 print(tokenizer.decode(encoded["input_ids"][0][answer.start_logits.argmax() : answer.end_logits.argmax() + 1]))
 encoded = tokenizer(TEXT, truncation=True, return_tensors="pt")
-print(tokenizer.decode(model.generate(**encoded, max_length=128)[0], skip_special_tokens=True))
-written = model.generate(**tokenizer(TEXT, return_tensors="pt"), max_new_tokens=20, do_sample=False)
-print(tokenizer.decode(written[0]))"""
+print(tokenizer.decode(model.generate(**encoded, max_length=128)[0], skip_special_tokens=True))"""
 _ALLOWED = [
     re.compile(re.sub("|".join(_PARTS), lambda part: _PARTS[part[0]], re.escape(line))) for line in _LINES.split("\n")
 ]

@@ -1,4 +1,4 @@
-"""Documents to one memory-mapped array of token ids: [CLS] document [SEP] [CLS] document [SEP] ...
+"""Documents to one memory-mapped array of token ids: `[CLS] document [SEP] [CLS] ...`.
 
 A block of any size is a slice of the array, so that a stage with longer rows needs no second packing. A block that
 begins inside a document treats the rest as a document of its own.

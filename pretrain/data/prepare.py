@@ -61,7 +61,7 @@ def prepare_data(
     corpus = open_corpus(names, text_field=text_field, validation_share=share, exclude=exclude, team=team)
     facts = corpus.facts
     counts = {"documents": facts["documents"], "exact duplicates dropped": facts["duplicates"], **corpus.tally}
-    logger.info("corpus: %s", "; ".join(f"{count:,} {name}" for name, count in counts.items()))
+    logger.info("corpus: %s", "; ".join(f"{count:,} {name}" for name, count in counts.items() if count))
     settings: dict[str, Any] = {"format": FORMAT, "corpus": facts["fingerprint"]}
     if initial is not None:
         settings["tokenizer"] = initial.tokenizer_fingerprint()

@@ -26,6 +26,8 @@ LAYOUT_LINES = 100_000  # lines that decide how a text file separates its docume
 BLANK_SHARE = 0.02  # separating blank lines per line of text from which on they separate documents
 
 Tally = Counter[str]  # facts about the texts that were read, for the log
+WRAPPED_SHARE = 0.4  # lines that a sentence continues on the next line, of all lines, in wrapped prose
+WRAPPED = "files that look hard-wrapped (put a blank line after each paragraph, or join its lines)"
 BY_LINE, BY_BLANK_LINE = "text files with a document in each line", "text files with blank lines between documents"
 EMPTY = "rows without text skipped"
 
@@ -123,8 +125,9 @@ def _file_source(path: Path, text_field: str) -> Source:
 
 def _read_text(path: Path, text_field: str, identity: str, tally: Tally) -> Iterator[str]:
     """Read the documents of a text file, one on each line or separated by blank lines."""
-    by_line = _is_by_line(path, identity)
+    by_line, wrapped = _layout(path, identity)
     tally[BY_LINE if by_line else BY_BLANK_LINE] += 1
+    tally[WRAPPED] += wrapped
     document: list[str] = []
     for _, line in read_lines(path, "--corpus"):
         if line.strip():
@@ -137,8 +140,8 @@ def _read_text(path: Path, text_field: str, identity: str, tally: Tally) -> Iter
 
 
 @lru_cache(maxsize=10_000)
-def _is_by_line(path: Path, identity: str) -> bool:
-    """Return whether each line of a text file is a document.
+def _layout(path: Path, identity: str) -> tuple[bool, bool]:
+    """Return whether each line of a text file is a document, and whether these look like lines of wrapped prose.
 
     Blank lines separate documents where they are a substantial share of the lines: a single one somewhere in a long
     file does not.
@@ -146,7 +149,11 @@ def _is_by_line(path: Path, identity: str) -> bool:
     lines = [line.strip() for _, line in islice(TextFile(path, "--corpus").lines(), LAYOUT_LINES)]
     texts = sum(map(bool, lines))
     separators = sum(bool(before) and not line for before, line in pairwise(lines)) - (texts > 0 and not lines[-1])
-    return separators <= 0 or separators < BLANK_SHARE * texts
+    by_line = separators <= 0 or separators < BLANK_SHARE * texts
+    full = 0.7 * max(map(len, lines), default=0)  # a wrapped line has nearly the width of the others
+    pairs = ((before, after) for before, after in pairwise(lines) if len(before) > full)
+    continued = sum(before[-1:].isalnum() and after[:1].islower() for before, after in pairs)
+    return by_line, by_line and texts > 20 and continued > WRAPPED_SHARE * texts
 
 
 def _read_rows(path: Path, text_field: str, identity: str, tally: Tally) -> Iterator[str]:

@@ -14,7 +14,7 @@ from pretraining import command, refused, run
 from hf_tiny_transformer.common.errors import UserError
 from pretrain.data import sources
 from pretrain.data.documents import documents_of, open_corpus
-from pretrain.data.sources import BY_BLANK_LINE, BY_LINE, EMPTY, Source, Tally, divide, open_sources
+from pretrain.data.sources import BY_BLANK_LINE, BY_LINE, EMPTY, WRAPPED, Source, Tally, divide, open_sources
 
 TEXTS = sorted(["first document", 'second, with "quotes" and, commas', "third\nof two lines", "Größe, 電影, 🎬"])
 SENTENCE = "the old pump was replaced because the seal was worn on day {}, and it ran again on day {}."
@@ -105,6 +105,7 @@ def test_blank_lines_separate_documents_only_where_they_are_frequent(layout, enc
     found = read(tmp_path / "a.txt", tally=tally)
     assert count is None or len(found) == count
     assert (tally[BY_LINE], tally[BY_BLANK_LINE]) == (int(by_line), int(not by_line))
+    assert tally[WRAPPED] == (layout == "hard-wrapped prose")
 
 
 def test_delimiters_and_rows_without_text_are_counted(tmp_path):
@@ -112,14 +113,14 @@ def test_delimiters_and_rows_without_text_are_counted(tmp_path):
         (tmp_path / f"part{i:02}.txt").write_text("\n".join(lines(20, 20 * i)) + "\n\n")
     tally = Tally()
     assert len(read(tmp_path, tally=tally)) == 400
-    assert tally == {BY_LINE: 20}
+    assert tally == {BY_LINE: 20, WRAPPED: 0}
     (tmp_path / "b.txt").write_text("\n\n".join(TEXTS))
     (tmp_path / "d.jsonl").write_text('{"text": null}\n{"text": "a"}\n{"text": ""}\n')
     (tmp_path / "e.csv").write_text("id,text\n1,\n2,b\n")
     pyarrow.parquet.write_table(pyarrow.table({"text": ["c", None]}), tmp_path / "f.parquet")
     tally.clear()
     assert {"a", "b", "c"} <= set(read(tmp_path, tally=tally))
-    assert tally == {BY_LINE: 20, BY_BLANK_LINE: 1, EMPTY: 4}
+    assert tally == {BY_LINE: 20, BY_BLANK_LINE: 1, EMPTY: 4, WRAPPED: 0}
 
 
 BAD_FILES = {

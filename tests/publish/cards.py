@@ -10,8 +10,11 @@ from transformers import pipeline
 
 {THIS_DIRECTORY}
 pipe = pipeline("fill-mask", model=model_id, trust_remote_code=True)
-for guess in pipe('word5 [MASK] word7', top_k=3):
-    print(guess['token_str'], round(guess['score'], 3))"""
+for text in [
+    'word5 [MASK] word7',
+]:
+    for guess in pipe(text, top_k=3):
+        print(text, "->", guess["token_str"], round(guess["score"], 3))"""
 RESULTS = {"parameters": 12345, "scores": {"test": {"accuracy": 0.71234567}}, "model": "tiny", "losses": [2.5]}
 
 
