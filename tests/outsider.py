@@ -8,7 +8,7 @@ from pathlib import Path
 PRELUDE = """
 import importlib.util, pathlib, sys
 sys.path[:] = [place for place in sys.path if not (pathlib.Path(place) / "hf_tiny_transformer").exists()]
-sys.meta_path[:] = [finder for finder in sys.meta_path if "editable" not in type(finder).__module__]
+sys.meta_path[:] = [finder for finder in sys.meta_path if "editable" not in getattr(finder, "__module__", "")]
 assert importlib.util.find_spec("hf_tiny_transformer") is None
 """
 
