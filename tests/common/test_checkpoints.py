@@ -65,7 +65,7 @@ def test_the_dtype_of_the_file_is_kept_on_request(source):
 
 def test_a_new_head_comes_from_the_seed_and_is_named(source, caplog):
     config = read_config(source, num_labels=3)
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.WARNING, logger="hf_tiny_transformer.common.checkpoints"):
         first, again, other = (
             load_model(source, AutoModelForSequenceClassification, config, new_head=True, seed=seed)
             for seed in (1, 1, 2)

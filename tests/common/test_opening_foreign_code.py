@@ -25,7 +25,7 @@ def open_and_save(source, output, trust_remote_code: bool = False) -> None:
 
 @every_source
 def test_the_opener_runs_and_passes_on_nothing(kind, form, attack, marker, tmp_path, capsys):
-    """Whoever opens a checkpoint and saves it need not think of it."""
+    """The opener strips code references, so that no caller can forget it."""
     open_and_save(attack(kind, form), tmp_path / "out")
     error = capsys.readouterr().err
     assert "tokenizer_config.json: auto_map names foreign code" in error
