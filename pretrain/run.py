@@ -67,7 +67,8 @@ def pretrain(settings: RunSettings, recipe: Recipe) -> None:
     loop = build(seed=record.seed, max_steps=record.max_steps)
     loop.skip_bad_steps = settings.skip_bad_steps
     validation = validation_batches(recipe, data, settings.attention)
-    where = f"{accelerator.num_processes} x {accelerator.device.type}, {accelerator.distributed_type.value}"
+    where = f"{accelerator.num_processes} x {accelerator.device.type}"
+    where += f", {accelerator.distributed_type.value}" if accelerator.num_processes > 1 else ""
     parameters = sum(p.numel() for p in loop.model.parameters())
     logger.info("model: %s parameters, %d steps on %s", f"{parameters:,}", loop.max_steps, where)
     if accelerator.is_main_process:  # not earlier: by now all input has been checked

@@ -77,6 +77,8 @@ class RunSettings:
         for name in ("seed", "skip_bad_steps"):
             if getattr(self, name) < 0:
                 raise UserError(f"{flag_of(name)} {getattr(self, name)}: must not be negative")
+        if self.seed >= 2**32:
+            raise UserError(f"--seed {self.seed}: must be less than 2**32")
         if self.log_with is not None and find_spec(self.log_with) is None:
             raise UserError(f"--log-with {self.log_with}: is not installed; run: pip install {self.log_with}")
 

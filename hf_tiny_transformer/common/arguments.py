@@ -46,13 +46,15 @@ class CommandParser(ArgumentParser):
             default = field.default_factory() if field.default_factory is not MISSING else field.default
             default = (defaults or {}).get(name, default)
             options |= {"required": True} if default is MISSING else {"default": default}
+            if default is not None:  # the parser shows it
+                options["help"] = re.sub(r"\s*Default: \S+\.$", "", options["help"])
             if hint is bool:
                 options |= {"action": ActionYesNo, "nargs": "?"}
             elif item is not None and not is_dataclass(item) and defaults is None:
                 options |= {"type": item, "nargs": "+"}
             else:
                 options |= {"type": hint}
-                if item is not None and is_dataclass(item):
+                if item is not None and is_dataclass(item) and default is not MISSING:
                     options["help"] += f" (default: {json.dumps(default).replace('%', '%%')})"
             self.add_argument(f"--{name}", **options)
 

@@ -169,8 +169,12 @@ class TableFile:
         if self.format == ".txt":
             return [TEXT_COLUMN]
         if self.format in DELIMITERS:
+            csv.field_size_limit(LONGEST_FIELD)
             lines = (line for _, line in self._text.lines(newline=""))
-            return next(csv.reader(lines, delimiter=DELIMITERS[self.format]), [])
+            try:
+                return next(csv.reader(lines, delimiter=DELIMITERS[self.format], strict=True), [])
+            except csv.Error as error:
+                raise UserError(f"{self.where}, line 1: broken header ({error}); is a quote missing?") from None
         return list(next((record.values for record in self._json_rows() if record.error is None), {}))
 
     def _lines(self) -> Iterator[Record]:
@@ -248,7 +252,7 @@ class TableFile:
                 for values in batch.to_pylist():
                     self._row += 1
                     yield Record(self._row, values)
-        except (pyarrow.ArrowException, OSError) as error:
+        except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
             raise _unreadable(self.where, error, f"damaged after row {self._row}") from None
 
 

@@ -178,3 +178,17 @@ def test_formats_and_numbers():
     assert [parse_number(value) for value in ("1e3", " -2 ", 3, 0.5)] == [1000.0, -2.0, 3.0, 0.5]
     for value in ("nan", "inf", "", "x", None, True, [1], 10**400):
         assert parse_number(value) is None, value
+
+
+def test_a_header_with_an_unpaired_quote_is_named(tmp_path):
+    (tmp_path / "q.csv").write_text('"text,label\n' + "a,b\n" * 100_000)
+    with pytest.raises(UserError, match=r"q\.csv, line 1: broken header .*is a quote missing"):
+        TableFile(tmp_path / "q.csv")
+
+
+def test_text_in_parquet_that_is_not_utf8_is_refused(tmp_path):
+    binary = pyarrow.array([b"caf\xe9"])
+    column = pyarrow.Array.from_buffers(pyarrow.string(), 1, binary.buffers())
+    pyarrow.parquet.write_table(pyarrow.table({"text": column}), tmp_path / "p.parquet")
+    with pytest.raises(UserError, match=r"p\.parquet: damaged after row 0"):
+        list(TableFile(tmp_path / "p.parquet"))

@@ -138,3 +138,9 @@ def test_help_shows_the_values_that_will_run(capsys):
 def test_output_is_required():
     with pytest.raises(UserError, match="output"):
         parse([])
+
+
+def test_a_recipe_file_without_a_required_field_is_refused_in_one_line(tmp_path):
+    (tmp_path / "part.yaml").write_text("learning_rate: 0.001\n")
+    with pytest.raises(UserError, match="--family is required"):
+        parse(["--recipe", str(tmp_path / "part.yaml"), "--output", "x"])
