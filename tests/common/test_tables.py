@@ -187,7 +187,7 @@ def test_a_header_with_an_unpaired_quote_is_named(tmp_path):
 
 
 def test_text_in_parquet_that_is_not_utf8_is_refused(tmp_path):
-    binary = pyarrow.array([b"caf\xe9"])
+    binary = pyarrow.array([b"\xe9"])
     column = pyarrow.Array.from_buffers(pyarrow.string(), 1, binary.buffers())
     pyarrow.parquet.write_table(pyarrow.table({"text": column}), tmp_path / "p.parquet")
     with pytest.raises(UserError, match=r"p\.parquet: damaged after row 0"):
