@@ -121,7 +121,7 @@ print(tokenizer.decode(encoded["input_ids"][0][answer.start_logits.argmax() : an
         return [found.text for found in self.find(outputs, split)]
 
     def find(self, outputs: Outputs, split: EncodedSplit) -> list[Found]:
-        """Return the best span over all windows of each example, or "" where no answer is likelier.
+        """Return the best span over all windows of each example, or "" where an empty answer has the highest score.
 
         `outputs` has (T, 2) for each row, with or without padding at its end.
         """
