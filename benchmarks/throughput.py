@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -30,11 +30,12 @@ from pretrain.speed import matrix_rate, step_flops, synchronize
 
 from .command import measure_in_process, parse
 
-SHAPES = {"2x128": (2, 128, 2), "4x256": (4, 256, 4), "12x768": (12, 768, 12)}
+SHAPES = {"2x128": (2, 128, 2), "4x256": (4, 256, 4), "7x256": (7, 256, 4), "12x768": (12, 768, 12)}
 MASK_RATE = 0.15
 DOCUMENT = 230  # tokens per document, about as in the sample corpus
 FIRST_WORD = 5  # lower ids are special tokens
 WARM_UP = 3
+ATTENTION_KERNELS = ("flash_fwd", "fmha_cutlassF", "cudnn", "flex")  # in the names of the kernels that compute it
 
 
 @dataclass(frozen=True)
@@ -48,21 +49,21 @@ class ThroughputSettings:
         micro_batch: Rows per forward pass, ours only. Default: the whole batch.
         length: Tokens per row.
         optimizer: Optimizer, ours only; stock has AdamW.
-        attention: Attention implementation, ours only: sdpa, flash_attention_2, ...
-        compile: Use torch.compile as accelerate does, ours only.
+        attention: Attention implementation, ours only. Default: as in pretrain.
+        compile: Use torch.compile, on both sides.
         threads: Number of CPU threads.
         rounds: Number of measurements per side.
         seconds: Seconds of each measurement.
         side: Measure only this side, in this process, and print JSON; used internally.
     """
 
-    shape: Literal["2x128", "4x256", "12x768"] = "2x128"
+    shape: Literal["2x128", "4x256", "7x256", "12x768"] = "2x128"
     vocab_size: int = 30522
     batch: int = 32
     micro_batch: int | None = None
     length: int = 128
     optimizer: Literal["adamw", "muon"] = "adamw"
-    attention: str = "sdpa"
+    attention: str | None = None
     compile: bool = False
     threads: int = 1
     rounds: int = 5
@@ -86,7 +87,7 @@ def main() -> None:
     report(settings, rounds)
 
 
-def measure(settings: ThroughputSettings) -> dict[str, float]:
+def measure(settings: ThroughputSettings) -> dict[str, Any]:
     """Return one side's tokens per second, FLOP/s and peak memory, and the machine's current matrix rate."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_num_threads(settings.threads)
@@ -104,6 +105,7 @@ def measure(settings: ThroughputSettings) -> dict[str, float]:
         steps += 1
     seconds = (clock() - start) / steps
     memory = peak_memory()
+    kernels = gpu_kernels(lambda: step(WARM_UP + steps)) if device.type == "cuda" else {}
     tokens = settings.batch * settings.length
     predicted = tokens if settings.side == "stock" else round(MASK_RATE * settings.length) * settings.batch
     return {
@@ -111,25 +113,38 @@ def measure(settings: ThroughputSettings) -> dict[str, float]:
         "flops": step_flops(model, rows=settings.batch, length=settings.length, predicted=predicted) / seconds,
         "matrix_rate": matrix_rate(device, seconds=1.0, clock=clock),
         "memory": memory,
+        "kernels": sum(kernels.values()),
+        "attention": ", ".join(sorted({name for name in ATTENTION_KERNELS for kernel in kernels if name in kernel})),
     }
+
+
+def gpu_kernels(step: Callable[[], None]) -> dict[str, int]:
+    """Return how often each GPU kernel, copy and fill runs in one step."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        step()
+        torch.cuda.synchronize()
+    events = profile.key_averages()
+    return {event.key: event.count for event in events if event.device_type == torch.autograd.DeviceType.CUDA}
 
 
 def stock(settings: ThroughputSettings, device: torch.device) -> tuple[PreTrainedModel, Callable[[int], None]]:
     """Return stock BERT, and a function that does one step with `run_mlm.py`'s settings."""
     torch.manual_seed(0)
     model = BertForMaskedLM(BertConfig(vocab_size=settings.vocab_size, **_shape(settings))).to(device).train()
+    if settings.compile:
+        model.compile(dynamic=False)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-    tokens = torch.from_numpy(_tokens(settings))
+    tokens = torch.from_numpy(_tokens(settings)).to(device)
 
     def step(number: int) -> None:
         ids = tokens[number % len(tokens)]
-        masked = torch.rand(ids.shape) < MASK_RATE
+        masked = torch.rand(ids.shape, device=device) < MASK_RATE
         labels = torch.where(masked, ids, -100)
-        draw = torch.rand(ids.shape)  # the collator's 80 / 10 / 10
+        draw = torch.rand(ids.shape, device=device)  # the collator's 80 / 10 / 10
         ids = torch.where(masked & (draw < 0.8), 4, ids)
         ids = torch.where(masked & (draw > 0.9), torch.randint_like(ids, FIRST_WORD, settings.vocab_size), ids)
         with torch.autocast("cuda", dtype=torch.bfloat16, enabled=device.type == "cuda"):
-            loss = model(input_ids=ids.to(device), labels=labels.to(device)).loss
+            loss = model(input_ids=ids, labels=labels).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -143,6 +158,7 @@ def ours(settings: ThroughputSettings, device: torch.device) -> tuple[PreTrained
     from accelerate import Accelerator
 
     from hf_tiny_transformer import TinyTransformerBertConfig, TinyTransformerBertForMaskedLM
+    from pretrain import varlen
     from pretrain.batches import BatchSource, make_objective
     from pretrain.data.packed import PackedTokens
     from pretrain.data.tokenizer import VocabularyFacts
@@ -155,7 +171,6 @@ def ours(settings: ThroughputSettings, device: torch.device) -> tuple[PreTrained
         vocab_size=settings.vocab_size,
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
-        attn_implementation=settings.attention,
         **_shape(settings),
     )
     recipe = Recipe(
@@ -171,19 +186,20 @@ def ours(settings: ThroughputSettings, device: torch.device) -> tuple[PreTrained
     facts = VocabularyFacts(2, 3, 4, 0, special, np.ones(settings.vocab_size, bool), ordinary, ordinary[:0])
     data = PackedTokens(_tokens(settings).reshape(-1), cls_id=2)
     objective = make_objective("mlm", data, facts, masking="token")
-    batches = BatchSource(objective, seed=0, single_row=settings.attention.startswith("flash"))
-    accelerator = Accelerator(
-        mixed_precision="bf16" if device.type == "cuda" else "no",
-        dynamo_backend="inductor" if settings.compile else None,
-    )
+    accelerator = Accelerator(mixed_precision="bf16" if device.type == "cuda" else "no")
     model = TinyTransformerBertForMaskedLM(config)
+    attention = settings.attention or ("varlen" if varlen.is_possible(model, packs_documents=True) else "sdpa")
+    model.set_attn_implementation(attention)
+    batches = BatchSource(objective, seed=0, bounds=attention == varlen.NAME)
+    if settings.compile:
+        model.compile(dynamic=False)
     model, *optimizers = accelerator.prepare(model, *build_optimizers(model, recipe))
     loop = TrainingLoop(accelerator, model.train(), optimizers, batches, recipe, max_steps=10**6)
     prepared = loop.prefetched(0)
 
     def step(number: int) -> None:
-        index, _, micro_batches = next(prepared)
-        loop.step(index, micro_batches)
+        figures = loop.step(next(prepared))
+        assert figures.grad_norm > 0, "all gradients are zero"
 
     return accelerator.unwrap_model(model), step
 
@@ -198,7 +214,7 @@ def report(settings: ThroughputSettings, rounds: list[dict[str, dict[str, float]
     print(
         f"{settings.shape}, vocabulary {settings.vocab_size:,}, batch {settings.batch} x {settings.length}, "
         f"{100 * MASK_RATE:.0f} % masked, {threads}, {settings.rounds} rounds; ours: {settings.optimizer}, "
-        f"{settings.attention}{', compiled' if settings.compile else ''}\n"
+        f"{settings.attention or 'default attention'}{', compiled' if settings.compile else ''}\n"
     )
     print("| | tokens/s | GFLOP/s needed | share of the matrix rate | peak memory, GiB |")
     print("| --- | ---: | ---: | ---: | ---: |")

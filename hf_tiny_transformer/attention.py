@@ -149,7 +149,12 @@ def apply_rotary(
     `query` and `key` are (B, H, T, D); `cos` and `sin` are (B or 1, T, D), shared by all heads.
     """
     cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
-    return query * cos + rotate_half(query) * sin, key * cos + rotate_half(key) * sin
+
+    def rotate(states: torch.Tensor) -> torch.Tensor:
+        # Under autocast cos and sin are fp32: the products have that precision, the result has the dtype of the values.
+        return (states * cos + rotate_half(states) * sin).to(states.dtype)
+
+    return rotate(query), rotate(key)
 
 
 def rotate_half(x: torch.Tensor) -> torch.Tensor:

@@ -20,6 +20,8 @@ from transformers.masking_utils import (
 )
 from transformers.utils.generic import is_flash_attention_requested
 
+DENSE = ("sdpa", "eager")  # backends that read a whole mask
+
 
 def bidirectional_mask(
     config: PreTrainedConfig,
@@ -32,8 +34,9 @@ def bidirectional_mask(
     Raises:
         ValueError: If several rows are packed under flash attention.
     """
-    # create_causal_mask detects packed rows itself; create_bidirectional_mask does not.
     documents = packed_documents(config, inputs_embeds, attention_mask, position_ids)
+    if documents is not None and config._attn_implementation in DENSE:
+        return dense_mask(config, same_document(documents, documents), inputs_embeds.dtype)
     return create_bidirectional_mask(
         config=config,
         inputs_embeds=inputs_embeds,
@@ -57,7 +60,9 @@ def causal_mask(
         ValueError: If several rows are packed under flash attention.
     """
     if past_key_values is None:
-        packed_documents(config, inputs_embeds, attention_mask, position_ids)  # only for its error
+        documents = packed_documents(config, inputs_embeds, attention_mask, position_ids)
+        if documents is not None and config._attn_implementation in DENSE:
+            return dense_mask(config, same_document(documents, documents).tril(), inputs_embeds.dtype)
     return create_causal_mask(
         config=config,
         inputs_embeds=inputs_embeds,
@@ -86,7 +91,7 @@ def cross_attention_mask(
     documents = packed_documents(config, inputs_embeds, None, position_ids)
     encoder_documents = packed_documents(config, encoder_hidden_states, encoder_attention_mask, encoder_position_ids)
     both_given = position_ids is not None and encoder_position_ids is not None and encoder_attention_mask is None
-    same_document = None
+    of_same_document = None
     if both_given and (documents is not None or encoder_documents is not None):
         if is_flash_attention_requested(config):
             raise ValueError("flash attention cannot pair packed documents: use sdpa or flex_attention")
@@ -96,8 +101,10 @@ def cross_attention_mask(
             documents = torch.zeros_like(position_ids).expand(batch_size, -1)
         if encoder_documents is None:
             encoder_documents = torch.zeros_like(encoder_position_ids).expand(batch_size, -1)
+        if config._attn_implementation in DENSE:
+            return dense_mask(config, same_document(documents, encoder_documents), inputs_embeds.dtype)
 
-        def same_document(batch: int, head: int, query: int, key: int) -> torch.Tensor:
+        def of_same_document(batch: int, head: int, query: int, key: int) -> torch.Tensor:
             return documents[batch, query] == encoder_documents[batch, key]
 
     return create_bidirectional_mask(
@@ -105,8 +112,24 @@ def cross_attention_mask(
         inputs_embeds=inputs_embeds,
         attention_mask=encoder_attention_mask,
         encoder_hidden_states=encoder_hidden_states,
-        and_mask_function=same_document,
+        and_mask_function=of_same_document,
     )
+
+
+def same_document(documents: torch.Tensor, of_keys: torch.Tensor) -> torch.Tensor:
+    """Return (B, T, S) bool, True where query and key are of the same document, from their numbers (B, T), (B, S)."""
+    return documents.unsqueeze(2) == of_keys.unsqueeze(1)
+
+
+def dense_mask(config: PreTrainedConfig, visible: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Write the mask of sdpa or eager at once, from `visible` (B, T, S).
+
+    transformers would do it with vmap over a function of one entry, in thirty times as many operations.
+    """
+    if config._attn_implementation == "eager":
+        hidden = torch.full((), torch.finfo(dtype).min, dtype=dtype, device=visible.device)
+        return torch.where(visible, torch.zeros_like(hidden), hidden).unsqueeze(1)
+    return visible.unsqueeze(1)
 
 
 def packed_documents(

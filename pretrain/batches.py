@@ -22,6 +22,7 @@ from .objectives.segment_pairs import SegmentPairs
 from .objectives.span_corruption import SpanCorruption
 from .recipe import Recipe
 from .schedule import StagePlan
+from .varlen import document_bounds
 
 ORDER, ROWS = 0, 1  # purposes of a generator: different ones never share a seed
 VALIDATION_MASK_RATE = 0.15  # BERT's, so that figures compare across recipes
@@ -39,12 +40,11 @@ def make_objective(name: str, data: PackedTokens, facts: VocabularyFacts, *, mas
 class BatchSource:
     """The batches of one split under one objective.
 
-    With `single_row` the rows of a batch are joined into one, (1, B * T), whose positions separate the documents: the
-    form in which flash attention reads packed documents.
+    With `bounds` a batch also has those of its documents, which `varlen.py` reads instead of a mask.
     """
 
-    def __init__(self, objective: Objective, *, seed: int, single_row: bool = False):
-        self.objective, self.seed, self.single_row = objective, seed, single_row
+    def __init__(self, objective: Objective, *, seed: int, bounds: bool = False):
+        self.objective, self.seed, self.bounds = objective, seed, bounds
         self._order = lru_cache(maxsize=2)(self._permutation)
 
     def rows_of_step(self, plan: StagePlan, step: int) -> list[tuple[int, int]]:
@@ -75,27 +75,27 @@ class BatchSource:
         """Return the batch of rows given as (epoch, row number); see `Objective.build`."""
         generators = [np.random.default_rng((self.seed, ROWS, stage, epoch, row)) for epoch, row in rows]
         batch = self.objective.build(np.array([row for _, row in rows]), generators, block_size, mask_rate)
-        if self.single_row and "position_ids" in batch:  # targets are (N,) already, by place in the flattened rows
-            batch |= {name: batch[name].reshape(1, -1) for name in ("input_ids", "position_ids")}
+        if self.bounds:
+            batch["cu_seq_lens_q"] = document_bounds(batch["position_ids"].numpy())
         return batch
 
     def _permutation(self, stage: int, epoch: int, size: int) -> np.ndarray:
         return np.random.default_rng((self.seed, ORDER, stage, epoch)).permutation(size)
 
 
-def validation_batches(recipe: Recipe, data: PreparedData, attention: str = "sdpa") -> list[Batch]:
+def validation_batches(recipe: Recipe, data: PreparedData, device: torch.device, *, bounds: bool) -> list[Batch]:
     """Return the held-out batches, which are the same each time, with the same masks for every recipe."""
-    source = batch_source(recipe, data, "validation", VALIDATION_SEED, attention)
-    block_size, size = recipe.stages[-1].block_size, recipe.micro_batch_size
+    source = batch_source(recipe, data, "validation", VALIDATION_SEED, bounds=bounds)
+    block_size, size = recipe.stages[-1].block_size, recipe.rows_per_pass(recipe.stages[-1], device)
     mask_rate = None if recipe.objective == "next_token" else VALIDATION_MASK_RATE
     return list(source.validation_batches(block_size, mask_rate=mask_rate, blocks=recipe.validation_blocks, size=size))
 
 
-def batch_source(recipe: Recipe, data: PreparedData, split: str, seed: int, attention: str = "sdpa") -> BatchSource:
+def batch_source(recipe: Recipe, data: PreparedData, split: str, seed: int, *, bounds: bool = False) -> BatchSource:
     """Return the batches of `train` or `validation`."""
     facts = vocabulary_facts(data.tokenizer)
     block_size = max(stage.block_size for stage in recipe.stages)
     packed = open_packed(data.tokens(split), len(data.tokenizer), facts.cls_id, block_size=block_size, what=split)
     masking = recipe.masking if split == "train" else "token"
     objective = make_objective(recipe.objective, packed, facts, masking=masking)
-    return BatchSource(objective, seed=seed, single_row=attention.startswith("flash"))
+    return BatchSource(objective, seed=seed, bounds=bounds)

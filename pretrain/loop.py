@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
+import multiprocessing
+import os
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -14,6 +15,8 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import nn
+from torch.distributed.tensor import DTensor
+from torch.utils.data import DataLoader, Dataset
 from transformers.utils import ModelOutput
 
 from hf_tiny_transformer.common.errors import DivergedError
@@ -25,6 +28,8 @@ from .recipe import Recipe
 from .schedule import StagePlan, learning_rate_factor, plan_stages
 
 EXPLODED = 2.0  # multiple of log(vocabulary), the loss of a uniform guess, above which a step is bad
+ZERO_STEPS = 5  # a gradient of exactly zero in as many steps in a row means that nothing is computed
+BUILDERS = 4  # processes that build batches for a GPU
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +57,39 @@ class StepFigures:
 
 
 @dataclass
+class BuiltStep:
+    """The micro-batches of one process for one step, and their `count_targets`."""
+
+    step: int
+    plan: StagePlan
+    micro_batches: list[Batch]
+    totals: torch.Tensor
+
+    def pin_memory(self) -> BuiltStep:
+        """Move all tensors to pinned memory; `DataLoader` calls this."""
+        self.micro_batches = [{name: t.pin_memory() for name, t in batch.items()} for batch in self.micro_batches]
+        self.totals = self.totals.pin_memory()
+        return self
+
+
+class StepBuilder(Dataset):
+    """The steps of a process as a dataset; an item depends on its step alone, so that any process may build it."""
+
+    def __init__(self, loop: TrainingLoop, steps: list[tuple[int, StagePlan]]):
+        self.batches, self.recipe, self.steps, self.device = loop.batches, loop.recipe, steps, loop.accelerator.device
+        self.rank, self.world = loop.accelerator.process_index, loop.accelerator.num_processes
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __getitem__(self, index: int) -> BuiltStep:
+        step, plan = self.steps[index]
+        size = self.recipe.rows_per_pass(plan.stage, self.device)
+        micro_batches = list(self.batches.micro_batches(plan, step, rank=self.rank, world=self.world, size=size))
+        return BuiltStep(step, plan, micro_batches, sum(map(count_targets, micro_batches)))
+
+
+@dataclass
 class TrainingLoop:
     """A model with everything that trains it; model and optimizers are prepared by the accelerator.
 
@@ -74,40 +112,46 @@ class TrainingLoop:
             DivergedError: There were more bad steps than `skip_bad_steps`; the weights are those before the last one.
         """
         self.model.train()
-        for step, plan, micro_batches in self.prefetched(progress.step):
-            start = time.perf_counter()
+        zeros, start = 0, time.perf_counter()
+        for built in self.prefetched(progress.step):
+            step, stage = built.step, built.plan.stage
             factor = learning_rate_factor(step, self.max_steps, warmup=self.recipe.warmup, decay=self.recipe.decay)
-            learning_rate = set_learning_rate(self.optimizers, factor, plan.stage.matrix_learning_rate)
-            figures = self.step(step, micro_batches)
+            learning_rate = set_learning_rate(self.optimizers, factor, stage.matrix_learning_rate)
+            figures = self.step(built)
             if figures.is_bad:
-                self._skip(step, plan, figures, progress)
+                self._skip(built, figures, progress)
+            zeros = zeros + 1 if figures.grad_norm == 0 else 0
+            if zeros == ZERO_STEPS:
+                raise DivergedError(f"step {step + 1}: all gradients were zero in {zeros} steps; try --compile false")
             progress.step = step + 1
-            progress.tokens += plan.stage.batch_size * plan.stage.block_size
+            progress.tokens += stage.batch_size * stage.block_size
             progress.seconds += time.perf_counter() - start
             kept = {"loss": figures.loss, "learning_rate": learning_rate, "grad_norm": figures.grad_norm}
             after_step(progress, kept)
             if figures.stop_requested:
                 return False
+            start = time.perf_counter()
         return True
 
-    def step(self, step: int, micro_batches: list[Batch]) -> StepFigures:
-        """Take one optimizer step, unless its loss or gradient is bad."""
-        self._seed_dropout(step)
+    def step(self, built: BuiltStep) -> StepFigures:
+        """Take one optimizer step, unless its loss or gradient is bad; the figures are read from the device once."""
+        self._seed_dropout(built.step)
         device, world = self.accelerator.device, self.accelerator.num_processes
-        totals = self.accelerator.reduce(sum(map(count_targets, micro_batches)).to(device), reduction="sum")
+        totals = self.accelerator.reduce(built.totals.to(device, non_blocking=True), reduction="sum")
         loss_sum = torch.zeros((), device=device)
-        for number, batch in enumerate(micro_batches):
-            is_last = number == len(micro_batches) - 1
+        for number, batch in enumerate(built.micro_batches):
+            is_last = number == len(built.micro_batches) - 1
             with nullcontext() if is_last else self.accelerator.no_sync(self.model):
-                batch = {name: tensor.to(device) for name, tensor in batch.items()}
+                batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
                 loss = forward(self.model, batch, totals).loss
                 loss_sum += loss.detach()
                 self.accelerator.backward(loss * world)  # DDP averages gradients over processes; shares must be summed
-        grad_norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.gradient_clip))
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.gradient_clip)
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
         # summed over the processes, so that all of them decide alike
-        flags = loss_sum.new_tensor([not math.isfinite(grad_norm), self.stop_requested()])
-        sums = self.accelerator.reduce(torch.cat((loss_sum[None], flags)), reduction="sum")
-        loss, bad_norms, wishes = sums.tolist()
+        stop = torch.full((), float(self.stop_requested()), device=device)
+        mine = torch.stack((loss_sum, ~torch.isfinite(norm), stop, norm / world))
+        loss, bad_norms, wishes, grad_norm = self.accelerator.reduce(mine, reduction="sum").tolist()
         is_bad = bad_norms > 0 or not loss <= self._loss_limit  # NaN <= x is False
         for optimizer in self.optimizers:
             if not is_bad:
@@ -119,12 +163,13 @@ class TrainingLoop:
     def _loss_limit(self) -> float:
         return EXPLODED * math.log(self.accelerator.unwrap_model(self.model).config.vocab_size)
 
-    def _skip(self, step: int, plan: StagePlan, figures: StepFigures, progress: Progress) -> None:
+    def _skip(self, built: BuiltStep, figures: StepFigures, progress: Progress) -> None:
         """Count a bad step and report the rows that it read."""
         progress.skipped += 1
-        rows = ", ".join(f"{row}" for _, row in self.batches.rows_of_step(plan, step))
+        rows = ", ".join(f"{row}" for _, row in self.batches.rows_of_step(built.plan, built.step))
         norm = f", gradient norm {figures.grad_norm:.4g}" if figures.loss <= self._loss_limit else ""
-        what = f"step {step + 1}: loss {figures.loss:.4g}{norm}, on blocks {rows} of {plan.stage.block_size} tokens"
+        what = f"step {built.step + 1}: loss {figures.loss:.4g}{norm}, on blocks {rows} of "
+        what += f"{built.plan.stage.block_size} tokens"
         if progress.skipped > self.skip_bad_steps:
             raise DivergedError(
                 f"{what}. The last checkpoint is good: --resume --skip-bad-steps {progress.skipped} skips this step; "
@@ -132,19 +177,18 @@ class TrainingLoop:
             )
         logger.warning("skipped %s", what)
 
-    def measure_step_seconds(
-        self, *, warm_up: int = 3, timed: int = 8, clock: Callable[[], float] = time.perf_counter
-    ) -> float:
+    def measure_step_seconds(self, *, warm_up: int = 3, clock: Callable[[], float] = time.perf_counter) -> float:
         """Return the seconds per step of the slowest process, averaged over the stages by their shares.
 
         The model is trained by this: use a loop that is discarded afterwards.
         """
-        seconds = 0.0
+        seconds, timed = 0.0, 8 if self.accelerator.device.type == "cpu" else 80
         for plan in plan_stages(self.recipe, max_steps=10**6):
-            for number in range(warm_up + timed):
+            steps = self._built([(plan.first + number, plan) for number in range(warm_up + timed)])
+            for number, built in enumerate(steps):
                 if number == warm_up:
                     start = clock()
-                self.step(number, self._build(plan.first + number, plan))
+                self.step(built)
             seconds += plan.stage.share * (clock() - start) / timed
         mine = torch.tensor([seconds], device=self.accelerator.device)
         return self.accelerator.gather(mine).max().item()
@@ -154,21 +198,24 @@ class TrainingLoop:
         entropy = (self.batches.seed, step, self.accelerator.process_index)
         torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]))
 
-    def _build(self, step: int, plan: StagePlan) -> list[Batch]:
-        rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        size = self.recipe.micro_batch_size
-        return list(self.batches.micro_batches(plan, step, rank=rank, world=world, size=size))
-
-    def prefetched(self, first_step: int) -> Iterator[tuple[int, StagePlan, list[Batch]]]:
-        """Iterate over the micro-batches of each step; a thread builds the next ones during the current step."""
+    def prefetched(self, first_step: int) -> Iterator[BuiltStep]:
+        """Iterate over the batches of all steps from `first_step`."""
         plans = plan_stages(self.recipe, self.max_steps)
-        steps = ((step, plan) for plan in plans for step in range(max(plan.first, first_step), plan.last))
-        with ThreadPoolExecutor(max_workers=1) as executor:
-            submitted = ((step, plan, executor.submit(self._build, step, plan)) for step, plan in steps)
-            following = next(submitted, None)
-            while following is not None:
-                (step, plan, micro_batches), following = following, next(submitted, None)
-                yield step, plan, micro_batches.result()
+        return self._built([(step, plan) for plan in plans for step in range(max(plan.first, first_step), plan.last)])
+
+    def _built(self, steps: list[tuple[int, StagePlan]]) -> Iterator[BuiltStep]:
+        """Build batches in order: for a GPU in other processes and in pinned memory, for a CPU when they are needed."""
+        on_gpu = self.accelerator.device.type == "cuda"
+        can_fork = on_gpu and "fork" in multiprocessing.get_all_start_methods()  # the corpus is mapped, not copied
+        return iter(
+            DataLoader(
+                StepBuilder(self, steps),
+                batch_size=None,  # an item is a whole step
+                num_workers=min(BUILDERS, os.cpu_count() or 1) if can_fork else 0,
+                multiprocessing_context="fork" if can_fork else None,
+                pin_memory=on_gpu,
+            )
+        )
 
 
 def count_targets(batch: Batch) -> torch.Tensor:

@@ -13,6 +13,7 @@ from transformers import (
 
 from hf_tiny_transformer.common.errors import UserError, first_line
 
+from . import varlen
 from .data.embeddings import initial_embeddings, start_positions
 from .data.prepare import PreparedData
 from .initial import InitialModel
@@ -33,7 +34,7 @@ TOKENS = {  # whose ids are in the config
 
 
 def build_model(
-    recipe: Recipe, data: PreparedData, *, seed: int, initial: InitialModel | None = None, attention: str = "sdpa"
+    recipe: Recipe, data: PreparedData, *, seed: int, initial: InitialModel | None = None, attention: str | None = None
 ) -> PreTrainedModel:
     """Return the initial model, or a new one of the recipe's family; all processes call this, after seeding.
 
@@ -56,8 +57,14 @@ def build_model(
                 model.get_input_embeddings().weight[known] = vectors[known]
         if recipe.position_init == "sinusoidal":
             start_positions(model)
-    if attention.startswith("flash") and model.config.is_encoder_decoder:
-        raise UserError(f"--attention {attention}: cannot separate the packed documents of a Seq2Seq model; use sdpa")
+    can_varlen = varlen.is_possible(model, packs_documents=recipe.objective in ("mlm", "next_token"))
+    if attention is None:
+        attention = varlen.NAME if can_varlen else "sdpa"
+    if attention == varlen.NAME and not can_varlen:
+        raise UserError(
+            f"--attention {attention}: needs torch 2.10, a GPU with bf16, objective mlm or next_token, and a model "
+            "without attention dropout; use sdpa"
+        )
     try:
         model.set_attn_implementation(attention)
     except (ImportError, ValueError) as error:

@@ -2,10 +2,76 @@
 
 from __future__ import annotations
 
+import math
+from collections import defaultdict
+from collections.abc import Iterable
+
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from .recipe import Recipe
+
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # coefficients of the quintic iteration (Jordan et al. 2024)
+NEWTON_SCHULZ_STEPS = 5
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon (Jordan et al. 2024) with Nesterov momentum, all matrices of one shape at a time.
+
+    Each update is that of `torch.optim.Muon`, bit for bit on a CPU. The number of kernels depends on the number of
+    shapes, not of layers. Of a sharded matrix (FSDP2) each process orthogonalises the whole update and keeps its shard.
+    """
+
+    def __init__(self, params: Iterable[nn.Parameter], lr: float, weight_decay: float, momentum: float = 0.95):
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        """Update all matrices that have a gradient."""
+        for group in self.param_groups:
+            matrices = [p for p in group["params"] if p.grad is not None]
+            gradients = [p.grad for p in matrices]
+            for p in matrices:
+                if "momentum_buffer" not in self.state[p]:
+                    self.state[p]["momentum_buffer"] = torch.zeros_like(p)
+            momenta = [self.state[p]["momentum_buffer"] for p in matrices]
+            torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
+            updates = torch._foreach_lerp(gradients, momenta, group["momentum"])
+            torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
+            by_shape: dict[torch.Size, list[int]] = defaultdict(list)
+            for number, matrix in enumerate(matrices):
+                by_shape[matrix.shape].append(number)
+            for (rows, columns), numbers in by_shape.items():
+                whole = torch.stack([_gathered(updates[n]) for n in numbers])
+                orthogonal = orthogonalize(whole).to(whole.dtype).unbind()
+                same_shape = [matrices[n] for n in numbers]
+                shards = [_sharded_like(p, update) for p, update in zip(same_shape, orthogonal, strict=True)]
+                torch._foreach_add_(same_shape, shards, alpha=-group["lr"] * math.sqrt(max(1, rows / columns)))
+
+
+def orthogonalize(matrices: torch.Tensor) -> torch.Tensor:
+    """Move the singular values of each matrix close to 1: (N, rows, columns), computed in bf16."""
+    a, b, c = NEWTON_SCHULZ
+    x = matrices.bfloat16()
+    if is_tall := x.size(1) > x.size(2):
+        x = x.mT
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    for _ in range(NEWTON_SCHULZ_STEPS):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if is_tall else x
+
+
+def _gathered(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def _sharded_like(parameter: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
+    """Return this process's shard of a tensor that all processes have computed."""
+    if not isinstance(parameter, DTensor):
+        return whole
+    return distribute_tensor(whole, parameter.device_mesh, parameter.placements, src_data_rank=None)
 
 
 def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
@@ -32,9 +98,7 @@ def build_optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optim
     adamw_groups = [{"params": rest, "weight_decay": 0.0}]
     optimizers: list[torch.optim.Optimizer] = []
     if recipe.optimizer == "muon":
-        optimizers.append(
-            torch.optim.Muon(matrices, lr=recipe.matrix_learning_rate, weight_decay=recipe.weight_decay, momentum=0.95)
-        )
+        optimizers.append(Muon(matrices, lr=recipe.matrix_learning_rate, weight_decay=recipe.weight_decay))
     else:
         adamw_groups.append({"params": matrices, "weight_decay": recipe.weight_decay})
     optimizers.append(torch.optim.AdamW(adamw_groups, lr=recipe.learning_rate, betas=(0.9, 0.98), eps=1e-8, fused=True))
@@ -50,7 +114,7 @@ def set_learning_rate(
     """Set all rates to `factor` of their peak, which a stage may change for Muon; return AdamW's, which is logged."""
     for optimizer in optimizers:
         inner = getattr(optimizer, "optimizer", optimizer)  # inside Accelerate's wrapper
-        is_muon = isinstance(inner, torch.optim.Muon)
+        is_muon = isinstance(inner, Muon)
         for group in optimizer.param_groups:
             peak = matrix_learning_rate if is_muon and matrix_learning_rate is not None else group["peak_lr"]
             group["lr"] = peak * factor

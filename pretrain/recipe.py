@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from transformers import PreTrainedConfig
 
 from hf_tiny_transformer import (
@@ -16,6 +17,7 @@ from hf_tiny_transformer import (
 )
 from hf_tiny_transformer.common.errors import UserError, suggestion
 
+CPU_TOKENS_PER_PASS = 2048  # what fits into a CPU's caches
 RECIPES = Path(__file__).parent / "recipes"
 DEFAULT_RECIPE = "sample"
 DEFAULT_RECIPE_WITH_INIT = "adapt"
@@ -76,7 +78,8 @@ class Recipe:
         warmup: Share of the run, at its start, in which the learning rate rises linearly from 0.
         decay: Share of the run, at its end, in which the learning rate falls linearly to 0.
         gradient_clip: Maximum norm of the gradient.
-        micro_batch_size: Rows in one forward pass on one device.
+        micro_batch_size: Rows in one forward pass on one device. Default: all rows of a step on a GPU, 2,048 tokens
+            on a CPU.
         validation_share: Share of the documents that are held out for the validation loss.
         validation_blocks: Maximum number of held-out blocks that are evaluated.
         examples: Texts that show what the finished model does: sentences with [MASK], or prompts (decoder).
@@ -98,7 +101,7 @@ class Recipe:
     warmup: float = 0.02
     decay: float = 0.5
     gradient_clip: float = 1.0
-    micro_batch_size: int = 32
+    micro_batch_size: int | None = None
     validation_share: float = 0.01
     validation_blocks: int = 256
     examples: list[str] = field(default_factory=list)
@@ -108,10 +111,15 @@ class Recipe:
         """The tokens that the model takes at most."""
         return self.model.get("max_position_embeddings", CONFIG_CLASSES[self.family].max_position_embeddings)
 
+    def rows_per_pass(self, stage: Stage, device: torch.device) -> int:
+        """Return the rows of a micro-batch."""
+        rows = stage.batch_size if device.type == "cuda" else max(1, CPU_TOKENS_PER_PASS // stage.block_size)
+        return self.micro_batch_size or rows
+
     def validate(self) -> None:
         """Raise a UserError that names the field if a value is out of range or fields contradict each other."""
         for name in ("vocab_size", "micro_batch_size", "validation_blocks"):
-            _require(getattr(self, name) >= 1, name, "must be at least 1")
+            _require(getattr(self, name) is None or getattr(self, name) >= 1, name, "must be at least 1")
         for name in ("learning_rate", "matrix_learning_rate", "gradient_clip"):
             _require(getattr(self, name) > 0, name, "must be positive")
         _require(self.weight_decay >= 0, "weight_decay", "must not be negative")

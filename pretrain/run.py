@@ -9,14 +9,15 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import DistributedDataParallelKwargs, set_seed
+from transformers import PreTrainedModel
 
-from hf_tiny_transformer.common.environment import keep_freed_memory
+from hf_tiny_transformer.common.environment import keep_freed_memory, supports_bf16, use_deterministic_kernels
 from hf_tiny_transformer.common.errors import TerminatedError, UserError
 from hf_tiny_transformer.common.files import require_free_output
 
+from . import varlen
 from .batches import Batch, batch_source, validation_batches
 from .checkpoint import Saver, checkpoint_path, checkpoint_steps, load_checkpoint
 from .data.prepare import PreparedData, prepare_data
@@ -51,13 +52,15 @@ def pretrain(settings: RunSettings, recipe: Recipe) -> None:
         recipe = adapt_recipe(recipe, initial)
     recipe.validate()
     keep_freed_memory()
+    if settings.deterministic:
+        use_deterministic_kernels()
     accelerator = _accelerator(settings, output, recipe)
     if record is None:
         require_free_output(output)
     start = time.perf_counter()
     data = prepare_data(settings.corpus, settings.text_field, recipe, initial, exclude=output)
 
-    build = partial(build_loop, recipe, data, accelerator, initial=initial, attention=settings.attention)
+    build = partial(build_loop, recipe, data, accelerator, settings, initial=initial)
     fingerprint = data.facts["fingerprint"]
     if record is not None:
         require_same(record, output, settings, fingerprint, recipe)
@@ -66,11 +69,9 @@ def pretrain(settings: RunSettings, recipe: Recipe) -> None:
         record = RunRecord.of(settings, settings.max_steps or _measured_steps(settings, build), fingerprint)
     loop = build(seed=record.seed, max_steps=record.max_steps)
     loop.skip_bad_steps = settings.skip_bad_steps
-    validation = validation_batches(recipe, data, settings.attention)
-    where = f"{accelerator.num_processes} x {accelerator.device.type}"
-    where += f", {accelerator.distributed_type.value}" if accelerator.num_processes > 1 else ""
+    validation = validation_batches(recipe, data, accelerator.device, bounds=loop.batches.bounds)
     parameters = sum(p.numel() for p in loop.model.parameters())
-    logger.info("model: %s parameters, %d steps on %s", f"{parameters:,}", loop.max_steps, where)
+    logger.info("model: %s parameters, %d steps on %s", f"{parameters:,}", loop.max_steps, _describe(loop))
     if accelerator.is_main_process:  # not earlier: by now all input has been checked
         record.write(output, recipe)
     accelerator.wait_for_everyone()
@@ -88,26 +89,45 @@ def build_loop(
     recipe: Recipe,
     data: PreparedData,
     accelerator: Accelerator,
+    settings: RunSettings,
     *,
     seed: int,
     max_steps: int,
     initial: InitialModel | None = None,
-    attention: str = "sdpa",
 ) -> TrainingLoop:
     """Return model, optimizers and batches, all from the seed, prepared for the devices."""
     set_seed(seed)
-    model = build_model(recipe, data, seed=seed, initial=initial, attention=attention)
+    model = build_model(recipe, data, seed=seed, initial=initial, attention=settings.attention)
+    bounds = model.config._attn_implementation == varlen.NAME
+    if settings.compile if settings.compile is not None else compiles_well(accelerator, model):
+        model.compile(dynamic=False)  # in place: a wrapper would hide DDP's no_sync
     model, *optimizers = accelerator.prepare(model, *build_optimizers(model, recipe))
-    batches = batch_source(recipe, data, "train", seed, attention)
+    batches = batch_source(recipe, data, "train", seed, bounds=bounds)
     return TrainingLoop(accelerator, model, optimizers, batches, recipe, max_steps)
+
+
+def compiles_well(accelerator: Accelerator, model: PreTrainedModel) -> bool:
+    """Return whether a model is compiled by default: on a GPU, unless its shapes change or its weights are sharded."""
+    return accelerator.device.type == "cuda" and not model.config.is_encoder_decoder and not accelerator.is_fsdp2
+
+
+def _describe(loop: TrainingLoop) -> str:
+    """Describe how a loop computes, for the log."""
+    accelerator, model = loop.accelerator, loop.accelerator.unwrap_model(loop.model)
+    parts = [f"{accelerator.num_processes} x {accelerator.device.type}", accelerator.mixed_precision]
+    parts += [accelerator.distributed_type.value] if accelerator.num_processes > 1 else []
+    parts += [model.config._attn_implementation] + (["compiled"] if model._compiled_call_impl else [])
+    return ", ".join(parts)
 
 
 def _accelerator(settings: RunSettings, output: Path, recipe: Recipe) -> Accelerator:
     try:
         accelerator = Accelerator(
-            mixed_precision="bf16" if torch.cuda.is_available() else "no",
+            mixed_precision="bf16" if supports_bf16() else "no",
+            dynamo_backend="no",  # build_loop compiles
             log_with=settings.log_with,
             project_dir=output / "training",
+            kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True, broadcast_buffers=False)],
         )
     except ImportError as error:  # a package that the launch configuration requires
         raise UserError(str(error)) from None

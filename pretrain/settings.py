@@ -39,7 +39,10 @@ class RunSettings:
         save_best: Also save at each new lowest validation loss, and publish that model instead of the last one.
         skip_bad_steps: Number of steps with a loss or gradient that is not finite, or exploded, to skip before the run
             ends.
-        attention: Attention implementation; flash_attention_2 needs a GPU and the package flash-attn.
+        attention: Attention implementation. Default: on a GPU with bf16 varlen, torch's flash kernel on packed
+            documents; else sdpa.
+        compile: Compile the model (torch.compile). Default: on a GPU, except Seq2Seq and sharded models.
+        deterministic: On a GPU, use deterministic kernels only: slower, and a resumed run is bit-identical.
         log_with: Tracker that also receives the lines of metrics.jsonl; its package must be installed.
         license: License of the model, as the Hub spells it, such as apache-2.0. Default: none is stated.
         resume: Continue from the last checkpoint of the run in output, or start if there is none.
@@ -58,7 +61,9 @@ class RunSettings:
     keep_last: int | None = None
     save_best: bool = False
     skip_bad_steps: int = 0
-    attention: Literal["sdpa", "flash_attention_2", "flex_attention", "eager"] = "sdpa"
+    attention: Literal["sdpa", "varlen", "flex_attention", "eager"] | None = None
+    compile: bool | None = None
+    deterministic: bool = False
     log_with: Literal["tensorboard", "trackio", "wandb"] | None = None
     license: str | None = None
     resume: bool = False

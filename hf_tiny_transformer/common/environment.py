@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import importlib.metadata
 import logging
+import os
 import platform
 import sys
 import warnings
@@ -57,6 +58,12 @@ def versions(packages: Sequence[str]) -> dict[str, str]:
 def supports_bf16() -> bool:
     """Return whether there is a GPU that computes in bf16 itself (a T4 or V100 only emulates it)."""
     return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def use_deterministic_kernels() -> None:
+    """Make the same run give the same bits on a GPU; call it before the first CUDA kernel."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
 
 
 def device_name() -> str:
