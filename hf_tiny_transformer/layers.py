@@ -137,3 +137,9 @@ def gather_targets(hidden_states: torch.Tensor, target_positions: torch.Tensor |
     if target_positions is None:
         return hidden_states
     return hidden_states.flatten(0, 1).index_select(0, target_positions)
+
+
+def keep_positions(hidden_states: torch.Tensor, logits_to_keep: int | torch.Tensor) -> torch.Tensor:
+    """Select the last N positions, 0 = all, or the given ones: (B, T, D) -> (B, N, D)."""
+    kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+    return hidden_states[:, kept]

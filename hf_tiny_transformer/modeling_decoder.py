@@ -8,14 +8,13 @@ from torch.nn.functional import pad
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.generation import GenerationMixin
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions, CausalLMOutputWithPast
-from transformers.modeling_utils import slice_logits_to_keep
 from transformers.utils.generic import TransformersKwargs, can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .attention import MultiHeadAttention
 from .configuration_decoder import TinyTransformerDecoderConfig
 from .heads import SequenceClassificationHead
-from .layers import gather_targets, last_token
+from .layers import gather_targets, keep_positions, last_token
 from .masks import causal_mask, cross_attention_mask
 from .token_loss import IGNORED, predict_tokens
 from .trunk import (
@@ -158,7 +157,7 @@ class TinyTransformerDecoderForCausalLM(TinyTransformerDecoderPreTrainedModel, G
             token_type_ids=token_type_ids,
             **kwargs,
         )
-        hidden_states = slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep)
+        hidden_states = keep_positions(outputs.last_hidden_state, logits_to_keep)
         features = self.transform(gather_targets(hidden_states, target_positions))
         if labels is not None:
             if target_positions is None:  # under sequence parallelism the caller passes labels that are already shifted

@@ -11,13 +11,12 @@ from transformers.modeling_outputs import (
     Seq2SeqLMOutput,
     Seq2SeqModelOutput,
 )
-from transformers.modeling_utils import slice_logits_to_keep
 from transformers.utils.generic import TransformersKwargs, can_return_tuple
 from transformers.utils.output_capturing import OutputRecorder
 
 from .attention import MultiHeadAttention
 from .configuration_seq2seq import TinyTransformerSeq2SeqConfig
-from .layers import gather_targets
+from .layers import gather_targets, keep_positions
 from .modeling_decoder import TinyTransformerDecoderModel
 from .modeling_encoder import TinyTransformerEncoderModel
 from .token_loss import IGNORED, predict_tokens
@@ -200,7 +199,7 @@ class TinyTransformerSeq2SeqForConditionalGeneration(TinyTransformerSeq2SeqPreTr
             decoder_position_ids=decoder_position_ids,
             **kwargs,
         )
-        hidden_states = slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep)
+        hidden_states = keep_positions(outputs.last_hidden_state, logits_to_keep)
         features = self.transform(gather_targets(hidden_states, target_positions))
         loss, logits = predict_tokens(self, features, labels, skip_logits=skip_logits, **kwargs)
         return Seq2SeqLMOutput(

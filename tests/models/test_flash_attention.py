@@ -62,16 +62,14 @@ def flash_attn_varlen_func(
 def calls(monkeypatch) -> list[dict]:
     """Replace the kernels, and return the arguments of all their calls."""
     functions = (
-        (
-            flash_attn_func,
-            flash_attn_varlen_func,
-            None,
-            modeling_flash_attention_utils._pad_input,
-            modeling_flash_attention_utils._unpad_input,
-        ),
-        (modeling_flash_attention_utils._lazy_define_process_function(flash_attn_varlen_func), None),
+        flash_attn_func,
+        flash_attn_varlen_func,
+        None,
+        modeling_flash_attention_utils._pad_input,
+        modeling_flash_attention_utils._unpad_input,
     )
-    monkeypatch.setattr(modeling_flash_attention_utils, "lazy_import_flash_attention", lambda *_: functions)
+    monkeypatch.setattr(modeling_flash_attention_utils, "_lazy_imports", lambda *_, **__: functions)
+    monkeypatch.setattr(modeling_flash_attention_utils, "_loaded_implementation", None)
     route, seen = ALL_ATTENTION_FUNCTIONS[FLASH], []
 
     def watch(module, query, key, value, attention_mask, **kwargs):

@@ -121,12 +121,12 @@ def test_activation_checkpointing_gives_the_same_gradients(family: str, reentran
     first.attention.register_forward_pre_hook(lambda *_: calls.append(1))
     expected = gradients(model, **inputs)
     assert all(gradient.abs().max() > 0 for gradient in expected.values())
-    model.activation_checkpointing_enable({"use_reentrant": reentrant})
+    model.gradient_checkpointing_enable({"use_reentrant": reentrant})
     got = gradients(model, **inputs)
     assert got.keys() == expected.keys()
     assert_close(got, expected)
     assert len(calls) == 3  # once without; with it, again in the backward pass
-    model.activation_checkpointing_disable()
+    model.gradient_checkpointing_disable()
     gradients(model, **inputs)
     assert len(calls) == 4
 
