@@ -203,7 +203,8 @@ def _loss_and_gradient(
         model.compile(dynamic=False)
     batch = {name: tensor.to(device) for name, tensor in batch.items()}
     if variant.attention == varlen.NAME:
-        batch["cu_seq_lens_q"] = varlen.document_bounds(batch["position_ids"].cpu().numpy()).to(device)
+        bounds = varlen.document_bounds(batch["position_ids"].cpu().numpy())
+        batch["cu_seq_lens_q"] = torch.from_numpy(bounds).to(device)
     bf16 = torch.autocast(variant.device, dtype=torch.bfloat16) if variant.precision == "bf16" else nullcontext()
     with bf16:
         loss = model(**batch, skip_logits=True).loss

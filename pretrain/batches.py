@@ -1,7 +1,7 @@
 """A batch is a pure function of (seed, step): there is no loader state, so that a resume replays nothing.
 
-The order of an epoch is a permutation seeded by (seed, stage, epoch). The random choices in a row come from a generator
-seeded by (seed, stage, epoch, row number). Neither depends on the number of processes or micro-batches.
+The order of an epoch is a permutation seeded by (seed, stage, epoch). The random choices in a row are a function of
+(seed, stage, epoch, row number). Neither depends on the number of processes or micro-batches.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from .data.tokenizer import VocabularyFacts, vocabulary_facts
 from .objectives import Objective
 from .objectives.masking import MaskedTokens
 from .objectives.next_token import NextToken
+from .objectives.random_rows import RandomRows
 from .objectives.segment_pairs import SegmentPairs
 from .objectives.span_corruption import SpanCorruption
 from .recipe import Recipe
 from .schedule import StagePlan
 from .varlen import document_bounds
 
-ORDER, ROWS = 0, 1  # purposes of a generator: different ones never share a seed
+ORDER = 0  # separates the seeds of the orders from other seeds
 VALIDATION_MASK_RATE = 0.15  # BERT's, so that figures compare across recipes
 VALIDATION_SEED = 0
 OBJECTIVES = {"mlm": MaskedTokens, "mlm_nsp": SegmentPairs, "next_token": NextToken, "span_corruption": SpanCorruption}
@@ -45,17 +46,14 @@ class BatchSource:
 
     def __init__(self, objective: Objective, *, seed: int, bounds: bool = False):
         self.objective, self.seed, self.bounds = objective, seed, bounds
-        self._order = lru_cache(maxsize=2)(self._permutation)
 
-    def rows_of_step(self, plan: StagePlan, step: int) -> list[tuple[int, int]]:
-        """Return (epoch, row number) of every row of a step, over all processes."""
+    def rows_of_step(self, plan: StagePlan, step: int) -> np.ndarray:
+        """Return (epoch, row number) of every row of a step, over all processes, as (B, 2) integers."""
         first = (step - plan.first) * plan.stage.batch_size
         size = self.objective.count(plan.stage.block_size)
-        rows = []
-        for n in range(first, first + plan.stage.batch_size):
-            epoch, offset = divmod(n, size)
-            rows.append((epoch, int(self._order(plan.index, epoch, size)[offset])))
-        return rows
+        epochs, places = np.divmod(np.arange(first, first + plan.stage.batch_size), size)
+        rows = [epoch_order(self.seed, plan.index, epoch, size)[places[epochs == epoch]] for epoch in np.unique(epochs)]
+        return np.stack((epochs, np.concatenate(rows)), axis=1)
 
     def micro_batches(self, plan: StagePlan, step: int, *, rank: int, world: int, size: int) -> Iterator[Batch]:
         """Iterate over the rows of a process (every `world`-th, from `rank`), `size` at a time."""
@@ -67,20 +65,25 @@ class BatchSource:
         self, block_size: int, *, mask_rate: float | None, blocks: int, size: int
     ) -> Iterator[Batch]:
         """Iterate over the first `blocks` rows in order; masks depend on the seed and the row alone."""
-        rows = [(0, i) for i in range(min(blocks, self.objective.count(block_size)))]
+        numbers = np.arange(min(blocks, self.objective.count(block_size)))
+        rows = np.stack((np.zeros_like(numbers), numbers), axis=1)
         for i in range(0, len(rows), size):
             yield self.build(rows[i : i + size], 0, block_size, mask_rate)
 
-    def build(self, rows: list[tuple[int, int]], stage: int, block_size: int, mask_rate: float | None) -> Batch:
-        """Return the batch of rows given as (epoch, row number); see `Objective.build`."""
-        generators = [np.random.default_rng((self.seed, ROWS, stage, epoch, row)) for epoch, row in rows]
-        batch = self.objective.build(np.array([row for _, row in rows]), generators, block_size, mask_rate)
+    def build(self, rows: np.ndarray, stage: int, block_size: int, mask_rate: float | None) -> Batch:
+        """Return the batch of rows given as (epoch, row number), (B, 2); see `Objective.build`."""
+        epochs, numbers = rows.T
+        random = RandomRows(self.seed, stage, epochs, numbers)
+        arrays = self.objective.build(numbers, random, block_size, mask_rate)
         if self.bounds:
-            batch["cu_seq_lens_q"] = document_bounds(batch["position_ids"].numpy())
-        return batch
+            arrays["cu_seq_lens_q"] = document_bounds(arrays["position_ids"])
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
-    def _permutation(self, stage: int, epoch: int, size: int) -> np.ndarray:
-        return np.random.default_rng((self.seed, ORDER, stage, epoch)).permutation(size)
+
+@lru_cache(maxsize=2)  # a batch may end an epoch and begin the next
+def epoch_order(seed: int, stage: int, epoch: int, size: int) -> np.ndarray:
+    """Return the numbers of all rows of an epoch in the order in which they are read."""
+    return np.random.default_rng((seed, ORDER, stage, epoch)).permutation(size)
 
 
 def validation_batches(recipe: Recipe, data: PreparedData, device: torch.device, *, bounds: bool) -> list[Batch]:

@@ -52,7 +52,7 @@ def is_possible(model: PreTrainedModel, packs_documents: bool) -> bool:
     return kernel_exists and fits and packs_documents and not config.is_encoder_decoder
 
 
-def document_bounds(position_ids: np.ndarray) -> torch.Tensor:
+def document_bounds(position_ids: np.ndarray) -> np.ndarray:
     """Return (N + 1,) int32: where documents begin in the flattened rows (B, T), and where the last one ends.
 
     Empty documents at the end make N a multiple of B, so that few different shapes occur.
@@ -61,4 +61,4 @@ def document_bounds(position_ids: np.ndarray) -> torch.Tensor:
     count = -(-len(starts) // len(position_ids)) * len(position_ids)
     bounds = np.full(count + 1, position_ids.size, dtype=np.int32)
     bounds[: len(starts)] = starts
-    return torch.from_numpy(bounds)
+    return bounds

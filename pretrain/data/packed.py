@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import shutil
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerFast
@@ -40,21 +41,27 @@ class PackedTokens:
 
     def blocks(self, indices: np.ndarray, block_size: int) -> np.ndarray:
         """Return the token ids of the blocks with these numbers, (B, block_size) int64."""
-        return np.stack([self.tokens[i * block_size : (i + 1) * block_size] for i in indices]).astype(np.int64)
+        blocks = self.tokens[: self.num_blocks(block_size) * block_size].reshape(-1, block_size)
+        return blocks[indices].astype(np.int64)
 
     def document_starts(self) -> np.ndarray:
         """Return the index of each document's [CLS], (D,)."""
         return np.flatnonzero(self.tokens == self.cls_id)
 
+    def __reduce__(self) -> tuple[Callable[..., PackedTokens], tuple[Any, ...]]:
+        """Pickle the name of a mapped file, not its tokens: another process maps it again."""
+        if isinstance(self.tokens, np.memmap):
+            return _map_file, (self.tokens.filename, self.tokens.dtype, self.cls_id)
+        return PackedTokens, (self.tokens, self.cls_id)
 
-def positions_within_documents(blocks: np.ndarray, cls_id: int) -> np.ndarray:
-    """Return positions (B, T) that restart at 0 at each row and at each [CLS].
+
+def positions_since(starts: np.ndarray) -> np.ndarray:
+    """Return positions (B, T) that restart at 0 at each row and at each of `starts` (B, T), such as every [CLS].
 
     The model treats the restarts as document borders: no token attends to another document.
     """
-    columns = np.arange(blocks.shape[1])
-    starts = np.where(blocks == cls_id, columns, 0)
-    return columns - np.maximum.accumulate(starts, axis=1)
+    columns = np.arange(starts.shape[1])
+    return columns - np.maximum.accumulate(np.where(starts, columns, 0), axis=1)
 
 
 def write_shards(
@@ -102,7 +109,11 @@ def open_packed(path: Path, vocab_size: int, cls_id: int, *, block_size: int, wh
             f"--corpus: the {what} documents have {count} tokens, less than one block of {block_size}; "
             "give more text or a smaller stages[].block_size"
         )
-    return PackedTokens(np.memmap(path, dtype=_dtype(vocab_size), mode="r"), cls_id)
+    return _map_file(path, _dtype(vocab_size), cls_id)
+
+
+def _map_file(path: Path, dtype: np.dtype, cls_id: int) -> PackedTokens:
+    return PackedTokens(np.memmap(path, dtype=dtype, mode="r"), cls_id)
 
 
 def _shard(directory: Path, fate: int, number: int) -> Path:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from ..data.packed import PackedTokens
 from ..data.tokenizer import VocabularyFacts
+from .random_rows import RandomRows
+
+Arrays = dict[str, np.ndarray]
 
 
 @dataclass
@@ -26,12 +28,10 @@ class Objective:
         """Return the number of rows in one epoch."""
         return self.data.num_blocks(block_size)
 
-    def build(
-        self, indices: np.ndarray, generators: list[np.random.Generator], block_size: int, mask_rate: float | None
-    ) -> dict[str, torch.Tensor]:
+    def build(self, indices: np.ndarray, random: RandomRows, block_size: int, mask_rate: float | None) -> Arrays:
         """Return a batch of rows (B,).
 
         It has the model's inputs, and `target_positions` (N,) into the flattened rows with `labels` (N,). All random
-        choices in row i come from `generators[i]`.
+        choices in row i come from row i of `random`.
         """
         raise NotImplementedError

@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 
-from ..data.packed import positions_within_documents
-from . import Objective
+from ..data.packed import positions_since
+from . import Arrays, Objective
 from .masking import IGNORED
+from .random_rows import RandomRows
 
 
 class NextToken(Objective):
     """Blocks of the packed array, with positions that restart at every document; nothing is random."""
 
-    def build(
-        self, indices: np.ndarray, generators: list[np.random.Generator], block_size: int, mask_rate: None
-    ) -> dict[str, torch.Tensor]:
+    def build(self, indices: np.ndarray, random: RandomRows, block_size: int, mask_rate: None) -> Arrays:
         """Return input_ids, position_ids (B, T); target_positions, labels (B * (T - 1),).
 
         The first token of a document is not predicted from the document before it: that label is IGNORED.
         """
         ids = self.data.blocks(indices, block_size)
-        positions = positions_within_documents(ids, self.data.cls_id)
+        positions = positions_since(ids == self.data.cls_id)
         labels = np.where(positions[:, 1:] == 0, IGNORED, ids[:, 1:])
         targets = np.arange(len(ids))[:, None] * block_size + np.arange(block_size - 1)
-        arrays = {"input_ids": ids, "position_ids": positions}
-        arrays |= {"target_positions": targets.reshape(-1), "labels": labels.reshape(-1)}
-        return {name: torch.from_numpy(array) for name, array in arrays.items()}
+        inputs = {"input_ids": ids, "position_ids": positions}
+        return inputs | {"target_positions": targets.reshape(-1), "labels": labels.reshape(-1)}

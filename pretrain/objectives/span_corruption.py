@@ -7,11 +7,11 @@ the decoder writes   [SPAN0] for inviting [SPAN1] last [SEP]
 from __future__ import annotations
 
 import numpy as np
-import torch
 
-from ..data.packed import positions_within_documents
-from . import Objective
+from ..data.packed import positions_since
+from . import Arrays, Objective
 from .masking import IGNORED
+from .random_rows import RandomRows
 
 MEAN_SPAN = 3.0  # tokens (Raffel et al. 2019, section 3.3.4)
 
@@ -19,82 +19,77 @@ MEAN_SPAN = 3.0  # tokens (Raffel et al. 2019, section 3.3.4)
 class SpanCorruption(Objective):
     """Blocks of the packed array, each document corrupted separately.
 
-    The n-th document in the decoder's row attends to the n-th document in the encoder's row.
+    The n-th document in the decoder's row attends to the n-th document in the encoder's row. [CLS] only marks where a
+    document starts: the encoder does not read it, and the decoder starts with it. A document without a span has an
+    empty answer without labels.
     """
 
-    def build(
-        self, indices: np.ndarray, generators: list[np.random.Generator], block_size: int, mask_rate: float
-    ) -> dict[str, torch.Tensor]:
+    def build(self, indices: np.ndarray, random: RandomRows, block_size: int, mask_rate: float) -> Arrays:
         """Return encoder inputs (B, S), decoder inputs (B, T), and targets (N,).
 
         They are input_ids, position_ids; decoder_input_ids, decoder_position_ids; target_positions, labels. S and T are
         the lengths of the longest rows. Padding is a document of its own in the encoder; in the decoder it extends the
         last document and has no labels.
         """
-        blocks = self.data.blocks(indices, block_size)
-        rows = [self._corrupt(ids, mask_rate, generator) for ids, generator in zip(blocks, generators, strict=True)]
-        read, positions, written, labels = zip(*rows, strict=True)
-        decoder_ids, labels = _stack(written, self.facts.pad_id), _stack(labels, IGNORED).reshape(-1)
+        facts, blocks = self.facts, self.data.blocks(indices, block_size)
+        ordinary, noise = ~facts.is_special[blocks], np.zeros(blocks.shape, dtype=bool)
+        noise[ordinary] = random_spans(ordinary.sum(axis=1), mask_rate, len(facts.span_ids), random)
+        is_text = blocks != facts.cls_id
+        starts = ~is_text | (np.arange(block_size) == 0)
+        # the text of all rows as one array (M,): token ids, whether they are noise, their documents and rows
+        ids, noise, documents = blocks[is_text], noise[is_text], starts.reshape(-1).cumsum()[is_text.reshape(-1)]
+        rows = np.nonzero(is_text)[0]
+        is_first = np.diff(documents, prepend=0) > 0
+        begins = noise & (is_first | ~np.append(False, noise[:-1]))
+        earlier = begins.cumsum() - begins  # spans before a token, and those of other documents
+        sentinels = facts.span_ids[np.where(begins, earlier - earlier[is_first][is_first.cumsum() - 1], 0)]
+
+        is_read = begins | ~noise
+        input_ids = _pad(np.where(begins, sentinels, ids)[is_read], rows[is_read], facts.pad_id)
+        padded_documents = _pad(documents[is_read], rows[is_read], 0)
+        is_written = np.stack((is_first, begins, noise), axis=1)
+        written = np.stack((np.full_like(ids, facts.cls_id), sentinels, ids), axis=1)[is_written]
+        following = np.append(written[1:], facts.cls_id)
+        last_label = np.where(written == facts.cls_id, IGNORED, facts.sep_id)
+        labels = np.where(following == facts.cls_id, last_label, following)
+        writers = np.repeat(rows, is_written.sum(axis=1))
+        decoder_ids, labels = _pad(written, writers, facts.pad_id), _pad(labels, writers, IGNORED).reshape(-1)
         targets = np.flatnonzero(labels != IGNORED)
-        longest = max(map(len, read))
-        arrays = {
-            "input_ids": _stack(read, self.facts.pad_id),
-            "position_ids": np.stack([np.append(row, np.arange(longest - len(row))) for row in positions]),
+        return {
+            "input_ids": input_ids,
+            "position_ids": positions_since(np.diff(padded_documents, axis=1, prepend=-1) != 0),
             "decoder_input_ids": decoder_ids,
-            "decoder_position_ids": positions_within_documents(decoder_ids, self.facts.cls_id),
+            "decoder_position_ids": positions_since(decoder_ids == facts.cls_id),
             "target_positions": targets,
             "labels": labels[targets],
         }
-        return {name: torch.from_numpy(array) for name, array in arrays.items()}
-
-    def _corrupt(self, ids: np.ndarray, mask_rate: float, generator: np.random.Generator) -> tuple[np.ndarray, ...]:
-        """Corrupt a packed row (T,); return the encoder's ids and positions, the decoder's ids, and the labels.
-
-        [CLS] only marks where a document starts: the encoder does not read it, and the decoder starts with it. A
-        document without a span has an empty answer without labels.
-        """
-        facts = self.facts
-        is_text, document = ids != facts.cls_id, np.cumsum(ids == facts.cls_id)
-        noise = np.zeros(len(ids), dtype=bool)
-        ordinary = np.flatnonzero(~facts.is_special[ids])
-        noise[ordinary] = random_spans(len(ordinary), mask_rate, len(facts.span_ids), generator)
-        ids, document, noise = ids[is_text], document[is_text], noise[is_text]
-
-        read, positions, written, labels = [], [], [], []
-        for inside in np.split(np.arange(len(ids)), np.flatnonzero(np.diff(document)) + 1):
-            text, hidden = ids[inside], noise[inside]
-            begins = hidden & ~np.append(False, hidden[:-1])
-            sentinels = facts.span_ids[np.cumsum(begins) - 1]
-            read.append(np.where(begins, sentinels, text)[begins | ~hidden])
-            positions.append(np.arange(len(read[-1])))
-            starts = np.flatnonzero(begins[hidden])
-            answer = np.insert(text[hidden], starts, sentinels[begins])
-            written.append(np.append(facts.cls_id, answer))
-            labels.append(np.append(answer, facts.sep_id if len(answer) else IGNORED))
-        return tuple(map(np.concatenate, (read, positions, written, labels)))
 
 
-def random_spans(length: int, rate: float, most_spans: int, generator: np.random.Generator) -> np.ndarray:
-    """Return (length,) bool with a fixed number of noise tokens in a fixed number of spans of random lengths.
+def random_spans(lengths: np.ndarray, rate: float, most_spans: int, random: RandomRows) -> np.ndarray:
+    """Return which tokens of texts of these lengths (B,) are noise, as bool, one text after the other.
 
-    Kept and noise spans alternate (T5's `random_spans_noise_mask`).
+    A text has a fixed number of noise tokens in a fixed number of spans of random lengths. Kept and noise spans
+    alternate (T5's `random_spans_noise_mask`).
     """
-    noisy = round(length * rate)
-    spans = min(max(1, round(noisy / MEAN_SPAN)), length - noisy, most_spans)
-    if noisy < 1 or spans < 1:
-        return np.zeros(length, dtype=bool)
-    lengths = np.empty(2 * spans, dtype=np.int64)
-    lengths[0::2] = _random_parts(length - noisy, spans, generator)
-    lengths[1::2] = _random_parts(noisy, spans, generator)
-    return np.repeat(np.tile([False, True], spans), lengths)
+    noisy = np.rint(lengths * rate).astype(np.int64)
+    spans = np.minimum(np.rint(noisy / MEAN_SPAN).clip(1, most_spans).astype(np.int64), lengths - noisy)
+    noisy = np.where(spans < 1, 0, noisy)
+    spans = np.maximum(spans, 1)  # one kept span, and one of noise that may be empty
+    kept, hidden = _random_parts(lengths - noisy, spans, "kept", random), _random_parts(noisy, spans, "noise", random)
+    return np.repeat(np.arange(2 * len(kept)) % 2 == 1, np.stack((kept, hidden), axis=1).reshape(-1))
 
 
-def _random_parts(total: int, parts: int, generator: np.random.Generator) -> np.ndarray:
-    """Return (parts,) positive lengths that add up to `total`, with every cut equally likely."""
-    cuts = np.sort(generator.choice(total - 1, size=parts - 1, replace=False)) + 1
-    return np.diff(np.concatenate(([0], cuts, [total])))
+def _random_parts(totals: np.ndarray, parts: np.ndarray, draw: str, random: RandomRows) -> np.ndarray:
+    """Return the lengths of `parts` (B,) positive parts of each of `totals` (B,), with every cut equally likely."""
+    places, totals = np.arange(totals.max() + 1), totals[:, None]
+    is_cut = random.choose(draw, places, (places > 0) & (places < totals), parts[:, None] - 1)
+    rows, ends = np.nonzero(is_cut | (places == totals))
+    return np.where(np.diff(rows, prepend=-1) > 0, ends, np.diff(ends, prepend=0))
 
 
-def _stack(rows: tuple[np.ndarray, ...], fill: int) -> np.ndarray:
-    longest = max(map(len, rows))
-    return np.stack([np.append(row, np.full(longest - len(row), fill)) for row in rows])
+def _pad(values: np.ndarray, rows: np.ndarray, fill: int) -> np.ndarray:
+    """Return values (M,), given with their rows in rising order, as (B, longest row)."""
+    lengths = np.bincount(rows)
+    padded = np.full((len(lengths), lengths.max()), fill)
+    padded[np.arange(lengths.max()) < lengths[:, None]] = values
+    return padded

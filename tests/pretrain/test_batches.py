@@ -1,6 +1,9 @@
 """Protects that a batch is a pure function of (seed, step), whoever computes it, and that documents stay apart."""
 
+import dataclasses
+import pickle
 from itertools import chain, pairwise
+from multiprocessing import get_context
 
 import numpy as np
 import pytest
@@ -10,12 +13,14 @@ from pretraining import make_tokenizer, pack
 
 import hf_tiny_transformer as ours
 from pretrain.batches import BatchSource, make_objective
-from pretrain.data.packed import open_packed, positions_within_documents
+from pretrain.data.packed import open_packed, positions_since
 from pretrain.data.tokenizer import vocabulary_facts
 from pretrain.loop import count_targets, forward
 from pretrain.objectives.masking import IGNORED
 from pretrain.recipe import Recipe, Stage
 from pretrain.schedule import learning_rate_factor, plan_stages
+
+OBJECTIVES = ["mlm", "mlm_nsp", "next_token", "span_corruption"]
 
 
 @pytest.fixture(scope="module")
@@ -31,11 +36,11 @@ def packed(documents, tokenizer, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def facts(tokenizer):
-    return vocabulary_facts(tokenizer)
+    facts = vocabulary_facts(tokenizer)
+    return dataclasses.replace(facts, span_ids=facts.ordinary_ids[:8])
 
 
-def source(packed, facts, seed=1, objective="mlm"):
-    masking = "whole_word" if objective.startswith("mlm") else "token"
+def source(packed, facts, seed=1, objective="mlm", masking="whole_word"):
     return BatchSource(make_objective(objective, packed, facts, masking=masking), seed=seed)
 
 
@@ -73,6 +78,34 @@ def test_processes_and_micro_batches_only_divide_the_work(packed, facts):
     assert whole == in_pieces == on_three
 
 
+@pytest.mark.parametrize("masking", ["token", "whole_word", "span"])
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_a_row_does_not_depend_on_the_others(packed, facts, objective, masking):
+    """Not even where rows differ in length: span corruption pads them to the longest."""
+    batches, rows = source(packed, facts, objective=objective, masking=masking), np.array([(0, 3), (1, 9), (0, 9)])
+    whole = batches.build(rows, 0, 32, 0.25)
+    assert not torch.equal(whole["input_ids"][1], whole["input_ids"][2]) or objective == "next_token"
+    answers = []
+    for i, row in enumerate(whole["input_ids"]):
+        alone = batches.build(rows[i : i + 1], 0, 32, 0.25)
+        length = alone["input_ids"].shape[1]
+        assert torch.equal(row[:length], alone["input_ids"][0]) and (row[length:] == facts.pad_id).all()
+        answers.append(alone["labels"])
+    assert torch.equal(whole["labels"], torch.cat(answers))
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_another_process_builds_the_same_batches(packed, facts, method):
+    """As a worker of torch's DataLoader does. The file is mapped again: its tokens are not in the pickle."""
+    assert len(pickle.dumps(packed)) < 500
+    rows = np.array([(0, 3), (1, 9)])
+    with get_context(method).Pool(1) as pool:
+        for objective in OBJECTIVES:
+            batches = source(packed, facts, objective=objective)
+            here, there = batches.build(rows, 0, 32, 0.25), pool.apply(batches.build, (rows, 0, 32, 0.25))
+            assert here.keys() == there.keys() and all(torch.equal(here[name], there[name]) for name in here)
+
+
 def test_an_epoch_reads_every_block_once(packed, facts):
     (plan,) = plans(Stage(1.0, 32, 1, 0.25))
     batches = source(packed, facts)
@@ -81,6 +114,15 @@ def test_an_epoch_reads_every_block_once(packed, facts):
     assert sorted(row for epoch, row in read if epoch == 0) == list(range(size))
     assert sorted(row for epoch, row in read if epoch == 1) == list(range(size))
     assert [row for _, row in read[:size]] != [row for _, row in read[size:]]
+
+
+def test_a_step_may_read_several_epochs(packed, facts):
+    batches = source(packed, facts)
+    size = batches.objective.count(32)
+    ones, big = plans(Stage(1.0, 32, 1, 0.25))[0], plans(Stage(1.0, 32, 2 * size + 3, 0.25))[0]
+    assert len(batches.rows_of_step(big, 1)) == 2 * size + 3
+    read = [batches.rows_of_step(ones, step)[0].tolist() for step in range(4 * size + 6)]
+    assert np.concatenate([batches.rows_of_step(big, step) for step in (0, 1)]).tolist() == read
 
 
 def test_labels_are_the_hidden_tokens_and_everything_else_is_untouched(packed, facts):
@@ -100,7 +142,7 @@ def test_labels_are_the_hidden_tokens_and_everything_else_is_untouched(packed, f
 
 def test_positions_restart_at_every_document():
     blocks = np.array([[7, 8, 3, 2, 9, 3, 2, 5]])  # 2 is [CLS], 3 is [SEP]; the row begins inside a document
-    assert positions_within_documents(blocks, 2).tolist() == [[0, 1, 2, 0, 1, 2, 0, 1]]
+    assert positions_since(blocks == 2).tolist() == [[0, 1, 2, 0, 1, 2, 0, 1]]
 
 
 def test_segment_pairs_are_half_true_continuations(packed, facts, tokenizer):
