@@ -152,7 +152,7 @@ def test_language_model_collator(family: str, tmp_path):
     rows = [dict(tokenizer(text)) for text in texts]
     collator = DataCollatorForLanguageModeling(tokenizer, mlm=family != "Decoder", seed=0)
     model = language_model(family, initializer_range=0.05)
-    curve = losses(train(model, rows, tmp_path, collator=collator, max_steps=25, save_strategy="no"))
+    curve = losses(train(model, rows, tmp_path, collator=collator, max_steps=50, save_strategy="no"))
     assert sum(curve[-5:]) < 0.7 * sum(curve[:5])
     if family == "Decoder":
         inputs = collator(rows[:3])
