@@ -23,7 +23,7 @@ from hf_tiny_transformer import TinyTransformerBertConfig, TinyTransformerDecode
 from hf_tiny_transformer.common.environment import supports_bf16
 from hf_tiny_transformer.common.errors import RunError, run_command
 from pretrain import varlen
-from pretrain.data.packed import positions_within_documents
+from pretrain.data.packed import positions_since
 
 from .command import parse
 from .throughput import ThroughputSettings, measure
@@ -113,8 +113,8 @@ def equality(settings: CheckSettings) -> Iterator[str]:
 
 def speed(settings: CheckSettings) -> Iterator[str]:
     """Measure both sides, as they are and compiled, at four shapes."""
-    yield "\n| shape | rows x tokens | | tokens/s | of stock | of the matrix rate | peak GiB | kernels | attention |"
-    yield "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | --- |"
+    yield "\n| shape | rows x tokens | | tokens/s | of stock | of the matrix rate | peak GiB | kernels | GPU busy | attention |"
+    yield "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |"
     end, small = time.monotonic() + settings.seconds, settings.small
     for shape, rows, length in [("2x128", 4, 32)] if small else SPEED:
         best_stock = 0.0
@@ -126,11 +126,13 @@ def speed(settings: CheckSettings) -> Iterator[str]:
                 done = _speed(ThroughputSettings(shape, 30522, rows, length=length, compile=compiled, side=side), small)
                 best_stock = max(best_stock, done["rate"]) if side == "stock" else best_stock
                 name = f"{side}{', compiled' if compiled else ''}"
+                for busy, count, kernel in done["longest"]:
+                    print(f"    {1e3 * busy:8.3f} ms {count:5d} x {kernel}", flush=True)
                 share = f"{100 * done['flops'] / done['matrix_rate']:.0f} %"
                 yield (
                     f"| {shape} | {rows} x {length} | {name} | {done['rate']:,.0f} | {done['rate'] / best_stock:.2f} | "
                     f"{share} | {done['memory'] / 2**30:.1f} | {done['kernels']} | "
-                    f"{done['attention']} |"
+                    f"{100 * done['busy']:.0f} % | {done['attention']} |"
                 )
     yield f"\nmatrix product {done['matrix_rate'] / 1e12:.1f} TFLOP/s"
 
@@ -171,7 +173,7 @@ def _packed_batch(family: str) -> dict[str, torch.Tensor]:
     """Return 8 rows of 128 tokens with two or three documents each; every fifth token is a target."""
     ids = np.random.default_rng(0).integers(5, VOCABULARY, size=(8, 128))
     ids[:, [0, 50]], ids[::2, 90] = CLS, CLS
-    positions = positions_within_documents(ids, CLS)
+    positions = positions_since(ids == CLS)
     targets = np.flatnonzero(positions.reshape(-1) % 5 == 3)
     labels = ids.reshape(-1)[targets + 1 if family == "decoder" else targets]
     arrays = {"input_ids": ids, "position_ids": positions, "target_positions": targets, "labels": labels}

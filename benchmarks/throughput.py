@@ -113,18 +113,21 @@ def measure(settings: ThroughputSettings) -> dict[str, Any]:
         "flops": step_flops(model, rows=settings.batch, length=settings.length, predicted=predicted) / seconds,
         "matrix_rate": matrix_rate(device, seconds=1.0, clock=clock),
         "memory": memory,
-        "kernels": sum(kernels.values()),
+        "kernels": sum(count for count, _ in kernels.values()),
+        "busy": sum(busy for _, busy in kernels.values()) / seconds,
+        "longest": sorted(((busy, count, name[:90]) for name, (count, busy) in kernels.items()), reverse=True)[:14],
         "attention": ", ".join(sorted({name for name in ATTENTION_KERNELS for kernel in kernels if name in kernel})),
     }
 
 
-def gpu_kernels(step: Callable[[], None]) -> dict[str, int]:
-    """Return how often each GPU kernel, copy and fill runs in one step."""
+def gpu_kernels(step: Callable[[], None]) -> dict[str, tuple[int, float]]:
+    """Return how often each GPU kernel, copy and fill runs in one step, and its seconds in all."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         step()
         torch.cuda.synchronize()
     events = profile.key_averages()
-    return {event.key: event.count for event in events if event.device_type == torch.autograd.DeviceType.CUDA}
+    on_gpu = [event for event in events if event.device_type == torch.autograd.DeviceType.CUDA]
+    return {event.key: (event.count, event.self_device_time_total / 1e6) for event in on_gpu}
 
 
 def stock(settings: ThroughputSettings, device: torch.device) -> tuple[PreTrainedModel, Callable[[int], None]]:

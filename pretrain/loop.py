@@ -230,4 +230,6 @@ def forward(model: nn.Module, batch: Batch, totals: torch.Tensor) -> ModelOutput
     `count_targets` over the whole step, all processes included.
     """
     rows = {"num_sequences_in_batch": totals[1]} if "next_sentence_label" in batch else {}
+    if "cu_seq_lens_q" in batch:  # otherwise a compiled model is compiled again for each number of documents
+        torch._dynamo.maybe_mark_dynamic(batch["cu_seq_lens_q"], 0)
     return model(**batch, **rows, num_items_in_batch=totals[0], skip_logits=True)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, set_seed
 from transformers import PreTrainedModel
@@ -100,6 +101,7 @@ def build_loop(
     model = build_model(recipe, data, seed=seed, initial=initial, attention=settings.attention)
     bounds = model.config._attn_implementation == varlen.NAME
     if settings.compile if settings.compile is not None else compiles_well(accelerator, model):
+        torch._dynamo.config.recompile_limit = 4 * len(recipe.stages) + 4  # training, validation, their last batches
         model.compile(dynamic=False)  # in place: a wrapper would hide DDP's no_sync
     model, *optimizers = accelerator.prepare(model, *build_optimizers(model, recipe))
     batches = batch_source(recipe, data, "train", seed, bounds=bounds)
