@@ -24,7 +24,6 @@ from typing import Literal
 import torch
 
 from hf_tiny_transformer.common.errors import RunError, UserError, run_command
-
 from pretrain.checkpoint import checkpoint_path, checkpoint_steps
 
 from .command import parse

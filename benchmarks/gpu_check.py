@@ -113,7 +113,7 @@ def equality(settings: CheckSettings) -> Iterator[str]:
 
 def speed(settings: CheckSettings) -> Iterator[str]:
     """Measure both sides, as they are and compiled, at four shapes."""
-    yield "\n| shape | rows x tokens | | tokens/s | of stock | of the matrix rate | peak GiB | kernels | GPU busy | attention |"
+    yield "\n| shape | rows x tokens | | tokens/s | of stock | matrix rate | peak GiB | kernels | busy | attention |"
     yield "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |"
     end, small = time.monotonic() + settings.seconds, settings.small
     for shape, rows, length in [("2x128", 4, 32)] if small else SPEED:
