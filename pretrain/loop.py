@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -113,11 +114,15 @@ class TrainingLoop:
         """
         self.model.train()
         zeros, start = 0, time.perf_counter()
-        for built in self.prefetched(progress.step):
+        batches = self.prefetched(progress.step)
+        built = next(batches, None)
+        while built is not None:
             step, stage = built.step, built.plan.stage
             factor = learning_rate_factor(step, self.max_steps, warmup=self.recipe.warmup, decay=self.recipe.decay)
             learning_rate = set_learning_rate(self.optimizers, factor, stage.matrix_learning_rate)
-            figures = self.step(built)
+            launched = self.launch(built)
+            following = next(batches, None)  # while the device computes
+            figures = self.finish(launched)
             if figures.is_bad:
                 self._skip(built, figures, progress)
             zeros = zeros + 1 if figures.grad_norm == 0 else 0
@@ -130,11 +135,11 @@ class TrainingLoop:
             after_step(progress, kept)
             if figures.stop_requested:
                 return False
-            start = time.perf_counter()
+            built, start = following, time.perf_counter()
         return True
 
-    def step(self, built: BuiltStep) -> StepFigures:
-        """Take one optimizer step, unless its loss or gradient is bad; the figures are read from the device once."""
+    def launch(self, built: BuiltStep) -> torch.Tensor:
+        """Start forward and backward passes; return the loss and three more figures (4,), without waiting for them."""
         self._seed_dropout(built.step)
         device, world = self.accelerator.device, self.accelerator.num_processes
         totals = self.accelerator.reduce(built.totals.to(device, non_blocking=True), reduction="sum")
@@ -146,12 +151,16 @@ class TrainingLoop:
                 loss = forward(self.model, batch, totals).loss
                 loss_sum += loss.detach()
                 self.accelerator.backward(loss * world)  # DDP averages gradients over processes; shares must be summed
-        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.gradient_clip)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.gradient_clip)
         norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
         # summed over the processes, so that all of them decide alike
         stop = torch.full((), float(self.stop_requested()), device=device)
         mine = torch.stack((loss_sum, ~torch.isfinite(norm), stop, norm / world))
-        loss, bad_norms, wishes, grad_norm = self.accelerator.reduce(mine, reduction="sum").tolist()
+        return self.accelerator.reduce(mine, reduction="sum")
+
+    def finish(self, launched: torch.Tensor) -> StepFigures:
+        """Take the optimizer step, unless its loss or gradient is bad; the only place that waits for the device."""
+        loss, bad_norms, wishes, grad_norm = launched.tolist()
         is_bad = bad_norms > 0 or not loss <= self._loss_limit  # NaN <= x is False
         for optimizer in self.optimizers:
             if not is_bad:
@@ -159,7 +168,7 @@ class TrainingLoop:
             optimizer.zero_grad()
         return StepFigures(loss, grad_norm, is_bad, stop_requested=wishes > 0)
 
-    @property
+    @cached_property
     def _loss_limit(self) -> float:
         return EXPLODED * math.log(self.accelerator.unwrap_model(self.model).config.vocab_size)
 
@@ -177,18 +186,20 @@ class TrainingLoop:
             )
         logger.warning("skipped %s", what)
 
-    def measure_step_seconds(self, *, warm_up: int = 3, clock: Callable[[], float] = time.perf_counter) -> float:
+    def measure_step_seconds(
+        self, *, warm_up: int = 3, timed: int | None = None, clock: Callable[[], float] = time.perf_counter
+    ) -> float:
         """Return the seconds per step of the slowest process, averaged over the stages by their shares.
 
         The model is trained by this: use a loop that is discarded afterwards.
         """
-        seconds, timed = 0.0, 8 if self.accelerator.device.type == "cpu" else 80
+        seconds, timed = 0.0, timed or (8 if self.accelerator.device.type == "cpu" else 80)
         for plan in plan_stages(self.recipe, max_steps=10**6):
             steps = self._built([(plan.first + number, plan) for number in range(warm_up + timed)])
             for number, built in enumerate(steps):
                 if number == warm_up:
                     start = clock()
-                self.step(built)
+                self.finish(self.launch(built))
             seconds += plan.stage.share * (clock() - start) / timed
         mine = torch.tensor([seconds], device=self.accelerator.device)
         return self.accelerator.gather(mine).max().item()
@@ -196,7 +207,10 @@ class TrainingLoop:
     def _seed_dropout(self, step: int) -> None:
         """Make dropout a function of (seed, step) too: no random state needs saving."""
         entropy = (self.batches.seed, step, self.accelerator.process_index)
-        torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]))
+        seed = int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0])
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would take a millisecond to seed every backend
+        if self.accelerator.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
 
     def prefetched(self, first_step: int) -> Iterator[BuiltStep]:
         """Iterate over the batches of all steps from `first_step`."""

@@ -62,7 +62,10 @@ def supports_bf16() -> bool:
 
 def use_deterministic_kernels() -> None:
     """Make the same run give the same bits on a GPU; call it before the first CUDA kernel."""
+    import torch._inductor.config as inductor  # takes a second
+
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    inductor.deterministic = True  # no choice of kernels by timing them
     torch.use_deterministic_algorithms(True)
 
 
