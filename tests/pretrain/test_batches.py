@@ -8,10 +8,12 @@ from multiprocessing import get_context
 import numpy as np
 import pytest
 import torch
-from families import language_model, tiny_config
+from families import gradients, language_model, tiny_config
 from pretraining import make_tokenizer, pack
+from torch.nn.functional import scaled_dot_product_attention
 
 import hf_tiny_transformer as ours
+from pretrain import varlen
 from pretrain.batches import BatchSource, make_objective
 from pretrain.data.packed import open_packed, positions_since
 from pretrain.data.tokenizer import vocabulary_facts
@@ -192,20 +194,31 @@ def test_learning_rate_rises_stays_and_falls_to_zero():
 
 
 @pytest.mark.parametrize("objective", ["mlm", "next_token"])
-def test_rows_joined_to_one_give_the_same_loss(packed, facts, objective):
-    """What flash attention reads; documents are told apart by positions alone, which sdpa does too."""
-    family = "Encoder" if objective == "mlm" else "Decoder"
-    model = language_model(family, vocab_size=120, max_position_embeddings=32)
+def test_document_bounds_replace_the_mask(packed, facts, objective, monkeypatch):
+    """Stands in for torch's kernel, which needs a GPU (`benchmarks.gpu` compares it there); checks all around it."""
+
+    def kernel(query, key, value, bounds, bounds_of_keys, longest, _, *, scale, window_size):
+        assert bounds is bounds_of_keys and longest == 32 and bounds.dtype == torch.int32
+        parts = []
+        for first, last in pairwise(bounds.tolist()):
+            q, k, v = (states[first:last].transpose(0, 1) for states in (query, key, value))
+            causal = {(-1, 0): True, (-1, -1): False}[window_size]
+            parts.append(scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scale).transpose(0, 1))
+        return torch.cat(parts)
+
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", kernel)
+    model = language_model("Encoder" if objective == "mlm" else "Decoder", vocab_size=120, max_position_embeddings=32)
     (plan,) = plans(Stage(1.0, 32, 6, 0.25 if objective == "mlm" else None))
-    rows, joined = (
-        BatchSource(make_objective(objective, packed, facts, masking="token"), seed=1, single_row=single_row)
-        for single_row in (False, True)
-    )
-    (of_rows,), (of_one,) = (list(s.micro_batches(plan, 3, rank=0, world=1, size=6)) for s in (rows, joined))
-    assert of_rows["input_ids"].shape == (6, 32) and of_one["input_ids"].shape == (1, 192)
-    totals = count_targets(of_rows)
-    losses = [forward(model, batch, totals).loss for batch in (of_rows, of_one)]
-    torch.testing.assert_close(losses[1], losses[0])
+    objective = make_objective(objective, packed, facts, masking="token")
+    found = {}
+    for attention in ("sdpa", varlen.NAME):
+        model.set_attn_implementation(attention)
+        source_of_it = BatchSource(objective, seed=1, bounds=attention == varlen.NAME)
+        (batch,) = source_of_it.micro_batches(plan, 3, rank=0, world=1, size=6)
+        found[attention] = gradients(model, **batch, num_items_in_batch=count_targets(batch)[0], skip_logits=True)
+    assert (len(batch["cu_seq_lens_q"]) - 1) % 6 == 0 and batch["cu_seq_lens_q"][-1] == 6 * 32
+    for name, gradient in found["sdpa"].items():
+        torch.testing.assert_close(found[varlen.NAME][name], gradient, msg=name)
 
 
 def test_the_next_sentence_loss_counts_rows_however_they_are_divided(packed, facts):

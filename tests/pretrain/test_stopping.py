@@ -65,7 +65,7 @@ def test_a_loss_that_explodes_ends_the_run_and_leaves_the_last_checkpoint(corpus
 
 
 class Poisoned:
-    """Multiplies the loss of one forward pass by a factor."""
+    """Multiplies the loss of one forward pass by a factor, or of all with `call=None`."""
 
     def __init__(self, monkeypatch, factor, call):
         self.forward, self.factor, self.call, self.calls = training_loop.forward, factor, call, 0
@@ -74,7 +74,7 @@ class Poisoned:
     def __call__(self, model, batch, totals):
         self.calls += 1
         outputs = self.forward(model, batch, totals)
-        outputs["loss"] = outputs.loss * (self.factor if self.calls == self.call else 1.0)
+        outputs["loss"] = outputs.loss * (self.factor if self.call in (None, self.calls) else 1.0)
         return outputs
 
 
@@ -91,6 +91,14 @@ def test_a_bad_step_is_skipped_where_that_is_allowed(factor, corpus_file, tmp_pa
     assert not same_weights(output / "checkpoints/step-5", output / "checkpoints/step-6")
     assert json.loads((output / "checkpoints/step-8/training_state.json").read_text())["skipped"] == 1
     assert json.loads((output / "checkpoints/step-4/training_state.json").read_text())["skipped"] == 0
+
+
+def test_gradients_of_zero_end_the_run(corpus_file, tmp_path, monkeypatch, capsys):
+    """A compiler that loses the gradients must not train silently; nothing is published."""
+    Poisoned(monkeypatch, 0.0, call=None)
+    assert run(command(corpus_file, tmp_path / "run", "--max-steps=8", "--optimizer=adamw")) == EXIT_DIVERGED
+    assert "step 5: all gradients were zero in 5 steps" in capsys.readouterr().err
+    assert not (tmp_path / "run/config.json").exists()
 
 
 @pytest.mark.slow
