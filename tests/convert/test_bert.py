@@ -13,14 +13,10 @@ from transformers import AutoTokenizer, BertConfig, BertModel, PreTrainedModel
 
 import hf_tiny_transformer as ours
 from hf_tiny_transformer.common.errors import UserError
-from hf_tiny_transformer.convert.bert import (
-    RENAMES,
-    STOCK_ARCHITECTURES,
-    config_from_stock,
-    config_to_stock,
-    load_stock_bert,
-    to_stock,
-)
+from hf_tiny_transformer.convert import rename
+from hf_tiny_transformer.convert.bert import RENAMES, STOCK_ARCHITECTURES, config_from_stock, load_stock_bert
+from hf_tiny_transformer.convert.stock import stock_config as config_to_stock
+from hf_tiny_transformer.convert.stock import to_stock
 
 VOCAB, BATCH, LENGTH = 67, 3, 11
 HEADS = [name for name in STOCK_ARCHITECTURES if name != "BertModel"]
@@ -84,16 +80,6 @@ def inputs_for(architecture: str, num_labels: int = 2) -> dict[str, torch.Tensor
     return {**inputs, **labels}
 
 
-def our_name(stock_name: str, layers: int = 2) -> str:
-    """The renaming once more, from the public table, one name at a time."""
-    for ours_pattern, stock_pattern in RENAMES:
-        for n in range(layers):
-            stock, mine = stock_pattern.format(n=n), ours_pattern.format(n=n)
-            if stock_name == stock or stock_name.rpartition(".")[0] == stock:
-                return mine + stock_name.removeprefix(stock)
-    raise KeyError(stock_name)
-
-
 def assert_same_function(stock: PreTrainedModel, mine: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> None:
     """Equal outputs, loss and gradients (to 1e-5) of a stock head class and our class."""
     expected, got = stock(**inputs), mine(**inputs)
@@ -103,11 +89,11 @@ def assert_same_function(stock: PreTrainedModel, mine: PreTrainedModel, inputs: 
 
     expected.loss.backward()
     got.loss.backward()
-    gradients = {name: parameter.grad for name, parameter in mine.named_parameters()}
+    gradients = {rename(name, RENAMES): parameter.grad for name, parameter in mine.named_parameters()}
     compared = 0
     for name, parameter in stock.named_parameters():
         if parameter.grad is not None:
-            torch.testing.assert_close(gradients[our_name(name)], parameter.grad, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(gradients[name], parameter.grad, atol=1e-5, rtol=1e-5)
             compared += 1
     assert compared == sum(gradient is not None for gradient in gradients.values())
 
@@ -218,7 +204,8 @@ def test_config_goes_there_and_back():
         "c",
         0.3,
     )
-    assert config_to_stock(mine).to_dict() == stock.to_dict()
+    back = config_to_stock(ours.TinyTransformerBertModel(mine))
+    assert back.to_dict() == {**stock.to_dict(), "architectures": ["BertModel"]}
 
 
 @pytest.mark.parametrize(

@@ -130,7 +130,7 @@ def test_generation_settings_go_along(tmp_path: Path):
             "position_embedding_type is 'sinusoidal'",
         ),
         ("Decoder", "ForSequenceClassification", {"pad_token_id": None}, "pad_token_id is null"),
-        ("Seq2Seq", "ForConditionalGeneration", {}, "no stock encoder-decoder computes the same function"),
+        ("Seq2Seq", "ForConditionalGeneration", {}, "no stock class computes the same function"),
     ],
 )
 def test_what_stock_cannot_express_is_refused(family, task, settings, message, tmp_path: Path, capsys):
