@@ -98,7 +98,7 @@ def read_tokenizer(
     if len(vocabulary) <= len(tokenizer.all_special_tokens):
         # Without tokenizer files transformers builds an empty tokenizer of the config's kind, without a message.
         raise UserError(f"{where}: holds no tokenizer (tokenizer.json); save the model's tokenizer there")
-    size, highest = getattr(config, "vocab_size", UNLIMITED), max(vocabulary.values())
+    size, highest = getattr(config, "vocab_size", None) or UNLIMITED, max(vocabulary.values())
     if highest >= size:
         problem = f"the tokenizer's highest id is {highest}, but vocab_size in config.json is {size}"
         raise UserError(f"{where}: {problem}; save the tokenizer that belongs to the model")
