@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from transformers import BaseImageProcessor
+
 from ..common.arguments import CommandParser, build
 from ..common.errors import UserError
 from ..common.files import atomic_file, atomic_write_text
@@ -46,11 +48,7 @@ class AttendSettings:
 
 
 def main(argv: list[str]) -> None:
-    """Run the command.
-
-    Raises:
-        UserError: Bad arguments, an unreadable model or image, or a text that is too long.
-    """
+    """Run the command."""
     parser = CommandParser("hf-tiny-transformer attend", "Show a model's attention as an HTML page or a picture.")
     parser.add_settings(AttendSettings)
     settings = build(AttendSettings, parser.parse(argv))
@@ -65,27 +63,30 @@ def main(argv: list[str]) -> None:
             require_file_name(flag, path, suffix)
     image = None if settings.image is None else _open_image(settings.image)
     model, reader = load(settings.model, image=image is not None)
-    if image is not None:
+    if isinstance(reader, BaseImageProcessor):
         maps = [read_image_attention(model, reader, image)]
     else:
-        maps = read_attention(model, reader, settings.text, settings.pair)
+        maps = read_attention(model, reader, settings.text or "", settings.pair)
+    layer, head = settings.layer, settings.head
     try:
-        maps[0].head(settings.layer, settings.head)
+        maps[0].head(layer, head)
         word = maps[0].query(settings.word)
     except ValueError as error:
         raise UserError(f"--{error}") from None
     if settings.output is not None:
-        name = Path(settings.model).resolve().name
-        page = attention_page(maps, name, settings.layer, settings.head, word, image)
+        page = attention_page(maps, Path(settings.model).resolve().name, layer, head, word, image)
         atomic_write_text(settings.output, page)
-        print(f"{settings.output}: {len(page) / 1e6:.1f} MB, {' and '.join(map(_describe, maps))}")
+        shapes = [f"{one.kind} ({' x '.join(map(str, one.weights.shape))})" for one in maps]
+        print(f"{settings.output}: {len(page) / 1e6:.1f} MB, {' and '.join(shapes)}")
     if settings.png is not None:
         from .figure import draw_attention, draw_over_image  # needs matplotlib
 
-        if image is None:
-            figure = draw_attention(maps[0], settings.layer, settings.head, word)
-        else:
-            figure = draw_over_image(maps[0], image, settings.layer, settings.head, word)
+        is_text = image is None
+        figure = (
+            draw_attention(maps[0], layer, head, word)
+            if is_text
+            else draw_over_image(maps[0], image, layer, head, word)
+        )
         with atomic_file(settings.png) as stream:
             figure.savefig(stream, format="png", dpi=120)
         print(f"{settings.png}: {maps[0].kind}")
@@ -94,21 +95,20 @@ def main(argv: list[str]) -> None:
 def attention_page(
     maps: list[AttentionMap], name: str, layer: int = -1, head: int | None = None, word: int = 0, image: Any = None
 ) -> str:
-    """Return a page about the maps of one text or `image` (PIL); `layer`, `head` and query `word` are shown first.
-
-    Raises:
-        UserError: There are more weights than a page should have.
-    """
+    """Return a page about the maps of one text or `image` (PIL); `layer`, `head` and query `word` are shown first."""
     count = sum(one.weights.numel() for one in maps)
     if count > MAX_WEIGHTS:
         raise UserError(f"--text: {count:,} weights are too many for a page (at most {MAX_WEIGHTS:,}); shorten it")
     layers, heads = maps[0].weights.shape[:2]
+    buffer = io.BytesIO()
+    if image is not None:
+        image.save(buffer, format="PNG")
     data = {
         "name": name,
         "layer": layer % layers,
         "head": heads if head is None else head % heads,  # one past the last is the mean
         "word": word,
-        "image": None if image is None else f"data:image/png;base64,{_base64(_png(image))}",
+        "image": None if image is None else f"data:image/png;base64,{_base64(buffer.getvalue())}",
         "maps": [
             {
                 "kind": one.kind,
@@ -136,14 +136,3 @@ def _open_image(path: Path) -> Any:
             return image.copy()
     except OSError as error:
         raise UserError(f"--image {path}: cannot be read as an image ({error})") from None
-
-
-def _png(image: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
-    return buffer.getvalue()
-
-
-def _describe(one: AttentionMap) -> str:
-    layers, heads, queries, keys = one.weights.shape
-    return f"{one.kind} ({layers} layers, {heads} heads, {queries} x {keys} tokens)"

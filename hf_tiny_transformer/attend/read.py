@@ -13,6 +13,7 @@ from transformers import (
     AutoModelForImageClassification,
     AutoModelForSeq2SeqLM,
     BaseImageProcessor,
+    BatchEncoding,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -71,23 +72,15 @@ class AttentionMap:
 def load(
     source: str | Path, *, image: bool = False
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | BaseImageProcessor]:
-    """Load a model with eager attention in fp32, and its tokenizer or, for a model of images, its image processor.
-
-    Raises:
-        UserError: It cannot be opened, reads the other kind of input, or lacks weights.
-    """
+    """Load a model with eager attention in fp32, and its tokenizer or, for a model of images, its image processor."""
     config = read_config(source)
     reads_images = hasattr(config, "patch_size") and hasattr(config, "image_size")
     if reads_images != image:
         raise UserError(f"--{'image' if image else 'text'}: {source} reads {'images' if reads_images else 'text'}")
-    auto_class = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModel
-    model = load_model(
-        source,
-        AutoModelForImageClassification if image else auto_class,
-        config,
-        new_head=not config.is_encoder_decoder,  # no attention depends on a pooler or classifier
-        attn_implementation="eager",
-    )
+    two_sides = config.is_encoder_decoder
+    auto_class = AutoModelForImageClassification if image else AutoModelForSeq2SeqLM if two_sides else AutoModel
+    # no attention depends on a pooler or classifier
+    model = load_model(source, auto_class, config, new_head=not two_sides, attn_implementation="eager")
     if not image:
         return model, read_tokenizer(source, config)
     try:
@@ -106,7 +99,7 @@ def read_attention(
     segment or, for an encoder-decoder, the target (None: generate it greedily).
 
     Raises:
-        UserError: The text is empty or too long, or the model returns no such weights.
+        UserError: The text is empty or too long, or the model returns no weights.
     """
     two_sides = model.config.is_encoder_decoder
     inputs = tokenizer(text, None if two_sides else pair, return_tensors="pt")
@@ -149,8 +142,8 @@ def read_image_attention(model: PreTrainedModel, processor: BaseImageProcessor, 
 
 
 def _require_room(model: PreTrainedModel, length: int, flag: str) -> None:
-    if length > _positions(model):
-        raise UserError(f"--{flag}: {length} tokens, but the model has {_positions(model):,} positions; shorten it")
+    if length > (positions := _positions(model)):
+        raise UserError(f"--{flag}: {length} tokens, but the model has {positions:,} positions; shorten it")
 
 
 def _positions(model: PreTrainedModel) -> int:
@@ -158,8 +151,8 @@ def _positions(model: PreTrainedModel) -> int:
 
 
 def _target(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, inputs: dict[str, torch.Tensor], pair: str | None
-) -> torch.LongTensor:
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, inputs: BatchEncoding, pair: str | None
+) -> torch.Tensor:
     """Return the decoder's input (1, T): its start token and the target without its last token."""
     if pair is None:
         room = min(NEW_TOKENS, _positions(model) - 1)
@@ -172,13 +165,13 @@ def _target(
     return torch.cat((labels.new_full((1, 1), start), labels[:, :-1]), dim=1)
 
 
-def _labels(tokenizer: PreTrainedTokenizerBase, ids: torch.LongTensor) -> list[str]:
+def _labels(tokenizer: PreTrainedTokenizerBase, ids: torch.Tensor) -> list[str]:
     """Return readable tokens: byte-level tokens are decoded, and the mark of a continued word is kept."""
     return [tokenizer.decode([i]).strip() or tokenizer.convert_ids_to_tokens(i) for i in ids[0].tolist()]
 
 
 def _stack(
-    layers: tuple[torch.Tensor, ...] | None, name: str, rows: torch.LongTensor, columns: torch.LongTensor
+    layers: tuple[torch.Tensor, ...] | None, name: str, rows: torch.Tensor, columns: torch.Tensor
 ) -> torch.Tensor:
     shape = (rows.shape[1], columns.shape[1])
     if not layers or any(weights is None or weights.shape[-2:] != shape for weights in layers):
