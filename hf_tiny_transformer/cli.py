@@ -27,11 +27,7 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str]) -> None:
-    """Run the command that the first argument names with the others.
-
-    Raises:
-        RunError: There is no such command, a package is missing, or the command fails.
-    """
+    """Run the command that the first argument names with the others."""
     name, *arguments = argv or ["--help"]
     if name in ("-h", "--help"):
         width = max(map(len, COMMANDS))
@@ -48,11 +44,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def run(name: str, argv: Sequence[str]) -> None:
-    """Run a command of the table.
-
-    Raises:
-        RunError: A package is missing, or the command fails.
-    """
+    """Run a command of the table; a missing package is a UserError that names the extra to install."""
     module, _, function = COMMANDS[name][0].partition(":")
     install = f"run: pip install '{PROG}[{'export' if name == 'export' else 'train'}]'"
     try:

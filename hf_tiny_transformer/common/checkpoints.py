@@ -164,11 +164,7 @@ def load_model(
 
 
 def saved_class(source: str | Path, config: PreTrainedConfig, flag: str = "--model") -> type[PreTrainedModel]:
-    """Return the class that a checkpoint was saved from, by `architectures` in its config.
-
-    Raises:
-        UserError: The config names no class, or one that is neither ours nor in transformers.
-    """
+    """Return the class, ours or transformers', that a checkpoint was saved from, by `architectures` in its config."""
     import hf_tiny_transformer
 
     names = config.architectures or []
@@ -183,11 +179,7 @@ def saved_class(source: str | Path, config: PreTrainedConfig, flag: str = "--mod
 def usable_length(
     wanted: int | None, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, *, default: int = UNLIMITED
 ) -> int:
-    """Return the tokens per text: `wanted`, else `default` or the model's limit where that is lower.
-
-    Raises:
-        UserError: `wanted` exceeds the model's limit.
-    """
+    """Return the tokens per text: `wanted`, which must be within the model's limit, else `default` or the limit."""
     limit = min(getattr(config, "max_position_embeddings", None) or UNLIMITED, tokenizer.model_max_length)
     if wanted is not None and wanted > limit:
         raise UserError(f"--max_length {wanted}: this model takes at most {limit} tokens; choose at most {limit}")

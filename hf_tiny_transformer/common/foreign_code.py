@@ -65,11 +65,7 @@ def strip_loaded(source: str | Path, *, config: Any = None, tokenizer: Any = Non
 
 
 def strip_files(directory: Path, source: str | Path) -> None:
-    """Remove the fields that name foreign code from the JSON files of a directory; the report names `source`.
-
-    Raises:
-        UserError: A file is not JSON.
-    """
+    """Remove the fields that name foreign code from the JSON files of a directory; the report names `source`."""
     for file in sorted(directory.glob("*.json")):
         content = _read(file)
         if removed := strip(content, _own_of(file, content)):
@@ -78,11 +74,7 @@ def strip_files(directory: Path, source: str | Path) -> None:
 
 
 def find(directory: Path) -> str | None:
-    """Return which file is or names code that this package did not write, and what to do; None if there is none.
-
-    Raises:
-        UserError: A .json file is not JSON.
-    """
+    """Return which file is or names code that this package did not write, and what to do; None if there is none."""
     for file in sorted(path for path in directory.rglob("*") if path.is_file()):
         place = file.relative_to(directory)
         if place.parts[0] == KEPT_LOCALLY:

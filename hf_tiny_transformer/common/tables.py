@@ -43,10 +43,7 @@ class Record:
 class TextFile:
     """A text file of any size in UTF-8, or in UTF-16 with a byte-order mark, decompressed if its name says so.
 
-    `flag` is the flag that named it, for error messages.
-
-    Raises:
-        UserError: The file is missing, unreadable or binary.
+    `flag` is the flag that named it, for the errors about a missing, unreadable or binary file.
     """
 
     def __init__(self, path: Path, flag: str = "") -> None:
@@ -71,9 +68,6 @@ class TextFile:
         """Iterate once over numbered lines with their ends; bytes that are not UTF-8 become lone surrogates.
 
         `newline` is that of `open`: None accepts all line ends and makes them newlines, "" keeps them.
-
-        Raises:
-            UserError: The file is damaged.
         """
         number = 0
         try:
@@ -91,10 +85,7 @@ class TextFile:
 class TableFile:
     """The rows of a file, in order, as often as needed; its name decides the format.
 
-    `columns` are those to read (None: all), `flag` is the flag that named the file, for error messages.
-
-    Raises:
-        UserError: The format is unknown, the file is unreadable, or a column is missing or ambiguous.
+    `columns` are those to read (None: all); each must occur once. `flag` is the flag that named the file.
     """
 
     def __init__(self, path: Path, columns: Sequence[str] | None = None, flag: str = "") -> None:
@@ -119,11 +110,7 @@ class TableFile:
         return self._row if self.format == ".parquet" else self._text.position
 
     def __iter__(self) -> Iterator[Record]:
-        """Iterate over the rows; a bad row has an error instead of values.
-
-        Raises:
-            UserError: The file is damaged.
-        """
+        """Iterate over the rows; a bad row has an error instead of values."""
         if self.format == ".parquet":
             return self._parquet_rows()
         self._text = TextFile(self.path, self.flag)
@@ -133,11 +120,7 @@ class TableFile:
         return map(_encodable, self._csv_rows() if self.format in DELIMITERS else self._json_rows())
 
     def checked(self) -> Iterator[Record]:
-        """Iterate over the rows.
-
-        Raises:
-            UserError: A row is bad; the message has its line.
-        """
+        """Iterate over the rows; a bad row raises a UserError with its line."""
         for record in self:
             if record.error is not None:
                 raise self.refuse(record, record.error)
@@ -240,11 +223,7 @@ class TableFile:
 
 
 def read_lines(path: Path, flag: str = "", newline: str | None = None) -> Iterator[tuple[int, str]]:
-    """Iterate over numbered lines of text, as `TextFile.lines` does, without their ends.
-
-    Raises:
-        UserError: The file is unreadable, damaged, or not UTF-8; the message has the line.
-    """
+    """Iterate over numbered lines, as `TextFile.lines` does, without their ends; all must be UTF-8."""
     for number, line in TextFile(path, flag).lines(newline):
         if (problem := unicode_problem(line)) is not None:
             raise UserError(f"{path}, line {number}: {problem}")
@@ -252,11 +231,7 @@ def read_lines(path: Path, flag: str = "", newline: str | None = None) -> Iterat
 
 
 def file_format(path: Path, known: Sequence[str], flag: str = "") -> str:
-    """Return the format that a file's name states, in lower case, without the suffix of a compression.
-
-    Raises:
-        UserError: The format is not among `known`.
-    """
+    """Return the format, one of `known`, that a file's name states before the suffix of a compression."""
     name = path.with_suffix("") if path.suffix.lower() in COMPRESSED else path
     suffix = name.suffix.lower()
     if suffix in known and (suffix != ".parquet" or name == path):

@@ -68,10 +68,6 @@ def load_stock_bert(
 
     A head or pooler that the checkpoint lacks is initialised from `seed` and named in the log; a head that
     `model_class` lacks is dropped, or refused if `exact`. `flag` is the flag that named the directory.
-
-    Raises:
-        UserError: There is no such checkpoint, our family cannot express its config, or a weight of embeddings or
-            layers is missing, unknown or of the wrong shape.
     """
     stock_config = read_stock_config(directory, flag)
     config = config_from_stock(stock_config, source=Path(directory) / "config.json")

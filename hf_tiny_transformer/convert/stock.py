@@ -66,11 +66,7 @@ def import_(argv: list[str]) -> None:
 
 
 def open_ours(source: Path) -> PreTrainedModel:
-    """Load a checkpoint of one of our families as the class it was saved from, in the dtype of its files.
-
-    Raises:
-        UserError: It is not one of our checkpoints, or its weights are not exactly those of the class.
-    """
+    """Load a checkpoint of one of our families, with exactly the weights of the class it was saved from."""
     config = read_config(source)
     if type(config) not in FAMILIES:
         ours = ", ".join(config_class.model_type for config_class in FAMILIES)
@@ -79,21 +75,13 @@ def open_ours(source: Path) -> PreTrainedModel:
 
 
 def stock_config(model: PreTrainedModel) -> PreTrainedConfig:
-    """Return the stock config of the same function.
-
-    Raises:
-        UserError: Stock has no such class, or cannot express a setting.
-    """
+    """Return the stock config of the same function, or raise a UserError if there is none."""
     is_bert = isinstance(model, TinyTransformerBertPreTrainedModel)
     return bert.stock_config(model) if is_bert else modernbert.stock_config(model)
 
 
 def to_stock(model: PreTrainedModel) -> PreTrainedModel:
-    """Return the stock model of the same function and dtype, in evaluation mode.
-
-    Raises:
-        UserError: As of `stock_config`.
-    """
+    """Return the stock model of the same function and dtype, in evaluation mode, as of `stock_config`."""
     config = stock_config(model)
     stock: PreTrainedModel = getattr(transformers, config.architectures[0])._from_config(config, dtype=model.dtype)
     if isinstance(model, TinyTransformerBertPreTrainedModel):

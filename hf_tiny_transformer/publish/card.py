@@ -96,11 +96,7 @@ def write_card(directory: Path, card: Card) -> str:
 
 
 def read_facts(directory: Path) -> tuple[list[Row], list[Figure]]:
-    """Return the rows and figures that a card was written with.
-
-    Raises:
-        UserError: `FACTS_FILE` is missing, invalid, or names a file outside the directory.
-    """
+    """Return the rows and figures that a card was written with; all files must be in the directory."""
     advice = "write the card again"
     content = read_json(directory / FACTS_FILE, advice)
     try:

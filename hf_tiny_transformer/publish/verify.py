@@ -50,11 +50,7 @@ def main(argv: list[str]) -> None:
 
 
 def require_verified(directory: Path) -> None:
-    """Run all checks and print one line for each.
-
-    Raises:
-        RunError: A check failed.
-    """
+    """Run all checks, print one line for each, and raise a RunError if one failed."""
     failed = 0
     for check, problem in verify(directory):
         print(f"{check}: " + ("ok" if problem is None else f"FAILED: {problem}"), flush=True)
@@ -64,11 +60,7 @@ def require_verified(directory: Path) -> None:
 
 
 def verify(directory: Path) -> Iterator[Finding]:
-    """Yield the findings; the directory's code runs, in processes of its own, only if it is this package's.
-
-    Raises:
-        UserError: It is not a model directory.
-    """
+    """Yield the findings; the directory's code runs, in processes of its own, only if it is this package's."""
     read_config_json(directory, "verify")
     yield _finding("no pickle", _pickles, directory)
     yield (code := _finding("no foreign code", foreign_code.find, directory))
