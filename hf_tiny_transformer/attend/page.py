@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import io
+from base64 import b64encode
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,7 @@ def main(argv: list[str]) -> None:
     settings = build(AttendSettings, parser.parse(argv))
     if (settings.text is None) == (settings.image is None):
         raise UserError("exactly one of --text and --image is required")
-    if settings.image is not None and settings.pair is not None:
+    if settings.pair is not None and settings.text is None:
         raise UserError("--pair requires --text")
     if settings.output is None and settings.png is None:
         raise UserError("nothing to write; give --output PAGE.html, --png FILE.png, or both")
@@ -81,12 +81,9 @@ def main(argv: list[str]) -> None:
     if settings.png is not None:
         from .figure import draw_attention, draw_over_image  # needs matplotlib
 
-        is_text = image is None
-        figure = (
-            draw_attention(maps[0], layer, head, word)
-            if is_text
-            else draw_over_image(maps[0], image, layer, head, word)
-        )
+        figure = draw_attention(maps[0], layer, head, word)
+        if image is not None:
+            figure = draw_over_image(maps[0], image, layer, head, word)
         with atomic_file(settings.png) as stream:
             figure.savefig(stream, format="png", dpi=120)
         print(f"{settings.png}: {maps[0].kind}")
@@ -100,15 +97,15 @@ def attention_page(
     if count > MAX_WEIGHTS:
         raise UserError(f"--text: {count:,} weights are too many for a page (at most {MAX_WEIGHTS:,}); shorten it")
     layers, heads = maps[0].weights.shape[:2]
-    buffer = io.BytesIO()
+    png = io.BytesIO()
     if image is not None:
-        image.save(buffer, format="PNG")
+        image.save(png, format="PNG")
     data = {
         "name": name,
         "layer": layer % layers,
         "head": heads if head is None else head % heads,  # one past the last is the mean
         "word": word,
-        "image": None if image is None else f"data:image/png;base64,{_base64(buffer.getvalue())}",
+        "image": None if image is None else f"data:image/png;base64,{b64encode(png.getvalue()).decode()}",
         "maps": [
             {
                 "kind": one.kind,
@@ -116,16 +113,12 @@ def attention_page(
                 "keys": one.keys if one.keys != one.queries else None,
                 "shape": list(one.weights.shape),
                 "grid": one.grid,
-                "weights": _base64((one.weights * 65535).round().numpy().astype("<u2").tobytes()),  # 65535 for one
+                "weights": b64encode((one.weights * 65535).round().numpy().astype("<u2").tobytes()).decode(),
             }
             for one in maps
         ],
     }
     return render_page(TEMPLATE, f"Attention: {name}", data)
-
-
-def _base64(content: bytes) -> str:
-    return base64.b64encode(content).decode("ascii")
 
 
 def _open_image(path: Path) -> Any:

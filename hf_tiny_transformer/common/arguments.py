@@ -26,7 +26,7 @@ class CommandParser(ArgumentParser):
     """A parser of one command."""
 
     def __init__(self, prog: str = "", description: str = "", **options: Any) -> None:
-        own = {"exit_on_error": False, "allow_abbrev": False, "formatter_class": _HelpFormatter}
+        own: dict[str, Any] = {"exit_on_error": False, "allow_abbrev": False, "formatter_class": _HelpFormatter}
         super().__init__(prog=prog, description=description, **(own | options))  # jsonargparse makes parsers of parts
 
     def add_settings(
@@ -100,10 +100,10 @@ class _HelpFormatter(DefaultHelpFormatter):
     def _get_type_str(self, action: Any) -> None:
         return None
 
-    def _get_help_string(self, action: Any) -> str | None:
+    def _get_help_string(self, action: Any) -> str:
         text = super()._get_help_string(action)
         if action.default is None or "(default: " in (action.help or ""):
-            text = text and text.replace(" (default: %(default)s)", "")
+            return text.replace(" (default: %(default)s)", "")
         return text
 
 

@@ -140,7 +140,7 @@ def load_model(
         UserError: Weights are missing, unreadable or of another shape than the config states, or no such model exists.
     """
     set_seed(seed)
-    is_auto = not (isinstance(model_class, type) and issubclass(model_class, PreTrainedModel))
+    is_auto = hasattr(model_class, "from_config")
     options |= {"dtype": dtype} | ({"trust_remote_code": trust_remote_code} if is_auto else {})
     info: dict[str, Any] = {}
     try:

@@ -22,7 +22,7 @@ from .errors import UserError, first_line
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 FORMATS = (".txt", ".csv", ".tsv", ".jsonl", ".parquet")
-COMPRESSED: dict[str, Callable[..., IO[bytes]]] = {".gz": gzip.open, ".xz": lzma.LZMAFile}
+COMPRESSED: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.LZMAFile}
 BYTE_ORDER_MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 # ValueError, also of Unicode, and NotImplementedError are pyarrow's
 DAMAGE = (OSError, EOFError, ValueError, NotImplementedError, zlib.error, lzma.LZMAError)

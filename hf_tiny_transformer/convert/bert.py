@@ -75,10 +75,9 @@ def load_stock_bert(
     stock = load_model(
         directory, stock_class, stock_config, flag=flag, new_head=True, exact=exact, seed=seed, dtype="auto"
     )
-    tensors = stock.state_dict()
-    head = tensors.get("cls.predictions.decoder.weight")
-    is_tied = config.tie_word_embeddings and head is not None
-    if is_tied and not torch.equal(head, tensors["bert.embeddings.word_embeddings.weight"]):
+    tensors: dict[str, torch.Tensor] = stock.state_dict()
+    head = tensors.get("cls.predictions.decoder.weight") if config.tie_word_embeddings else None
+    if head is not None and not torch.equal(head, tensors["bert.embeddings.word_embeddings.weight"]):
         raise UserError(
             f"{directory}: tie_word_embeddings is true in config.json, but cls.predictions.decoder.weight differs from "
             "the word embeddings; set it to false to keep both"

@@ -76,13 +76,15 @@ def open_ours(source: Path) -> PreTrainedModel:
 
 def stock_config(model: PreTrainedModel) -> PreTrainedConfig:
     """Return the stock config of the same function, or raise a UserError if there is none."""
-    is_bert = isinstance(model, TinyTransformerBertPreTrainedModel)
-    return bert.stock_config(model) if is_bert else modernbert.stock_config(model)
+    if isinstance(model, TinyTransformerBertPreTrainedModel):
+        return bert.stock_config(model)
+    return modernbert.stock_config(model)
 
 
 def to_stock(model: PreTrainedModel) -> PreTrainedModel:
     """Return the stock model of the same function and dtype, in evaluation mode, as of `stock_config`."""
     config = stock_config(model)
+    assert config.architectures is not None  # `stock_config` names the class
     stock: PreTrainedModel = getattr(transformers, config.architectures[0])._from_config(config, dtype=model.dtype)
     if isinstance(model, TinyTransformerBertPreTrainedModel):
         weights = bert.stock_weights(model)

@@ -150,16 +150,10 @@ def _run_code(code: str, directory: Path) -> str:
 
 
 def _metadata(card: Card) -> ModelCardData:
+    about: dict[str, Any] = {"task_type": card.task_type}
+    about |= {f"dataset_{name}": value for name, value in card.dataset.items()}
     results = [
-        EvalResult(
-            task_type=card.task_type,
-            dataset_type=card.dataset["type"],
-            dataset_name=card.dataset["name"],
-            dataset_config=card.dataset.get("config"),
-            dataset_split=figure.split,
-            metric_type=figure.metric,
-            metric_value=round(figure.value, 6),
-        )
+        EvalResult(**about, dataset_split=figure.split, metric_type=figure.metric, metric_value=round(figure.value, 6))
         for figure in card.figures
     ]
     fields = {"library_name": "transformers", **card.metadata}
