@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import io
 from base64 import b64encode
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from transformers import BaseImageProcessor
 
-from ..common.arguments import CommandParser, build
+from ..common.arguments import CommandParser
 from ..common.errors import UserError
 from ..common.files import atomic_file, atomic_write_text
 from ..common.pages import render_page, require_file_name
@@ -20,38 +19,21 @@ TEMPLATE = Path(__file__).parent / "attention.html"
 MAX_WEIGHTS = 12_000_000  # a page of 32 MB; larger ones are slow in browsers
 
 
-@dataclass(frozen=True)
-class AttendSettings:
-    """Settings of `attend`.
-
-    Args:
-        model: Model directory or Hub model, ours or stock.
-        text: Text that the model reads.
-        image: Image file, for an image model.
-        pair: Second segment; for an encoder-decoder, the target text (default: what the model generates).
-        layer: Layer that is shown first, from 0; negative counts from the end.
-        head: Head that is shown first, from 0 (default: the mean of the heads).
-        word: Token whose attention is shown first.
-        output: HTML page to write; an existing file is replaced.
-        png: Picture to write; an existing file is replaced.
-    """
-
-    model: str
-    text: str | None = None
-    image: Path | None = None
-    pair: str | None = None
-    layer: int = -1
-    head: int | None = None
-    word: str | None = None
-    output: Path | None = None
-    png: Path | None = None
-
-
 def main(argv: list[str]) -> None:
     """Run the command."""
     parser = CommandParser("hf-tiny-transformer attend", "Show a model's attention as an HTML page or a picture.")
-    parser.add_settings(AttendSettings)
-    settings = build(AttendSettings, parser.parse(argv))
+    parser.add_argument("--model", type=str, required=True, help="Model directory or Hub model, ours or stock.")
+    parser.add_argument("--text", type=str, help="Text that the model reads.")
+    parser.add_argument("--image", type=Path, help="Image file, for an image model.")
+    target = "for an encoder-decoder, the target text (default: what the model generates)."
+    parser.add_argument("--pair", type=str, help=f"Second segment; {target}")
+    layer = "Layer that is shown first, from 0; negative counts from the end."
+    parser.add_argument("--layer", type=int, default=-1, help=layer)
+    parser.add_argument("--head", type=int, help="Head that is shown first, from 0 (default: the mean of the heads).")
+    parser.add_argument("--word", type=str, help="Token whose attention is shown first.")
+    parser.add_argument("--output", type=Path, help="HTML page to write; an existing file is replaced.")
+    parser.add_argument("--png", type=Path, help="Picture to write; an existing file is replaced.")
+    settings = parser.parse(argv)
     if (settings.text is None) == (settings.image is None):
         raise UserError("exactly one of --text and --image is required")
     if settings.pair is not None and settings.text is None:

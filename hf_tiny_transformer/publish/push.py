@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, HfApi, constants, get_token
+from huggingface_hub import CommitOperationAdd, HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
 from huggingface_hub.utils import disable_progress_bars, validate_repo_id
 
@@ -37,7 +37,8 @@ def main(argv: list[str]) -> None:
     except HFValidationError as error:
         raise UserError(f"--repo {settings.repo}: {error}") from None
     if settings.yes:
-        _require_connection()  # before the checks, which take a while
+        with _hub_errors():  # before the checks, which take a while
+            HfApi().whoami()
     require_verified(settings.model)
     files = files_to_push(settings.model)
     for name, file in files.items():
@@ -77,15 +78,6 @@ def upload(files: dict[str, Path], repo: str, *, private: bool) -> str:
         return api.create_commit(full_name, operations, commit_message=COMMIT_MESSAGE).commit_url
 
 
-def _require_connection() -> None:
-    if constants.HF_HUB_OFFLINE:
-        raise UserError("HF_HUB_OFFLINE is set, so nothing can be uploaded; unset it")
-    if get_token() is None:
-        raise UserError("no token for the Hub; log in with `hf auth login`, or set HF_TOKEN")
-    with _hub_errors():
-        HfApi().whoami()
-
-
 @contextmanager
 def _hub_errors(repo: str = "") -> Iterator[None]:
     """Turn the exceptions of huggingface_hub into one-line errors."""
@@ -93,13 +85,13 @@ def _hub_errors(repo: str = "") -> Iterator[None]:
     try:
         yield
     except HfHubHTTPError as error:
-        status = error.response.status_code
+        status, reason = error.response.status_code, error.server_message or error
+        problem = f"{name}the Hub answered {status} ({reason})"
         if status in (401, 403):
-            problem = "the Hub does not know this token" if status == 401 else "this token has no write access"
-            raise UserError(f"{name}{problem}; log in with `hf auth login`, or correct HF_TOKEN") from None
-        raise RunError(f"{name}the Hub answered {status} ({error.server_message or error}); try again later") from None
-    except (HTTPError, OSError) as error:
-        raise UserError(f"{constants.ENDPOINT}: cannot be reached ({error}); check the network") from None
+            raise UserError(f"{problem}; log in with `hf auth login`, or correct HF_TOKEN") from None
+        raise RunError(f"{problem}; try again later") from None
+    except (HTTPError, OSError) as error:  # OSError also without a token
+        raise UserError(f"{constants.ENDPOINT}: cannot be used ({error}); check network and token") from None
     except (ValueError, RuntimeError) as error:  # of the card's metadata, or around the reason why a file was not sent
         reason = error.__cause__ or error
         raise RunError(f"{name}the Hub rejects the model ({reason}); correct {CARD_FILE}, or try again") from None

@@ -165,15 +165,6 @@ def test_no_text_can_break_out_of_the_page():
     assert not re.search(r"(src|href)=|url\(|@import|fetch\(", page)
 
 
-def test_twice_in_a_row_is_the_same_page(tmp_path):
-    folder, output = saved(ours("Encoder"), tmp_path / "model"), tmp_path / "page.html"
-    pages = []
-    for _ in range(2):
-        assert run("attend", "--model", folder, "--text", TEXT, "--output", output) == 0
-        pages.append(output.read_bytes())
-    assert pages[0] == pages[1]
-
-
 @pytest.mark.parametrize(
     ("flags", "complaint"),
     [
