@@ -44,7 +44,7 @@ def test_without_yes_push_lists_what_it_would_send(published, hub, opened, capsy
 
 
 def answer(status: int) -> HfHubHTTPError:
-    return HfHubHTTPError("failed", response=Mock(status_code=status, headers={}), server_message="says why")
+    return HfHubHTTPError("failed", response=Mock(status_code=status, headers={}), server_message="a reason")
 
 
 @pytest.mark.parametrize(
@@ -52,9 +52,9 @@ def answer(status: int) -> HfHubHTTPError:
     [
         (LocalTokenNotFoundError("no token"), 2, "cannot be used (no token); check network and token"),
         (HTTPError("refused"), 2, "cannot be used (refused)"),
-        (answer(401), 2, "answered 401 (says why); log in with `hf auth login`"),
-        (answer(403), 2, "answered 403 (says why); log in"),
-        (answer(500), 1, "answered 500 (says why); try again"),
+        (answer(401), 2, "answered 401 (a reason); log in with `hf auth login`"),
+        (answer(403), 2, "answered 403 (a reason); log in"),
+        (answer(500), 1, "answered 500 (a reason); try again"),
         (ValueError('"license" must be one of ...'), 1, 'rejects the model ("license" must be one of'),
     ],
 )
