@@ -23,7 +23,6 @@ from .errors import UserError, first_line
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 FORMATS = (".txt", ".csv", ".tsv", ".jsonl", ".parquet")
 COMPRESSED: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.LZMAFile}
-BYTE_ORDER_MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 # ValueError, also of Unicode, and NotImplementedError are pyarrow's
 DAMAGE = (OSError, EOFError, ValueError, NotImplementedError, zlib.error, lzma.LZMAError)
 TEXT_COLUMN = "text"  # the only column of a .txt file
@@ -41,7 +40,7 @@ class Record:
 
 
 class TextFile:
-    """A text file of any size in UTF-8, or in UTF-16 with a byte-order mark, decompressed if its name says so.
+    """A text file of any size in UTF-8, or in UTF-16 with a byte-order mark; its name decides the compression.
 
     `flag` is the flag that named it, for the errors about a missing, unreadable or binary file.
     """
@@ -55,7 +54,7 @@ class TextFile:
             self._raw.seek(0)
         except DAMAGE as error:
             raise _unreadable(self.where, error) from None
-        self.encoding = BYTE_ORDER_MARKS.get(probe[:2], "utf-8-sig")
+        self.encoding = "utf-16" if probe[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
         if b"\0" in probe and self.encoding == "utf-8-sig":
             raise UserError(f"{self.where}: is binary, not text; name a text file")
 
