@@ -57,14 +57,14 @@ def estimate_energy(seconds: float, processes: int = 1) -> dict[str, Any]:
     Returns:
         `kwh` (None if the power of the GPU is unknown) and `method`, how it was estimated.
     """
-    watts: float | None = WATTS_PER_CPU_THREAD
-    count = processes * torch.get_num_threads()
-    method = f"time x {count} CPU thread(s) x an assumed {watts:g} W"
-    if torch.cuda.is_available():
-        watts, count = _gpu_power_limit(), processes
-        method = f"time x {count} GPU(s) x {watts} W, the power limit: an upper bound for the GPU"
+    is_gpu = torch.cuda.is_available()
+    watts = _gpu_power_limit() if is_gpu else WATTS_PER_CPU_THREAD
     if watts is None:
         return {"kwh": None, "method": "not estimated: the power limit of the GPU cannot be read"}
+    count = processes if is_gpu else processes * torch.get_num_threads()
+    method = f"time x {count} CPU thread(s) x an assumed {watts:g} W"
+    if is_gpu:
+        method = f"time x {count} GPU(s) x {watts:g} W, the power limit: an upper bound for the GPU"
     return {"kwh": seconds * count * watts / 3.6e6, "method": method}
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 import transformers
 from commands import fails, run
+from families import LENGTH, VOCAB, training_batch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, BertConfig, BertModel, PreTrainedModel
 
@@ -18,7 +19,6 @@ from hf_tiny_transformer.convert.bert import RENAMES, STOCK_ARCHITECTURES, confi
 from hf_tiny_transformer.convert.stock import stock_config as config_to_stock
 from hf_tiny_transformer.convert.stock import to_stock
 
-VOCAB, BATCH, LENGTH = 67, 3, 11
 HEADS = [name for name in STOCK_ARCHITECTURES if name != "BertModel"]
 
 
@@ -48,31 +48,13 @@ def stock_model(architecture: str, **overrides) -> PreTrainedModel:
     return randomised(getattr(transformers, architecture)(stock_config(**overrides)))
 
 
-def inputs_for(architecture: str, num_labels: int = 2) -> dict[str, torch.Tensor]:
+def inputs_for(architecture: str) -> dict[str, torch.Tensor]:
     """A padded batch with two segments, and the labels that the class's loss takes."""
-    shape = (BATCH, 2, LENGTH) if architecture == "BertForMultipleChoice" else (BATCH, LENGTH)
-    attention_mask = torch.ones(shape, dtype=torch.long)
-    attention_mask[0, ..., 7:] = 0
-    inputs = {
-        "input_ids": torch.randint(1, VOCAB, shape),
-        "attention_mask": attention_mask,
-        "token_type_ids": (torch.arange(LENGTH) > 4).long().expand(shape).contiguous(),
-    }
-    token_labels = torch.randint(0, VOCAB, shape).masked_fill(torch.rand(shape) < 0.5, -100)
-    labels = {
-        "BertModel": {},
-        "BertForPreTraining": {"labels": token_labels, "next_sentence_label": torch.tensor([0, 1, 1])},
-        "BertForMaskedLM": {"labels": token_labels},
-        "BertForNextSentencePrediction": {"labels": torch.tensor([0, 1, 1])},
-        "BertForSequenceClassification": {"labels": torch.tensor([0, 1, 1]) % num_labels},
-        "BertForTokenClassification": {"labels": torch.randint(0, num_labels, shape)},
-        "BertForQuestionAnswering": {
-            "start_positions": torch.tensor([1, 2, LENGTH + 5]),
-            "end_positions": torch.tensor([3, 2, 4]),
-        },
-        "BertForMultipleChoice": {"labels": torch.tensor([0, 1, 1])},
-    }[architecture]
-    return {**inputs, **labels}
+    inputs = training_batch("Bert", architecture.removeprefix("Bert"))
+    inputs["token_type_ids"] = (torch.arange(LENGTH) > 4).long().expand(inputs["input_ids"].shape).contiguous()
+    if architecture == "BertForQuestionAnswering":
+        inputs["start_positions"][1] = LENGTH + 5  # ignored, because the text is shorter
+    return inputs
 
 
 def assert_same_function(stock: PreTrainedModel, mine: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> None:
@@ -106,7 +88,7 @@ def test_import_computes_what_stock_computes(architecture: str, tmp_path: Path):
     stock.save_pretrained(tmp_path)
     mine = load_stock_bert(tmp_path, STOCK_ARCHITECTURES[architecture])
     assert not mine.training
-    assert_same_function(stock, mine, inputs_for(architecture, num_labels=4))
+    assert_same_function(stock, mine, inputs_for(architecture))
 
 
 @pytest.mark.parametrize("architecture", HEADS)
