@@ -39,9 +39,9 @@ class CommandParser(ArgumentParser):
         """
         documented = parse(settings.__doc__ or "", style=DocstringStyle.GOOGLE).params
         helps = {parameter.arg_name: " ".join((parameter.description or "").split()) for parameter in documented}
+        hints = get_type_hints(settings)
         for field in fields(settings):
-            name, hint = field.name, get_type_hints(settings)[field.name]
-            item = _item_type(hint)
+            name, hint, item = field.name, hints[field.name], _item_type(hints[field.name])
             options: dict[str, Any] = {"help": helps.get(name, "")}
             if name in positional:
                 self.add_argument(name, type=item or hint, nargs="+" if item else None, **options)
