@@ -58,8 +58,8 @@ def main(argv: list[str]) -> None:
     if settings.output is not None:
         page = attention_page(maps, Path(settings.model).resolve().name, layer, head, word, image)
         atomic_write_text(settings.output, page)
-        shapes = [f"{one.kind} ({' x '.join(map(str, one.weights.shape))})" for one in maps]
-        print(f"{settings.output}: {len(page) / 1e6:.1f} MB, {' and '.join(shapes)}")
+        drawn = [f"{one.kind} ({len(one.weights)} layers, {one.weights.shape[1]} heads)" for one in maps]
+        print(f"{settings.output}: {len(page) / 1e6:.1f} MB, {' and '.join(drawn)}")
     if settings.png is not None:
         from .figure import draw_attention, draw_over_image  # needs matplotlib
 

@@ -93,8 +93,8 @@ def _hub_errors(repo: str = "") -> Iterator[None]:
     except (HTTPError, OSError) as error:  # OSError also without a token
         raise UserError(f"{constants.ENDPOINT}: cannot be used ({error}); check network and token") from None
     except (ValueError, RuntimeError) as error:  # of the card's metadata, or around the reason why a file was not sent
-        reason = error.__cause__ or error
-        raise RunError(f"{name}the Hub rejects the model ({reason}); correct {CARD_FILE}, or try again") from None
+        problem = f"{name}the Hub rejects the model ({error.__cause__ or error})"
+        raise RunError(f"{problem}; correct {CARD_FILE}, or try again") from None
 
 
 def _size(files: Collection[Path]) -> str:
