@@ -16,12 +16,10 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
+from hf_tiny_transformer.cli import COMMANDS
+
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("hf_tiny_transformer", "pretrain", "finetune")
-COMMANDS = (
-    *("pretrain", "finetune", "predict", "blimp", "report", "attend"),
-    *("export", "import", "verify", "push"),
-)
 COPIED = {"CONTRIBUTING.md": "index.md", "CHANGELOG.md": "changelog.md", "benchmarks/LOG.md": "log.md"}
 
 LATER_IN_SEARCH = "---\nsearch:\n  boost: 0.2\n---\n\n"  # of generated pages, which would hide the guides

@@ -19,19 +19,15 @@ COMMANDS = {
     "blimp": ("finetune.blimp:main", "measure how often a model prefers the grammatical sentence"),
     "report": ("pretrain.report:main", "compare pretraining runs on one HTML page"),
     "attend": ("hf_tiny_transformer.attend.page:main", "show a model's attention as a page or a picture"),
-    "export": ("hf_tiny_transformer.convert.commands:export", "convert a model to a stock architecture or ONNX"),
-    "import": ("hf_tiny_transformer.convert.commands:import_", "convert a stock bert checkpoint to the Bert family"),
+    "export": ("hf_tiny_transformer.convert.stock:export", "convert a model to a stock architecture or ONNX"),
+    "import": ("hf_tiny_transformer.convert.stock:import_", "convert a stock bert checkpoint to the Bert family"),
     "verify": ("hf_tiny_transformer.publish.verify:main", "check a model directory before it is published"),
     "push": ("hf_tiny_transformer.publish.push:main", "verify a model directory, then upload it to the Hub"),
 }
 
 
 def main(argv: Sequence[str]) -> None:
-    """Run the command that the first argument names with the others.
-
-    Raises:
-        RunError: There is no such command, a package is missing, or the command fails.
-    """
+    """Run the command that the first argument names with the others."""
     name, *arguments = argv or ["--help"]
     if name in ("-h", "--help"):
         width = max(map(len, COMMANDS))
@@ -48,11 +44,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def run(name: str, argv: Sequence[str]) -> None:
-    """Run a command of the table.
-
-    Raises:
-        RunError: A package is missing, or the command fails.
-    """
+    """Run a command of the table; a missing package is a UserError that names the extra to install."""
     module, _, function = COMMANDS[name][0].partition(":")
     install = f"run: pip install '{PROG}[{'export' if name == 'export' else 'train'}]'"
     try:

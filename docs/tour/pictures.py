@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from transformers import AutoModelForMaskedLM, AutoTokenizer, pipeline
 
-from hf_tiny_transformer.attend.figure import HEAT, draw_heads, draw_heat_map, draw_lines, draw_over_image
+from hf_tiny_transformer.attend.figure import HEAT, draw_attention, draw_over_image
 from hf_tiny_transformer.attend.read import AttentionMap, load, read_attention, read_image_attention
 from hf_tiny_transformer.layers import sinusoidal_positions
 
@@ -26,12 +26,7 @@ DPI = 90
 def draw_all(folder: Path, encoder: Path, seq2seq: Path, digits: Path) -> Iterator[str]:
     """Draw what can be drawn into `folder`; yield a line for each group of pictures."""
     folder.mkdir(parents=True, exist_ok=True)
-    groups = {
-        None: of_the_code,
-        encoder: of_an_encoder,
-        seq2seq: of_a_seq2seq,
-        digits: of_digits,
-    }
+    groups = {None: of_the_code, encoder: of_an_encoder, seq2seq: of_a_seq2seq, digits: of_digits}
     for model, draw in groups.items():
         if model is not None and not (model / "config.json").is_file():
             yield f"{model}: no such model; its pictures are unchanged"
@@ -49,7 +44,7 @@ def of_the_code() -> dict[str, Figure]:
         "computing": scores_and_weights(),
         "positions": sinusoids(),
         "encoder": parameters(),
-        "mask": draw_heat_map(student, head=0),
+        "mask": draw_attention(student, head=0, parts=["map"]),
     }
 
 
@@ -58,9 +53,9 @@ def of_an_encoder(directory: Path) -> dict[str, Figure]:
     model, tokenizer = load(directory)
     (it,) = read_attention(model, tokenizer, IT)
     return {
-        "why": draw_lines(it, word="it"),
-        "self-attention": draw_heat_map(it),
-        "heads": draw_heads(it),
+        "why": draw_attention(it, word="it", parts=["lines"]),
+        "self-attention": draw_attention(it, parts=["map"]),
+        "heads": heads(it),
         "bert": guesses(directory),
     }
 
@@ -68,7 +63,7 @@ def of_an_encoder(directory: Path) -> dict[str, Figure]:
 def of_a_seq2seq(directory: Path) -> dict[str, Figure]:
     """Draw the cross-attention of an encoder-decoder."""
     cross = read_attention(*load(directory), SPANS)[0]
-    return {"decoder": draw_heat_map(cross)}
+    return {"decoder": draw_attention(cross, parts=["map"])}
 
 
 def of_digits(directory: Path) -> dict[str, Figure]:
@@ -76,6 +71,18 @@ def of_digits(directory: Path) -> dict[str, Figure]:
     model, processor = load(directory, image=True)
     image = Image.open(directory / "example.png")
     return {"digits": draw_over_image(read_image_attention(model, processor, image), image)}
+
+
+def heads(one: AttentionMap) -> Figure:
+    """Draw every layer (top to bottom) and head (left to right), each scaled to its own largest weight."""
+    layers, count = one.weights.shape[:2]
+    figure = Figure(figsize=(2.2 * count + 0.3, 2.2 * layers * 1.12), layout="constrained")
+    for layer, row in enumerate(figure.subplots(layers, count, squeeze=False)):
+        for head, axes in enumerate(row):
+            axes.imshow(one.head(layer, head), cmap=HEAT, vmin=0, aspect="auto")
+            axes.set_title(f"layer {layer}, head {head}", fontsize=8)
+            axes.set(xticks=[], yticks=[])
+    return figure
 
 
 def scores_and_weights() -> Figure:

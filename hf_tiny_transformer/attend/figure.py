@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -19,43 +20,32 @@ CELL, ROW = 0.3, 0.22  # inches: cells of the heat map, and words of the lines
 LARGEST = 24.0  # inches; larger maps have smaller cells
 
 
-def draw_heat_map(one: AttentionMap, layer: int = -1, head: int | None = None) -> Figure:
-    """Draw one layer and head, as in `AttentionMap.head`: queries on the left, keys at the top."""
-    figure = Figure(figsize=_map_size(one), layout="constrained")
-    _heat_map(figure.subplots(), one, layer, head)
-    return figure
-
-
-def draw_heads(one: AttentionMap) -> Figure:
-    """Draw every layer (top to bottom) and head (left to right), each scaled to its own largest weight."""
-    layers, heads = one.weights.shape[:2]
-    size = min(2.2, LARGEST / max(layers, heads))
-    figure = Figure(figsize=(size * heads + 0.3, size * layers * 1.12), layout="constrained")
-    for layer, row in enumerate(figure.subplots(layers, heads, squeeze=False)):
-        for head, axes in enumerate(row):
-            axes.imshow(one.head(layer, head), cmap=HEAT, vmin=0, aspect="auto")
-            axes.set_title(f"layer {layer}, head {head}", fontsize=8)
-            axes.set(xticks=[], yticks=[])
-    return figure
-
-
-def draw_lines(one: AttentionMap, layer: int = -1, head: int | None = None, word: str | int | None = None) -> Figure:
-    """Draw the attention of one query, as in `AttentionMap.query`, as lines: thicker for larger weights."""
-    figure = Figure(figsize=_lines_size(one), layout="constrained")
-    _lines(figure.subplots(), one, layer, head, one.query(word))
-    return figure
-
-
 def draw_attention(
-    one: AttentionMap, layer: int = -1, head: int | None = None, word: str | int | None = None
+    one: AttentionMap,
+    layer: int = -1,
+    head: int | None = None,
+    word: str | int | None = None,
+    parts: Sequence[str] = ("map", "lines"),
 ) -> Figure:
-    """Draw the heat map and the lines side by side."""
-    widths, heights = zip(_map_size(one), _lines_size(one), strict=True)
+    """Draw a layer and head, as in `AttentionMap.head`.
+
+    "map" is all weights, with queries on the left and keys at the top. "lines" is the attention of one query, as in
+    `AttentionMap.query`: thicker for larger weights.
+    """
+    rows, columns = len(one.queries), len(one.keys)
+    cell = min(CELL, LARGEST / max(rows, columns))
+    sizes = {
+        "map": (max(1.5, cell * columns) + 2.2, max(1.5, cell * rows) + 1.6),
+        "lines": (4.2, ROW * max(rows, columns) + 0.6),
+    }
+    widths, heights = zip(*(sizes[part] for part in parts), strict=True)
     figure = Figure(figsize=(sum(widths), max(heights)), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=widths)
-    word = one.query(word)
-    _heat_map(left, one, layer, head, word)
-    _lines(right, one, layer, head, word)
+    query = one.query(word)
+    for part, axes in zip(parts, figure.subplots(1, len(parts), width_ratios=widths, squeeze=False)[0], strict=True):
+        if part == "map":
+            _heat_map(axes, one, layer, head, cell, query if len(parts) > 1 else None)
+        else:
+            _lines(axes, one, layer, head, query)
     return figure
 
 
@@ -81,9 +71,9 @@ def draw_over_image(
     return figure
 
 
-def _heat_map(axes: Axes, one: AttentionMap, layer: int, head: int | None, word: int | None = None) -> None:
+def _heat_map(axes: Axes, one: AttentionMap, layer: int, head: int | None, cell: float, word: int | None) -> None:
     shades = axes.imshow(one.head(layer, head), cmap=HEAT, vmin=0, aspect="equal")
-    size = max(4.0, min(9.0, 72 * _cell(one) * 0.8))
+    size = max(4.0, min(9.0, 72 * cell * 0.8))
     axes.set_xticks(range(len(one.keys)), [_plain(token) for token in one.keys], rotation=90, fontsize=size)
     axes.set_yticks(range(len(one.queries)), [_plain(token) for token in one.queries], fontsize=size)
     axes.xaxis.tick_top()
@@ -100,18 +90,17 @@ def _lines(axes: Axes, one: AttentionMap, layer: int, head: int | None, word: in
     weights = one.head(layer, head)[word]
     most = float(weights.max().clamp(min=1e-9))
     for place, token in enumerate(one.queries):
-        box = {"facecolor": ACCENT, "edgecolor": "none", "pad": 1.5}
-        chosen = {"color": "white", "fontweight": "bold", "bbox": box} if place == word else {}
-        axes.text(0.3, place, _plain(token), ha="right", va="center", fontsize=9, **chosen)
+        text = axes.text(0.3, place, _plain(token), ha="right", va="center", fontsize=9)
+        if place == word:
+            text.set(color="white", fontweight="bold", bbox={"facecolor": ACCENT, "edgecolor": "none", "pad": 1.5})
     for place, (token, weight) in enumerate(zip(one.keys, weights.tolist(), strict=True)):
         share = weight / most
         bold = "bold" if share > 0.5 else None
         axes.text(0.7, place, _plain(token), ha="left", va="center", fontsize=9, fontweight=bold)
-        if share < 0.01:
-            continue
-        curve = Curve([(0.32, word), (0.5, word), (0.5, place), (0.68, place)], [1, 4, 4, 4])
-        width = 0.3 + 6 * share
-        axes.add_patch(PathPatch(curve, fill=False, edgecolor=ACCENT, alpha=0.25 + 0.6 * share, linewidth=width))
+        if share >= 0.01:
+            curve = Curve([(0.32, word), (0.5, word), (0.5, place), (0.68, place)], [1, 4, 4, 4])
+            style = {"alpha": 0.25 + 0.6 * share, "linewidth": 0.3 + 6 * share}
+            axes.add_patch(PathPatch(curve, fill=False, edgecolor=ACCENT, **style))
     axes.set(xlim=(0, 1), ylim=(max(len(one.queries), len(one.keys)) - 0.4, -0.6))
     axes.set_axis_off()
     axes.set_title(f"{_plain(one.queries[word])!r} attends to; thickest: {most:.2f}", fontsize=9)
@@ -125,15 +114,3 @@ def _plain(token: str) -> str:
 def _which(one: AttentionMap, layer: int, head: int | None) -> str:
     heads = "mean of heads" if head is None else f"head {head % one.weights.shape[1]}"
     return f"{one.kind}, layer {layer % len(one.weights)}, {heads}"
-
-
-def _cell(one: AttentionMap) -> float:
-    return min(CELL, LARGEST / max(len(one.keys), len(one.queries)))
-
-
-def _map_size(one: AttentionMap) -> tuple[float, float]:
-    return max(1.5, _cell(one) * len(one.keys)) + 2.2, max(1.5, _cell(one) * len(one.queries)) + 1.6
-
-
-def _lines_size(one: AttentionMap) -> tuple[float, float]:
-    return 4.2, ROW * max(len(one.queries), len(one.keys)) + 0.6

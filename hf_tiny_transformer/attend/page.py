@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import base64
 import io
-from dataclasses import dataclass
+from base64 import b64encode
 from pathlib import Path
 from typing import Any
 
-from ..common.arguments import CommandParser, build
+from transformers import BaseImageProcessor
+
+from ..common.arguments import CommandParser
 from ..common.errors import UserError
 from ..common.files import atomic_file, atomic_write_text
 from ..common.pages import render_page, require_file_name
@@ -18,45 +19,24 @@ TEMPLATE = Path(__file__).parent / "attention.html"
 MAX_WEIGHTS = 12_000_000  # a page of 32 MB; larger ones are slow in browsers
 
 
-@dataclass(frozen=True)
-class AttendSettings:
-    """Settings of `attend`.
-
-    Args:
-        model: Model directory or Hub model, ours or stock.
-        text: Text that the model reads.
-        image: Image file, for an image model.
-        pair: Second segment; for an encoder-decoder, the target text (default: what the model generates).
-        layer: Layer that is shown first, from 0; negative counts from the end.
-        head: Head that is shown first, from 0 (default: the mean of the heads).
-        word: Token whose attention is shown first.
-        output: HTML page to write; an existing file is replaced.
-        png: Picture to write; an existing file is replaced.
-    """
-
-    model: str
-    text: str | None = None
-    image: Path | None = None
-    pair: str | None = None
-    layer: int = -1
-    head: int | None = None
-    word: str | None = None
-    output: Path | None = None
-    png: Path | None = None
-
-
 def main(argv: list[str]) -> None:
-    """Run the command.
-
-    Raises:
-        UserError: Bad arguments, an unreadable model or image, or a text that is too long.
-    """
+    """Run the command."""
     parser = CommandParser("hf-tiny-transformer attend", "Show a model's attention as an HTML page or a picture.")
-    parser.add_settings(AttendSettings)
-    settings = build(AttendSettings, parser.parse(argv))
+    parser.add_argument("--model", type=str, required=True, help="Model directory or Hub model, ours or stock.")
+    parser.add_argument("--text", type=str, help="Text that the model reads.")
+    parser.add_argument("--image", type=Path, help="Image file, for an image model.")
+    target = "for an encoder-decoder, the target text (default: what the model generates)."
+    parser.add_argument("--pair", type=str, help=f"Second segment; {target}")
+    layer = "Layer that is shown first, from 0; negative counts from the end."
+    parser.add_argument("--layer", type=int, default=-1, help=layer)
+    parser.add_argument("--head", type=int, help="Head that is shown first, from 0 (default: the mean of the heads).")
+    parser.add_argument("--word", type=str, help="Token whose attention is shown first.")
+    parser.add_argument("--output", type=Path, help="HTML page to write; an existing file is replaced.")
+    parser.add_argument("--png", type=Path, help="Picture to write; an existing file is replaced.")
+    settings = parser.parse(argv)
     if (settings.text is None) == (settings.image is None):
         raise UserError("exactly one of --text and --image is required")
-    if settings.image is not None and settings.pair is not None:
+    if settings.pair is not None and settings.text is None:
         raise UserError("--pair requires --text")
     if settings.output is None and settings.png is None:
         raise UserError("nothing to write; give --output PAGE.html, --png FILE.png, or both")
@@ -65,27 +45,27 @@ def main(argv: list[str]) -> None:
             require_file_name(flag, path, suffix)
     image = None if settings.image is None else _open_image(settings.image)
     model, reader = load(settings.model, image=image is not None)
-    if image is not None:
+    if isinstance(reader, BaseImageProcessor):
         maps = [read_image_attention(model, reader, image)]
     else:
-        maps = read_attention(model, reader, settings.text, settings.pair)
+        maps = read_attention(model, reader, settings.text or "", settings.pair)
+    layer, head = settings.layer, settings.head
     try:
-        maps[0].head(settings.layer, settings.head)
+        maps[0].head(layer, head)
         word = maps[0].query(settings.word)
     except ValueError as error:
         raise UserError(f"--{error}") from None
     if settings.output is not None:
-        name = Path(settings.model).resolve().name
-        page = attention_page(maps, name, settings.layer, settings.head, word, image)
+        page = attention_page(maps, Path(settings.model).resolve().name, layer, head, word, image)
         atomic_write_text(settings.output, page)
-        print(f"{settings.output}: {len(page) / 1e6:.1f} MB, {' and '.join(map(_describe, maps))}")
+        drawn = [f"{one.kind} ({len(one.weights)} layers, {one.weights.shape[1]} heads)" for one in maps]
+        print(f"{settings.output}: {len(page) / 1e6:.1f} MB, {' and '.join(drawn)}")
     if settings.png is not None:
         from .figure import draw_attention, draw_over_image  # needs matplotlib
 
-        if image is None:
-            figure = draw_attention(maps[0], settings.layer, settings.head, word)
-        else:
-            figure = draw_over_image(maps[0], image, settings.layer, settings.head, word)
+        figure = draw_attention(maps[0], layer, head, word)
+        if image is not None:
+            figure = draw_over_image(maps[0], image, layer, head, word)
         with atomic_file(settings.png) as stream:
             figure.savefig(stream, format="png", dpi=120)
         print(f"{settings.png}: {maps[0].kind}")
@@ -94,21 +74,20 @@ def main(argv: list[str]) -> None:
 def attention_page(
     maps: list[AttentionMap], name: str, layer: int = -1, head: int | None = None, word: int = 0, image: Any = None
 ) -> str:
-    """Return a page about the maps of one text or `image` (PIL); `layer`, `head` and query `word` are shown first.
-
-    Raises:
-        UserError: There are more weights than a page should have.
-    """
+    """Return a page about the maps of one text or `image` (PIL); `layer`, `head` and query `word` are shown first."""
     count = sum(one.weights.numel() for one in maps)
     if count > MAX_WEIGHTS:
         raise UserError(f"--text: {count:,} weights are too many for a page (at most {MAX_WEIGHTS:,}); shorten it")
     layers, heads = maps[0].weights.shape[:2]
+    png = io.BytesIO()
+    if image is not None:
+        image.save(png, format="PNG")
     data = {
         "name": name,
         "layer": layer % layers,
         "head": heads if head is None else head % heads,  # one past the last is the mean
         "word": word,
-        "image": None if image is None else f"data:image/png;base64,{_base64(_png(image))}",
+        "image": None if image is None else f"data:image/png;base64,{b64encode(png.getvalue()).decode()}",
         "maps": [
             {
                 "kind": one.kind,
@@ -116,16 +95,12 @@ def attention_page(
                 "keys": one.keys if one.keys != one.queries else None,
                 "shape": list(one.weights.shape),
                 "grid": one.grid,
-                "weights": _base64((one.weights * 65535).round().numpy().astype("<u2").tobytes()),  # 65535 for one
+                "weights": b64encode((one.weights * 65535).round().numpy().astype("<u2").tobytes()).decode(),
             }
             for one in maps
         ],
     }
     return render_page(TEMPLATE, f"Attention: {name}", data)
-
-
-def _base64(content: bytes) -> str:
-    return base64.b64encode(content).decode("ascii")
 
 
 def _open_image(path: Path) -> Any:
@@ -136,14 +111,3 @@ def _open_image(path: Path) -> Any:
             return image.copy()
     except OSError as error:
         raise UserError(f"--image {path}: cannot be read as an image ({error})") from None
-
-
-def _png(image: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
-    return buffer.getvalue()
-
-
-def _describe(one: AttentionMap) -> str:
-    layers, heads, queries, keys = one.weights.shape
-    return f"{one.kind} ({layers} layers, {heads} heads, {queries} x {keys} tokens)"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import (
@@ -13,6 +14,7 @@ from transformers import (
     AutoModelForImageClassification,
     AutoModelForSeq2SeqLM,
     BaseImageProcessor,
+    BatchEncoding,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -25,21 +27,13 @@ NEW_TOKENS = 40  # that an encoder-decoder generates if no target is given
 
 @dataclass(frozen=True)
 class AttentionMap:
-    """The weights of one kind of attention in one text, for all layers and heads.
+    """The weights of one kind of attention in one text, for all layers and heads."""
 
-    Args:
-        kind: Which tokens attend to which.
-        queries: The T query tokens.
-        keys: The S key tokens.
-        weights: (layers, heads, T, S); each row sums to one.
-        grid: Rows and columns, if the tokens are patches of an image.
-    """
-
-    kind: str
-    queries: list[str]
-    keys: list[str]
-    weights: torch.Tensor
-    grid: tuple[int, int] | None = None
+    kind: str  # which tokens attend to which
+    queries: list[str]  # T tokens
+    keys: list[str]  # S tokens
+    weights: torch.Tensor  # (layers, heads, T, S); each row sums to one
+    grid: tuple[int, int] | None = None  # rows and columns, if the tokens are patches of an image
 
     def head(self, layer: int = -1, head: int | None = None) -> torch.Tensor:
         """Return the weights (T, S) of a layer and head, from 0 or, if negative, from the end; None averages the heads.
@@ -68,26 +62,19 @@ class AttentionMap:
         raise ValueError(f"word {word!r}: not among the tokens {' '.join(self.queries)}")
 
 
-def load(
-    source: str | Path, *, image: bool = False
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | BaseImageProcessor]:
-    """Load a model with eager attention in fp32, and its tokenizer or, for a model of images, its image processor.
+Reader = PreTrainedTokenizerBase | BaseImageProcessor
 
-    Raises:
-        UserError: It cannot be opened, reads the other kind of input, or lacks weights.
-    """
+
+def load(source: str | Path, *, image: bool = False) -> tuple[PreTrainedModel, Reader]:
+    """Load a model with eager attention in fp32, and its tokenizer or, for a model of images, its image processor."""
     config = read_config(source)
     reads_images = hasattr(config, "patch_size") and hasattr(config, "image_size")
     if reads_images != image:
         raise UserError(f"--{'image' if image else 'text'}: {source} reads {'images' if reads_images else 'text'}")
-    auto_class = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModel
-    model = load_model(
-        source,
-        AutoModelForImageClassification if image else auto_class,
-        config,
-        new_head=not config.is_encoder_decoder,  # no attention depends on a pooler or classifier
-        attn_implementation="eager",
-    )
+    two_sides = config.is_encoder_decoder
+    auto_class = AutoModelForImageClassification if image else AutoModelForSeq2SeqLM if two_sides else AutoModel
+    # no attention depends on a pooler or classifier
+    model = load_model(source, auto_class, config, new_head=not two_sides, attn_implementation="eager")
     if not image:
         return model, read_tokenizer(source, config)
     try:
@@ -106,7 +93,7 @@ def read_attention(
     segment or, for an encoder-decoder, the target (None: generate it greedily).
 
     Raises:
-        UserError: The text is empty or too long, or the model returns no such weights.
+        UserError: The text is empty or too long, or the model returns no weights.
     """
     two_sides = model.config.is_encoder_decoder
     inputs = tokenizer(text, None if two_sides else pair, return_tensors="pt")
@@ -122,12 +109,14 @@ def read_attention(
             "encoder_attentions": ("self-attention of the encoder", "input_ids", "input_ids"),
             "decoder_attentions": ("self-attention of the decoder", "decoder_input_ids", "decoder_input_ids"),
         }
-    outputs = model(**inputs, output_attentions=True)
-    return [
-        AttentionMap(kind, _labels(tokenizer, inputs[rows]), _labels(tokenizer, inputs[columns]), stacked)
-        for name, (kind, rows, columns) in names.items()
-        for stacked in [_stack(outputs.get(name), name, inputs[rows], inputs[columns])]
-    ]
+    outputs, maps = model(**inputs, output_attentions=True), []
+    for name, (kind, rows, columns) in names.items():
+        queries, keys = _labels(tokenizer, inputs[rows]), _labels(tokenizer, inputs[columns])
+        layers, shape = outputs.get(name), (len(queries), len(keys))
+        if not layers or any(weights is None or weights.shape[-2:] != shape for weights in layers):
+            raise UserError(f"--model: it returns no {name} of {shape[0]} x {shape[1]} tokens, so nothing can be drawn")
+        maps.append(AttentionMap(kind, queries, keys, torch.cat(layers).float().cpu()))
+    return maps
 
 
 @torch.no_grad()
@@ -149,8 +138,8 @@ def read_image_attention(model: PreTrainedModel, processor: BaseImageProcessor, 
 
 
 def _require_room(model: PreTrainedModel, length: int, flag: str) -> None:
-    if length > _positions(model):
-        raise UserError(f"--{flag}: {length} tokens, but the model has {_positions(model):,} positions; shorten it")
+    if length > (positions := _positions(model)):
+        raise UserError(f"--{flag}: {length} tokens, but the model has {positions:,} positions; shorten it")
 
 
 def _positions(model: PreTrainedModel) -> int:
@@ -158,12 +147,13 @@ def _positions(model: PreTrainedModel) -> int:
 
 
 def _target(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, inputs: dict[str, torch.Tensor], pair: str | None
-) -> torch.LongTensor:
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, inputs: BatchEncoding, pair: str | None
+) -> torch.Tensor:
     """Return the decoder's input (1, T): its start token and the target without its last token."""
     if pair is None:
         room = min(NEW_TOKENS, _positions(model) - 1)
-        generated = model.generate(**inputs, max_new_tokens=room, do_sample=False, num_beams=1)
+        generate = cast("Callable[..., torch.Tensor]", model.generate)
+        generated = generate(**inputs, max_new_tokens=room, do_sample=False, num_beams=1)
         return generated[:, :-1] if generated.shape[1] > 1 else generated
     labels = tokenizer(text_target=pair, return_tensors="pt")["input_ids"]
     start = model.config.decoder_start_token_id
@@ -172,15 +162,6 @@ def _target(
     return torch.cat((labels.new_full((1, 1), start), labels[:, :-1]), dim=1)
 
 
-def _labels(tokenizer: PreTrainedTokenizerBase, ids: torch.LongTensor) -> list[str]:
+def _labels(tokenizer: PreTrainedTokenizerBase, ids: torch.Tensor) -> list[str]:
     """Return readable tokens: byte-level tokens are decoded, and the mark of a continued word is kept."""
-    return [tokenizer.decode([i]).strip() or tokenizer.convert_ids_to_tokens(i) for i in ids[0].tolist()]
-
-
-def _stack(
-    layers: tuple[torch.Tensor, ...] | None, name: str, rows: torch.LongTensor, columns: torch.LongTensor
-) -> torch.Tensor:
-    shape = (rows.shape[1], columns.shape[1])
-    if not layers or any(weights is None or weights.shape[-2:] != shape for weights in layers):
-        raise UserError(f"--model: it returns no {name} of {shape[0]} x {shape[1]} tokens, so nothing can be drawn")
-    return torch.cat(layers).float().cpu()
+    return [str(tokenizer.decode([i])).strip() or str(tokenizer.convert_ids_to_tokens(i)) for i in ids[0].tolist()]

@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import json
 import re
-import types
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
+from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-import docstring_parser
+from docstring_parser import DocstringStyle, parse
 from jsonargparse import ActionYesNo, ArgumentError, ArgumentParser, DefaultHelpFormatter, Namespace
 
 from .errors import UserError, one_line, suggestion
 
 S = TypeVar("S")
-_TYPE_NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
+_TYPES = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false", "NoneType": "null"}
+# jsonargparse's message about a value of a plain type, or of a union of them, on one line
+_WRONG_TYPE = re.compile(
+    r'Parser key "([\w.]+)": (?:Expected a (.*)\. Got|Does not .* Subtypes: \[(.*?)\] Errors: .* Given) value: (.*)'
+)
 
 
 class CommandParser(ArgumentParser):
     """A parser of one command."""
 
     def __init__(self, prog: str = "", description: str = "", **options: Any) -> None:
-        own = {"exit_on_error": False, "allow_abbrev": False, "formatter_class": _HelpFormatter}
+        own: dict[str, Any] = {"exit_on_error": False, "allow_abbrev": False, "formatter_class": _HelpFormatter}
         super().__init__(prog=prog, description=description, **(own | options))  # jsonargparse makes parsers of parts
 
     def add_settings(
@@ -30,13 +34,12 @@ class CommandParser(ArgumentParser):
     ) -> None:
         """Add a flag for every field of a dataclass, with the help text from the `Args:` section of its docstring.
 
-        Args:
-            settings: A dataclass.
-            positional: Fields that are given without a flag.
-            defaults: Values of a settings file, which replace the defaults of the fields. Lists are then given as in
-                the file: --examples '["a", "b"]'.
+        Fields in `positional` are given without a flag. `defaults` are the values of a settings file, which replace
+        those of the fields. Lists are then given as in the file: --examples '["a", "b"]'.
         """
-        hints, helps = get_type_hints(settings), _help_texts(settings)
+        documented = parse(settings.__doc__ or "", style=DocstringStyle.GOOGLE).params
+        helps = {parameter.arg_name: " ".join((parameter.description or "").split()) for parameter in documented}
+        hints = get_type_hints(settings)
         for field in fields(settings):
             name, hint, item = field.name, hints[field.name], _item_type(hints[field.name])
             options: dict[str, Any] = {"help": helps.get(name, "")}
@@ -69,7 +72,7 @@ class CommandParser(ArgumentParser):
         try:
             return self.parse_args([with_underscores(argument) for argument in argv])
         except ArgumentError as error:
-            raise UserError(f"{self._explain(str(error), argv)}; see {self.prog} --help") from None
+            raise UserError(f"{self._explain(one_line(error), argv)}; see {self.prog} --help") from None
 
     def _explain(self, message: str, argv: Sequence[str]) -> str:
         """Turn jsonargparse's message, which may fill a paragraph, into one line that names the flag."""
@@ -80,18 +83,15 @@ class CommandParser(ArgumentParser):
         if match := re.search(r"arguments are required: ([^,]+)", message):
             flag = f"--{match[1].lstrip('-')}"
             return f"{flag if flag in known else match[1]} is required"
-        if match := re.search(r'Parser key "([\w.]+)":\s*(.*)', message, re.DOTALL):
-            return f"--{match[1]} {_given(match[1], argv)}: {self._expected(match[1], match[2])}"
+        if match := _WRONG_TYPE.search(message):
+            found = re.findall(r"<class '(\w+)'>|Literal\[(.*?)\]", match[2] or match[3])
+            names = [_TYPES.get(name, name) or f"one of {values}".replace("'", "") for name, values in found]
+            return f"--{match[1]} {match[4]}: must be {' or '.join(names)}"
         if match := re.search(r"argument --([\w.]+)(?:/\S+)?: expected", message):
             return f"--{match[1]} requires a value"
-        if match := re.search(r"argument --([\w.]+)/\S+: invalid", message):
-            return f"--{match[1]} {_given(match[1], argv)}: must be true or false, or have no value"
-        return one_line(ValueError(message), 300)
-
-    def _expected(self, name: str, message: str) -> str:
-        action = next((a for a in self._actions if f"--{name}" in a.option_strings), None)
-        names = _type_name(getattr(action, "_typehint", None))
-        return f"must be {names}" if names else one_line(ValueError(message), 200)
+        if match := re.search(r"argument --([\w.]+)/\S+: invalid _boolean_type value: '(.*)'", message):
+            return f"--{match[1]} {match[2]}: must be true or false, or have no value"
+        return message if len(message) <= 300 else f"{message[:300]}..."
 
 
 class _HelpFormatter(DefaultHelpFormatter):
@@ -100,55 +100,27 @@ class _HelpFormatter(DefaultHelpFormatter):
     def _get_type_str(self, action: Any) -> None:
         return None
 
-    def _get_help_string(self, action: Any) -> str | None:
+    def _get_help_string(self, action: Any) -> str:
         text = super()._get_help_string(action)
         if action.default is None or "(default: " in (action.help or ""):
-            text = text and text.replace(" (default: %(default)s)", "")
+            return text.replace(" (default: %(default)s)", "")
         return text
 
 
-def build(settings: type[S], values: Namespace, **more: Any) -> S:
-    """Make a settings dataclass from what `CommandParser.parse` returned, and from `more` fields."""
-    given = {field.name: values[field.name] for field in fields(settings) if field.name in values}  # type: ignore[arg-type]
-    return settings(**given, **more)
+def build(settings: type[S], values: Namespace) -> S:
+    """Make a settings dataclass from what `CommandParser.parse` returned."""
+    return settings(**{field.name: values[field.name] for field in fields(settings) if field.name in values})  # type: ignore[arg-type]
 
 
 def with_underscores(argument: str) -> str:
     """Return `--max-steps=3` as `--max_steps=3`; anything but a flag is unchanged."""
-    if not argument.startswith("--"):
-        return argument
     flag, equals, value = argument.partition("=")
-    return "--" + flag[2:].replace("-", "_") + equals + value
-
-
-def _type_name(hint: Any) -> str | None:
-    """Return the values that a type hint allows, in words; None for a type without a plain name."""
-    if get_origin(hint) in (Union, types.UnionType):
-        names = [_type_name(part) for part in get_args(hint)]
-        return " or ".join(name for name in names if name) if all(names) else None
-    if get_args(hint) and get_origin(hint) is not list and all(isinstance(value, str) for value in get_args(hint)):
-        return f"one of {', '.join(get_args(hint))}"
-    return _TYPE_NAMES.get(hint)
+    return f"--{flag[2:].replace('-', '_')}{equals}{value}" if flag.startswith("--") else argument
 
 
 def _item_type(hint: Any) -> type[Any] | None:
     """Return the item type of `list[X]` or `list[X] | None`; None for any other hint."""
-    for part in (hint, *get_args(hint)) if get_origin(hint) in (Union, types.UnionType) else (hint,):
+    for part in get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,):
         if get_origin(part) is list:
             return get_args(part)[0]
     return None
-
-
-def _help_texts(settings: type[Any]) -> dict[str, str]:
-    parsed = docstring_parser.parse(settings.__doc__ or "", style=docstring_parser.DocstringStyle.GOOGLE)
-    return {parameter.arg_name: " ".join((parameter.description or "").split()) for parameter in parsed.params}
-
-
-def _given(name: str, argv: Sequence[str]) -> str:
-    """Return the value that was given for a flag, as it was typed."""
-    for position, word in enumerate(map(with_underscores, argv)):
-        if word.startswith(f"--{name}="):
-            return word.partition("=")[2]
-        if word == f"--{name}" and position + 1 < len(argv):
-            return argv[position + 1]
-    return ""

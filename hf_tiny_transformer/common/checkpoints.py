@@ -33,11 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 def read_config_json(source: str | Path, flag: str = "--model") -> dict[str, Any]:
-    """Return the parsed config.json of a model directory.
-
-    Raises:
-        UserError: There is no such directory or file, or it is not a JSON object with a `model_type`.
-    """
+    """Return the config.json of a model directory, a JSON object with a `model_type`, or raise a UserError."""
     directory = Path(source)
     if directory.is_file():
         raise UserError(f"{flag} {source}: is a file; name the directory that holds it")
@@ -56,27 +52,21 @@ def read_config(
 
     A trusted config keeps the names of the model's own code, which `load_model` needs and then removes. `flag`, here
     and below, is the flag that named the model; errors begin with it.
-
-    Raises:
-        UserError: The config is missing or invalid, or the Hub cannot be reached.
     """
     path = Path(source)
     if path.exists() or not _HUB_ID.fullmatch(str(source)):  # anything that cannot be a Hub id was meant as a path
         read_config_json(source, flag)
+    file = path / "config.json"
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code, **changes)
     except Exception as error:  # transformers and huggingface_hub each have their own types
         if "trust_remote_code" in str(error):
-            raise UserError(
-                f"{path / 'config.json'}: auto_map names code without which this model cannot be opened; read that "
-                "code, and add --trust-remote-code to run it"
-            ) from None
+            problem = "auto_map names code without which this model cannot be opened"
+            raise UserError(f"{file}: {problem}; read that code, and add --trust-remote-code to run it") from None
         if path.is_dir():
-            raise UserError(f"{path / 'config.json'}: {config_problem(error)}; correct the field") from None
-        raise UserError(
-            f"{flag} {source}: neither a directory nor a readable Hub model ({first_line(error)}); "
-            "check the name and the network"
-        ) from None
+            raise UserError(f"{file}: {config_problem(error)}; correct the field") from None
+        problem = f"neither a directory nor a readable Hub model ({first_line(error)})"
+        raise UserError(f"{flag} {source}: {problem}; check the name and the network") from None
     for name in changes.keys() - set(dir(config)):  # from_pretrained drops fields that the class does not know
         setattr(config, name, changes[name])
     if not trust_remote_code:
@@ -96,9 +86,6 @@ def read_tokenizer(
     """Return a model's tokenizer.
 
     A tokenizer without a padding token pads with its end token, and `config.pad_token_id` is set where it is missing.
-
-    Raises:
-        UserError: The tokenizer is missing or unreadable, has no token to pad with, or has more tokens than the model.
     """
     where = f"{flag} {source}"
     try:
@@ -111,8 +98,8 @@ def read_tokenizer(
     if len(vocabulary) <= len(tokenizer.all_special_tokens):
         # Without tokenizer files transformers builds an empty tokenizer of the config's kind, without a message.
         raise UserError(f"{where}: holds no tokenizer (tokenizer.json); save the model's tokenizer there")
-    size, highest = getattr(config, "vocab_size", None), max(vocabulary.values())
-    if size is not None and highest >= size:
+    size, highest = getattr(config, "vocab_size", None) or UNLIMITED, max(vocabulary.values())
+    if highest >= size:
         problem = f"the tokenizer's highest id is {highest}, but vocab_size in config.json is {size}"
         raise UserError(f"{where}: {problem}; save the tokenizer that belongs to the model")
     if tokenizer.pad_token is None:  # GPT-like models: padding is masked, so that any token will do
@@ -141,79 +128,58 @@ def load_model(
     """Return a model in evaluation mode, with every weight accounted for.
 
     Args:
-        source: A directory or Hub id.
         model_class: An Auto class or a model class.
-        config: The model's config, possibly changed.
-        flag: As in `read_config`.
         new_head: Allow weights outside the trunk to be missing or of another shape; they are initialised from `seed`
             and named in the log.
         from_scratch: Initialise all weights from `seed` and read none.
         exact: Refuse weights that the model does not have.
-        seed: Of new weights.
         dtype: Of the weights; "auto" keeps the dtype of the files.
-        trust_remote_code: Whether the user allowed the model's own code.
         options: More arguments of `from_pretrained`, such as `attn_implementation`.
 
     Raises:
         UserError: Weights are missing, unreadable or of another shape than the config states, or no such model exists.
     """
     set_seed(seed)
-    is_auto = not (isinstance(model_class, type) and issubclass(model_class, PreTrainedModel))
-    trust = {"trust_remote_code": trust_remote_code} if is_auto else {}
+    is_auto = hasattr(model_class, "from_config")
+    options |= {"dtype": dtype} | ({"trust_remote_code": trust_remote_code} if is_auto else {})
+    info: dict[str, Any] = {}
     try:
         if from_scratch:
-            make = model_class.from_config if is_auto else model_class._from_config
-            model = make(config, dtype=dtype, **trust)
-            foreign_code.strip_loaded(source, model=model)
-            return model.eval()
-        model, info = model_class.from_pretrained(
-            source,
-            config=config,
-            dtype=dtype,
-            use_safetensors=True if Path(source).is_dir() else None,
-            ignore_mismatched_sizes=True,  # reported below
-            output_loading_info=True,
-            **trust,
-            **options,
-        )
+            model = (model_class.from_config if is_auto else model_class._from_config)(config, **options)
+        else:
+            model, info = model_class.from_pretrained(
+                source,
+                config=config,
+                use_safetensors=True if Path(source).is_dir() else None,
+                ignore_mismatched_sizes=True,  # reported below
+                output_loading_info=True,
+                **options,
+            )
     except Exception as error:  # safetensors, torch, transformers and huggingface_hub each have their own types
         raise _weights_error(source, error, flag) from None
     foreign_code.strip_loaded(source, model=model)
-    absent = _check_weights(f"{flag} {source}", model, info, new_head=new_head)
-    if exact and (extra := sorted(info["unexpected_keys"])):
-        raise UserError(f"{flag} {source}: {len(extra)} weights that {type(model).__name__} lacks (first: {extra[0]})")
-    if absent:
-        logger.warning("%s lacks these weights, which are newly initialised: %s", source, ", ".join(absent))
+    if info:
+        _check_weights(f"{flag} {source}", model, info, new_head, exact)
     return model.eval()
 
 
 def saved_class(source: str | Path, config: PreTrainedConfig, flag: str = "--model") -> type[PreTrainedModel]:
-    """Return the class that a checkpoint was saved from, by `architectures` in its config.
-
-    Raises:
-        UserError: The config names no class, or one that is neither ours nor in transformers.
-    """
+    """Return the class, ours or transformers', that a checkpoint was saved from, by `architectures` in its config."""
     import hf_tiny_transformer
 
     names = config.architectures or []
     name = names[0] if len(names) == 1 else ""
     found = getattr(hf_tiny_transformer, name, None) or getattr(transformers, name, None) if name else None
-    if not (isinstance(found, type) and issubclass(found, PreTrainedModel) and found.config_class is type(config)):
-        raise UserError(
-            f"{flag} {source}: architectures in config.json is {names}; it must name one class of model_type "
-            f"{config.model_type!r}"
-        )
-    return found
+    if isinstance(found, type) and issubclass(found, PreTrainedModel) and found.config_class is type(config):
+        return found
+    problem = f"architectures in config.json is {names}; it must name one class of model_type {config.model_type!r}"
+    raise UserError(f"{flag} {source}: {problem}")
 
 
 def usable_length(
     wanted: int | None, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, *, default: int = UNLIMITED
 ) -> int:
-    """Return the tokens per text: `wanted`, else `default` or the model's limit where that is lower.
-
-    Raises:
-        UserError: `wanted` exceeds the model's limit.
-    """
+    """Return the tokens per text: `wanted`, which must be within the model's limit, else `default` or the limit."""
     limit = min(getattr(config, "max_position_embeddings", None) or UNLIMITED, tokenizer.model_max_length)
     if wanted is not None and wanted > limit:
         raise UserError(f"--max_length {wanted}: this model takes at most {limit} tokens; choose at most {limit}")
@@ -228,10 +194,10 @@ def copy_tokenizer_files(source: Path, target: Path) -> None:
     foreign_code.strip_files(target, source)
 
 
-def _check_weights(where: str, model: PreTrainedModel, info: dict[str, Any], *, new_head: bool) -> list[str]:
-    """Return the names of newly initialised weights, after checking that each is allowed to be new."""
+def _check_weights(where: str, model: PreTrainedModel, info: dict[str, Any], new_head: bool, exact: bool) -> None:
+    """Log the newly initialised weights, after checking that each is allowed to be new."""
     trunk = f"{model.base_model_prefix}." if model.base_model is not model else ""
-    advice = "use the config.json that was saved with these weights"
+    advice, name = "use the config.json that was saved with these weights", type(model).__name__
 
     def must_be_there(key: str) -> bool:
         return not new_head or (key.startswith(trunk) and "pooler" not in key)
@@ -240,18 +206,18 @@ def _check_weights(where: str, model: PreTrainedModel, info: dict[str, Any], *, 
         if must_be_there(key):
             shapes = f"{tuple(in_file)} in the file and {tuple(in_model)} by the config"
             raise UserError(f"{where}: the weights do not match config.json: {key} is {shapes}; {advice}")
-    missing = sorted(filter(must_be_there, info["missing_keys"]))
-    if missing:
-        raise UserError(
-            f"{where}: {len(missing)} weights of {type(model).__name__} are missing (first: {missing[0]}); "
-            + (advice if new_head else "name a model that was trained for this")
-        )
-    known = set(model.state_dict())
-    for key in sorted(info["unexpected_keys"]):
+    if missing := sorted(filter(must_be_there, info["missing_keys"])):
+        advice = advice if new_head else "name a model that was trained for this"
+        raise UserError(f"{where}: {len(missing)} weights of {name} are missing (first: {missing[0]}); {advice}")
+    known, extra = set(model.state_dict()), sorted(info["unexpected_keys"])
+    for key in extra:
         twin = re.sub(r"\.\d+\.", ".0.", key)
         if twin != key and (twin in known or trunk + twin in known):
             raise UserError(f"{where}: holds {key}, a layer that config.json does not have; {advice}")
-    return sorted([*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])])
+    if exact and extra:
+        raise UserError(f"{where}: {len(extra)} weights that {name} lacks (first: {extra[0]})")
+    if new := sorted([*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])]):
+        logger.warning("%s lacks these weights, which are newly initialised: %s", where, ", ".join(new))
 
 
 def _weights_error(source: str | Path, error: Exception, flag: str) -> UserError:

@@ -7,7 +7,6 @@ import importlib.metadata
 import logging
 import os
 import platform
-import sys
 import warnings
 from collections.abc import Sequence
 
@@ -30,14 +29,11 @@ def quieten_libraries() -> None:
 def keep_freed_memory() -> None:
     """Tell glibc to keep freed memory; training on CPU is a third faster with it.
 
-    By default each large tensor is returned to the kernel, which hands it out again page by page, zeroed. This has no
-    effect on macOS, Windows and musl.
+    By default each large tensor is returned to the kernel, which hands it out again page by page, zeroed.
     """
-    if not sys.platform.startswith("linux"):
-        return
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
-    except (OSError, AttributeError):
+    except (OSError, AttributeError):  # on macOS, Windows and musl
         return
     mallopt(_M_MMAP_MAX, 0)
     mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)

@@ -19,10 +19,7 @@ class RunError(Exception):
 
 
 class UserError(RunError):
-    """Input that the user can correct.
-
-    The message is one line: what is wrong, in which file, line or field, and what to do.
-    """
+    """Input that the user can correct. The message states the problem, its file, line or field, and what to do."""
 
     exit_status = EXIT_BAD_INPUT
 

@@ -32,13 +32,11 @@ def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
                 file.chmod(0o644)  # safetensors writes 0600, which a model server could not read
                 with file.open("rb") as stream:
                     os.fsync(stream.fileno())
+        retired = Path(f"{staging}.old")
         if path.exists():
-            retired = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-            os.rename(path, retired / path.name)
-            os.rename(staging, path)
-            shutil.rmtree(retired)
-        else:
-            os.rename(staging, path)
+            path.rename(retired)
+        staging.rename(path)
+        shutil.rmtree(retired, ignore_errors=True)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
@@ -77,11 +75,7 @@ def atomic_write_json(path: str | os.PathLike[str], value: Any) -> None:
 
 
 def read_json(path: Path, advice: str) -> dict[str, Any]:
-    """Read a JSON object; `advice` is what the user should do if it cannot be read.
-
-    Raises:
-        UserError: The file is missing, unreadable, or holds something other than a JSON object.
-    """
+    """Read a JSON object; `advice` is what the user should do if that is impossible, for the UserError."""
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
@@ -96,13 +90,9 @@ def read_json(path: Path, advice: str) -> dict[str, Any]:
 
 
 def cache_root() -> Path:
-    """Return the directory for downloads and prepared corpora, shared by all runs of this user.
-
-    It is `$HF_TINY_TRANSFORMER_CACHE`, else `hf_tiny_transformer` under `$XDG_CACHE_HOME` or ~/.cache.
-    """
-    if own := os.environ.get("HF_TINY_TRANSFORMER_CACHE"):
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hf_tiny_transformer"
+    """Return the directory for downloads and prepared corpora, shared by all runs of this user."""
+    shared = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(os.environ.get("HF_TINY_TRANSFORMER_CACHE") or shared / "hf_tiny_transformer")
 
 
 def cache_entry(kind: str, settings: Any) -> Path:
@@ -112,29 +102,19 @@ def cache_entry(kind: str, settings: Any) -> Path:
 
 
 def require_free_output(path: str | os.PathLike[str]) -> Path:
-    """Return `path` if a new run may write there; existing files are never overwritten.
-
-    Raises:
-        UserError: `path` is a file, a directory that is not empty, or in a place that is not writable.
-    """
+    """Return `path` if a new run may write there, else raise a UserError; existing files are never overwritten."""
     path = Path(path)
     if path.exists() and not path.is_dir():
         raise UserError(f"--output {path}: is a file; name a directory")
     if path.is_dir() and (names := sorted(entry.name for entry in path.iterdir())):
-        raise UserError(
-            f"--output {path}: is not empty ({', '.join(names[:3])}, ...); name a new directory, remove this one, or "
-            "continue its run with --resume"
-        )
+        advice = "name a new directory, remove this one, or continue its run with --resume"
+        raise UserError(f"--output {path}: is not empty ({', '.join(names[:3])}, ...); {advice}")
     require_writable_parent("--output", path)
     return path
 
 
 def require_writable_parent(flag: str, path: Path) -> None:
-    """Check that `path`, which `flag` named, can be created.
-
-    Raises:
-        UserError: A parent is a file, or it is not writable.
-    """
+    """Raise a UserError if `path`, which `flag` named, cannot be created."""
     existing = next(parent for parent in path.absolute().parents if parent.exists())
     if not existing.is_dir():
         raise UserError(f"{flag} {path}: {existing} is a file, not a directory; name another path")

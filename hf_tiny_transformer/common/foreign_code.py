@@ -19,8 +19,8 @@ KEPT_LOCALLY = "checkpoints"  # a folder of a model directory that is never publ
 CODE_FIELDS = {"auto_map", "custom_pipelines", "custom_generate"}
 # Fields that name a class or an implementation; unless it is a plain name, it is fetched from elsewhere.
 NAME_FIELDS = {"tokenizer_class", "slow_tokenizer_class", "processor_class", "image_processor_type"}
-NAME_FIELDS |= {"feature_extractor_type", "video_processor_type"}
-NAME_FIELDS |= {"attn_implementation", "_attn_implementation", "_attn_implementation_internal"}
+NAME_FIELDS |= {"feature_extractor_type", "video_processor_type", "attn_implementation"}
+NAME_FIELDS |= {"_attn_implementation", "_attn_implementation_internal"}
 CODE_SUFFIXES = {".py", ".pyc", ".pyd", ".so", ".dll", ".dylib"}
 
 
@@ -52,54 +52,41 @@ def strip(content: Any, own: dict[str, str] | None = None, where: str = "") -> l
 def strip_loaded(source: str | Path, *, config: Any = None, tokenizer: Any = None, model: Any = None) -> None:
     """Remove the fields that name code from objects that may be saved, and report each on stderr once."""
     config = model.config if model is not None else config
-    for loaded in (config, model):
-        if type(loaded).__module__.startswith("transformers_modules."):
-            type(loaded)._auto_class = None  # with it, saving would copy the file of the class
+    classes: list[Any] = [type(config), type(model)]
+    for of_loaded in classes:
+        if of_loaded.__module__.startswith("transformers_modules."):
+            of_loaded._auto_class = None  # with it, saving would copy the file of the class
     if config is not None:
         _report(source, "config.json", strip(vars(config), own_auto_map(config.model_type)))
     if tokenizer is not None:
         tokenizer._auto_class = tokenizer._auto_map = None
         _report(source, "tokenizer_config.json", strip(tokenizer.init_kwargs))
-    if getattr(model, "generation_config", None) is not None:
-        _report(source, "generation_config.json", strip(vars(model.generation_config)))
+    if (generation := getattr(model, "generation_config", None)) is not None:
+        _report(source, "generation_config.json", strip(vars(generation)))
 
 
 def strip_files(directory: Path, source: str | Path) -> None:
-    """Remove the fields that name foreign code from the JSON files of a directory; the report names `source`.
-
-    Raises:
-        UserError: A file is not JSON.
-    """
+    """Remove the fields that name foreign code from the JSON files of a directory; the report names `source`."""
     for file in sorted(directory.glob("*.json")):
-        content = _read(file)
-        if removed := strip(content, _own_of(file, content)):
+        content, removed = _strip_file(file)
+        if removed:
             file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
             _report(source, file.name, removed)
 
 
 def find(directory: Path) -> str | None:
-    """Return which file is or names code that this package did not write, and what to do; None if there is none.
-
-    Raises:
-        UserError: A .json file is not JSON.
-    """
+    """Return which file is or names code that this package did not write, and what to do; None if there is none."""
     for file in sorted(path for path in directory.rglob("*") if path.is_file()):
         place = file.relative_to(directory)
         if place.parts[0] == KEPT_LOCALLY:
             continue
-        if file.suffix.lower() in CODE_SUFFIXES and not _is_own_file(file):
+        own = PACKAGE / file.name
+        is_own = own.is_file() and own.read_bytes() == file.read_bytes()
+        if file.suffix.lower() in CODE_SUFFIXES and not is_own:
             return f"{place}: is not code of this package; remove it, or save the model again"
-        if file.suffix == ".json":
-            content = _read(file)
-            if removed := strip(content, _own_of(file, content)):
-                return f"{place}: {removed[0]} names code that this package did not write; remove the field"
+        if file.suffix == ".json" and (removed := _strip_file(file)[1]):
+            return f"{place}: {removed[0]} names code that this package did not write; remove the field"
     return None
-
-
-def _is_own_file(file: Path) -> bool:
-    """Return whether a file of code is, byte by byte, this package's file of that name."""
-    own = PACKAGE / file.name
-    return own.is_file() and own.read_bytes() == file.read_bytes()
 
 
 def _names_code(name: str, value: Any, own: dict[str, str]) -> bool:
@@ -110,17 +97,15 @@ def _names_code(name: str, value: Any, own: dict[str, str]) -> bool:
     return not (name == "auto_map" and own and isinstance(value, dict) and own.items() >= value.items())
 
 
-def _own_of(file: Path, content: Any) -> dict[str, str]:
-    is_config = file.name == "config.json" and isinstance(content, dict)
-    return own_auto_map(content.get("model_type")) if is_config else {}
-
-
-def _read(file: Path) -> Any:
+def _strip_file(file: Path) -> tuple[Any, list[str]]:
+    """Return the content of a JSON file without the fields that name code, and their names."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError, OSError) as error:
         raise UserError(f"{file}: cannot be read as JSON ({error}); save the model again") from None
-    return content if isinstance(content, dict | list) else []
+    is_config = file.name == "config.json" and isinstance(content, dict)
+    own = own_auto_map(content.get("model_type")) if is_config else {}
+    return content, strip(content, own) if isinstance(content, dict | list) else []
 
 
 def _report(source: str | Path, name: str, removed: list[str]) -> None:

@@ -24,10 +24,6 @@ def render_page(template: Path, title: str, data: Any) -> str:
 
 
 def require_file_name(flag: str, path: Path, suffix: str) -> None:
-    """Check the name of a file to write.
-
-    Raises:
-        UserError: The name has another suffix, or is a directory.
-    """
+    """Raise a UserError if the name of a file to write has another suffix, or is a directory."""
     if path.suffix.lower() != suffix or path.is_dir():
         raise UserError(f"{flag} {path}: expected the name of a {suffix} file")

@@ -7,9 +7,9 @@ import html
 import importlib.metadata
 import random
 import re
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 from .errors import UserError
 
@@ -21,25 +21,20 @@ SPLIT_SEED = 20201
 _MARKUP = re.compile(r"<[^<>]{1,40}>")  # <br />, <i>, </i>, ...: short tags only, so that "a < b and c > d" survives
 
 
-@dataclass(frozen=True)
-class SentimentExample:
+class SentimentExample(NamedTuple):
     """One Rotten Tomatoes sentence; `label` indexes `LABEL_NAMES`."""
 
     text: str
     label: int
 
 
-@dataclass(frozen=True)
-class SampleCorpus:
-    """`documents` is all that pretraining and the tokenizer may read: the IMDB reviews and the training sentences.
+class SampleCorpus(NamedTuple):
+    """The corpus, split so that no held-out sentence is in `documents`."""
 
-    `validation` is for model selection, `test` for the final scores. Neither is in `documents`.
-    """
-
-    documents: tuple[str, ...]
-    train: tuple[SentimentExample, ...]
-    validation: tuple[SentimentExample, ...]
-    test: tuple[SentimentExample, ...]
+    documents: list[str]  # for pretraining and the tokenizer: the IMDB reviews and the training sentences
+    train: list[SentimentExample]
+    validation: list[SentimentExample]  # for model selection
+    test: list[SentimentExample]  # for the final scores
 
 
 @cache
@@ -47,9 +42,6 @@ def load_sample() -> SampleCorpus:
     """Read the package's CSV as data (nothing of it is imported) and split the sentences by a fixed seed.
 
     Training sentences and reviews that equal a held-out sentence, except in case and spacing, are dropped.
-
-    Raises:
-        UserError: The package is not installed, or its CSV is not the expected one.
     """
     reviews, sentences = _read_rows(_csv_path())
     random.Random(SPLIT_SEED).shuffle(sentences)
@@ -58,7 +50,7 @@ def load_sample() -> SampleCorpus:
     held_out = {_key(example.text) for example in test + validation}
     train = [example for example in sentences[2 * HELD_OUT_SENTENCES :] if _key(example.text) not in held_out]
     documents = [text for text in reviews if _key(text) not in held_out] + [example.text for example in train]
-    return SampleCorpus(tuple(documents), tuple(train), tuple(validation), tuple(test))
+    return SampleCorpus(documents, train, validation, test)
 
 
 def _key(text: str) -> str:

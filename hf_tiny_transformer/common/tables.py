@@ -1,7 +1,6 @@
 """The one reader of text and table files: .txt, .csv, .tsv, .jsonl, .parquet, and compressed text.
 
-Pretraining, fine-tuning and prediction read a file alike: a row is either complete or an error with its line, and no
-row is dropped silently.
+A row is either complete or an error with its line, and no row is dropped silently.
 """
 
 from __future__ import annotations
@@ -24,39 +23,26 @@ from .errors import UserError, first_line
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 FORMATS = (".txt", ".csv", ".tsv", ".jsonl", ".parquet")
 COMPRESSED: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.LZMAFile}
-BYTE_ORDER_MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
-DAMAGE = (OSError, EOFError, UnicodeError, zlib.error, lzma.LZMAError)
-PROBE = 8192  # bytes read to distinguish text from binary data
-LONGEST_FIELD = 2**24  # characters of a quoted field; beyond that its closing quote is missing
+# ValueError, also of Unicode, and NotImplementedError are pyarrow's
+DAMAGE = (OSError, EOFError, ValueError, NotImplementedError, zlib.error, lzma.LZMAError)
 TEXT_COLUMN = "text"  # the only column of a .txt file
+
+csv.field_size_limit(2**24)  # characters of a quoted field; beyond that its closing quote is missing
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One row of a file.
+    """One row of a file."""
 
-    Args:
-        line: Where the row begins, from 1; in .parquet its number.
-        values: The wanted columns; empty if the row has an error.
-        error: Why the row cannot be read, or None.
-    """
-
-    line: int
-    values: dict[str, Any] = field(default_factory=dict)
-    error: str | None = None
+    line: int  # where it begins, from 1; in .parquet its number
+    values: dict[str, Any] = field(default_factory=dict)  # the wanted columns; empty if the row has an error
+    error: str | None = None  # why it cannot be read
 
 
 class TextFile:
-    """A text file of any size, decoded line by line; compressed files are decompressed on the way.
+    """A text file of any size in UTF-8, or in UTF-16 with a byte-order mark; its name decides the compression.
 
-    UTF-8 is expected; UTF-16 is recognised by its byte-order mark.
-
-    Args:
-        path: The file.
-        flag: The flag that named it, for error messages.
-
-    Raises:
-        UserError: The file is missing, unreadable or binary.
+    `flag` is the flag that named it, for the errors about a missing, unreadable or binary file.
     """
 
     def __init__(self, path: Path, flag: str = "") -> None:
@@ -64,11 +50,11 @@ class TextFile:
         try:
             self._raw = path.open("rb")
             self.size = path.stat().st_size
-            probe = self._binary().read(PROBE)
+            probe = self._binary().read(8192)
             self._raw.seek(0)
         except DAMAGE as error:
             raise _unreadable(self.where, error) from None
-        self.encoding = BYTE_ORDER_MARKS.get(probe[:2], "utf-8-sig")
+        self.encoding = "utf-16" if probe[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
         if b"\0" in probe and self.encoding == "utf-8-sig":
             raise UserError(f"{self.where}: is binary, not text; name a text file")
 
@@ -78,13 +64,9 @@ class TextFile:
         return self.size if self._raw.closed else self._raw.tell()
 
     def lines(self, newline: str | None = None) -> Iterator[tuple[int, str]]:
-        """Iterate over numbered lines with their ends; bytes that are not UTF-8 become lone surrogates.
+        """Iterate once over numbered lines with their ends; bytes that are not UTF-8 become lone surrogates.
 
-        Args:
-            newline: As in `open`: None accepts all line ends and makes them newlines; "" keeps them for a CSV reader.
-
-        Raises:
-            UserError: The file is damaged.
+        `newline` is that of `open`: None accepts all line ends and makes them newlines, "" keeps them.
         """
         number = 0
         try:
@@ -100,22 +82,15 @@ class TextFile:
 
 
 class TableFile:
-    """The rows of a file, in order, as often as needed.
+    """The rows of a file, in order, as often as needed; its name decides the format.
 
-    Args:
-        path: The file; its name decides the format.
-        columns: The columns to read; None reads all.
-        flag: The flag that named the file, for error messages.
-
-    Raises:
-        UserError: The format is unknown, the file is unreadable, or a column is missing or ambiguous.
+    `columns` are those to read (None: all); each must occur once. `flag` is the flag that named the file.
     """
 
     def __init__(self, path: Path, columns: Sequence[str] | None = None, flag: str = "") -> None:
         self.path, self.where, self.flag = path, f"{flag} {path}".strip(), flag
         self.format = file_format(path, FORMATS, flag)
         self._row = 0  # of a .parquet file
-        self.columns: list[str] | None = None
         self.header = self._read_header()
         self.columns = list(self.header if columns is None else columns)
         for name in self.columns:
@@ -134,24 +109,17 @@ class TableFile:
         return self._row if self.format == ".parquet" else self._text.position
 
     def __iter__(self) -> Iterator[Record]:
-        """Iterate over the rows; a bad row has an error instead of values.
-
-        Raises:
-            UserError: The file is damaged.
-        """
+        """Iterate over the rows; a bad row has an error instead of values."""
         if self.format == ".parquet":
             return self._parquet_rows()
         self._text = TextFile(self.path, self.flag)
-        if self.format in DELIMITERS:
-            return self._csv_rows()
-        return self._json_rows() if self.format == ".jsonl" else self._lines()
+        if self.format == ".txt":
+            lines = self._text.lines()
+            return (_encodable(Record(number, {TEXT_COLUMN: line.removesuffix("\n")})) for number, line in lines)
+        return map(_encodable, self._csv_rows() if self.format in DELIMITERS else self._json_rows())
 
     def checked(self) -> Iterator[Record]:
-        """Iterate over the rows.
-
-        Raises:
-            UserError: A row is bad; the message has its line.
-        """
+        """Iterate over the rows; a bad row raises a UserError with its line."""
         for record in self:
             if record.error is not None:
                 raise self.refuse(record, record.error)
@@ -168,44 +136,50 @@ class TableFile:
         self._text = TextFile(self.path, self.flag)
         if self.format == ".txt":
             return [TEXT_COLUMN]
-        if self.format in DELIMITERS:
-            csv.field_size_limit(LONGEST_FIELD)
-            lines = (line for _, line in self._text.lines(newline=""))
-            try:
-                return next(csv.reader(lines, delimiter=DELIMITERS[self.format], strict=True), [])
-            except csv.Error as error:
-                raise UserError(f"{self.where}, line 1: broken header ({error}); is a quote missing?") from None
-        return list(next((record.values for record in self._json_rows() if record.error is None), {}))
-
-    def _lines(self) -> Iterator[Record]:
-        for number, line in self._text.lines():
-            yield _encodable(Record(number, {TEXT_COLUMN: line.removesuffix("\n")}))
+        if self.format == ".jsonl":
+            return list(next((value for _, value in self._json_values() if isinstance(value, dict)), {}))
+        _, header = next(self._csv_fields(), (1, []))
+        if isinstance(header, csv.Error):
+            raise UserError(f"{self.where}, line 1: broken header ({header}); is a quote missing?")
+        return header
 
     def _json_rows(self) -> Iterator[Record]:
-        for number, line in self._text.lines("\n"):
-            if not line.strip():
-                continue
-            try:
-                value = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                yield Record(number, error=f"broken JSON ({getattr(error, 'msg', error)}); correct or remove the line")
-                continue
-            if not isinstance(value, dict):
+        for number, value in self._json_values():
+            if isinstance(value, ValueError | RecursionError):
+                yield Record(number, error=f"broken JSON ({getattr(value, 'msg', value)}); correct or remove the line")
+            elif not isinstance(value, dict):
                 yield Record(number, error="is not a JSON object; each line must be one, like {...}")
-            elif self.columns is None:  # while the header is read
-                yield Record(number, value)
             elif missing := [name for name in self.columns if name not in value]:
                 yield Record(number, error=f"no field {missing[0]!r}; it has {', '.join(value) or 'none'}")
             else:
-                yield _encodable(Record(number, {name: value[name] for name in self.columns}))
+                yield Record(number, {name: value[name] for name in self.columns})
+
+    def _json_values(self) -> Iterator[tuple[int, Any]]:
+        """Iterate over the numbered values, or the errors in their place."""
+        for number, line in self._text.lines("\n"):
+            if line.strip():
+                try:
+                    yield number, json.loads(line)
+                except (ValueError, RecursionError) as error:
+                    yield number, error
 
     def _csv_rows(self) -> Iterator[Record]:
-        """Read strictly; after a broken row, reading continues at the line after the one where it began.
+        places, width = {name: self.header.index(name) for name in self.columns}, len(self.header)
+        rows = self._csv_fields()
+        next(rows, None)
+        for line, row in rows:
+            if isinstance(row, csv.Error):
+                yield Record(line, error=f"broken {self.format[1:].upper()} ({row}); is a quote missing?")
+            elif len(row) != width:
+                yield Record(line, error=f"{len(row)} fields, but the header has {width}; quote the text")
+            else:
+                yield Record(line, {name: row[place] for name, place in places.items()})
+
+    def _csv_fields(self) -> Iterator[tuple[int, list[str] | csv.Error]]:
+        """Read strictly, header included; after a broken row, continue at the line after the one where it began.
 
         A missing quote then costs its own row, not all rows up to the next quote.
         """
-        csv.field_size_limit(LONGEST_FIELD)  # of the whole process: set where it is needed
-        places = {name: self.header.index(name) for name in self.columns}
         lines, waiting = self._text.lines(newline=""), deque[tuple[int, str]]()
         read: list[tuple[int, str]] = []
 
@@ -214,54 +188,41 @@ class TableFile:
                 read.append(numbered)
                 yield numbered[1]
 
-        reader, is_header = csv.reader(feed(), delimiter=DELIMITERS[self.format], strict=True), True
+        reader = csv.reader(feed(), delimiter=DELIMITERS[self.format], strict=True)
         while True:
             read.clear()
             try:
                 row = next(reader)
+                if row:  # an empty line is not a row
+                    yield read[0][0], row
             except StopIteration:
                 return
             except csv.Error as error:
-                yield Record(read[0][0], error=f"broken {self.format[1:].upper()} ({error}); is a quote missing?")
+                yield read[0][0], error
                 waiting.extendleft(reversed(read[1:]))
                 reader = csv.reader(feed(), delimiter=DELIMITERS[self.format], strict=True)
-                continue
-            line, width = read[0][0], len(self.header)
-            if not row or is_header:  # an empty line does not count as a row
-                is_header = is_header and not row
-            elif len(row) != width:
-                yield Record(line, error=f"{len(row)} fields, but the header has {width}; quote the text")
-            else:
-                yield _encodable(Record(line, {name: row[place] for name, place in places.items()}))
 
     def _parquet(self) -> Any:
-        import pyarrow
         import pyarrow.parquet
 
         try:
             return pyarrow.parquet.ParquetFile(self.path)
-        except (pyarrow.ArrowException, OSError) as error:
+        except DAMAGE as error:
             raise _unreadable(self.where, error, "is not a readable parquet file") from None
 
     def _parquet_rows(self) -> Iterator[Record]:
-        import pyarrow
-
         self._row = 0
         try:
             for batch in self._parquet().iter_batches(columns=self.columns):
                 for values in batch.to_pylist():
                     self._row += 1
                     yield Record(self._row, values)
-        except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        except DAMAGE as error:
             raise _unreadable(self.where, error, f"damaged after row {self._row}") from None
 
 
 def read_lines(path: Path, flag: str = "", newline: str | None = None) -> Iterator[tuple[int, str]]:
-    """Iterate over numbered lines of text, as `TextFile.lines` does, without their ends.
-
-    Raises:
-        UserError: The file is unreadable, damaged, or not UTF-8; the message has the line.
-    """
+    """Iterate over numbered lines, as `TextFile.lines` does, without their ends; all must be UTF-8."""
     for number, line in TextFile(path, flag).lines(newline):
         if (problem := unicode_problem(line)) is not None:
             raise UserError(f"{path}, line {number}: {problem}")
@@ -269,11 +230,7 @@ def read_lines(path: Path, flag: str = "", newline: str | None = None) -> Iterat
 
 
 def file_format(path: Path, known: Sequence[str], flag: str = "") -> str:
-    """Return the format that a file's name states, in lower case, without the suffix of a compression.
-
-    Raises:
-        UserError: The format is not among `known`.
-    """
+    """Return the format, one of `known`, that a file's name states before the suffix of a compression."""
     name = path.with_suffix("") if path.suffix.lower() in COMPRESSED else path
     suffix = name.suffix.lower()
     if suffix in known and (suffix != ".parquet" or name == path):

@@ -18,15 +18,15 @@ import torch
 from onnxruntime import InferenceSession
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from torch import nn
-from transformers import DynamicCache, PreTrainedModel
-from transformers.utils import ModelOutput
+from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
+from transformers.utils.generic import ModelOutput
 
 from ..common.checkpoints import copy_tokenizer_files
 from ..common.errors import UserError, first_line
 from ..common.files import atomic_directory, require_free_output
 from ..modeling_bert import TinyTransformerBertPreTrainedModel
 from ..modeling_seq2seq import TinyTransformerSeq2SeqPreTrainedModel
-from .stock import open_ours, portable_config
+from .stock import open_ours, stock_config
 
 MODEL_FILE, INT8_FILE = "onnx/model.onnx", "onnx/model_quantized.onnx"  # where transformers.js looks
 TOLERANCE = 1e-4  # largest difference of any output, fp32
@@ -57,8 +57,7 @@ class Graph(nn.Module):
     def run(self, inputs: dict[str, torch.Tensor]) -> ModelOutput:
         """Return the model's outputs, with the cache if it generates."""
         if not self.layers:
-            settings = {"use_cache": False} if hasattr(self.model.config, "use_cache") else {}
-            return self.model(**inputs, **settings)
+            return self.model(**inputs, **{"use_cache": False} if hasattr(self.model.config, "use_cache") else {})
         ids, mask, *past = inputs.values()
         cache = DynamicCache(zip(past[::2], past[1::2], strict=True), config=self.model.config)
         return self.model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True)
@@ -66,7 +65,7 @@ class Graph(nn.Module):
     def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Return outputs in the order of `output_names` for inputs in the order of `input_names`."""
         outputs = self.run(dict(zip(self.input_names, inputs, strict=True)))
-        cached = outputs.past_key_values.layers if self.layers else []
+        cached = outputs["past_key_values"].layers if self.layers else []
         present = [tensor for layer in cached for tensor in (layer.keys, layer.values)]
         return (*(outputs[name] for name in self.output_names if not name.startswith("present.")), *present)
 
@@ -105,15 +104,14 @@ class Graph(nn.Module):
 def export_onnx(source: Path, output: Path, *, int8: bool = False) -> tuple[PreTrainedModel, float]:
     """Write one of our checkpoints as ONNX (fp32, any batch size and length), with its tokenizer and config.json.
 
-    config.json is that of the stock architecture with the same function, if there is one, because transformers.js
-    knows it. With `int8`, there is also a file with 8-bit weights (onnxruntime's dynamic quantization).
+    config.json is that of the stock architecture with the same function, if there is one. With `int8`, there is also a
+    file with 8-bit weights (onnxruntime's dynamic quantization).
 
     Returns:
         Our model, and the largest difference between onnxruntime and torch.
 
     Raises:
-        UserError: `source` is not one of our complete checkpoints, its family or a setting cannot be exported, outputs
-            differ from torch's by more than `TOLERANCE`, or `output` is not empty.
+        UserError: The family or a setting cannot be exported, or outputs differ from torch's by more than `TOLERANCE`.
     """
     require_free_output(output)
     model = open_ours(source).float()
@@ -123,17 +121,20 @@ def export_onnx(source: Path, output: Path, *, int8: bool = False) -> tuple[PreT
     with atomic_directory(output) as staging:
         file = staging / MODEL_FILE
         file.parent.mkdir()
-        _write_graph(graph, file, source)
+        with _quiet():
+            _write_graph(graph, file, source)
+            if int8:
+                quantize_dynamic(str(file), str(staging / INT8_FILE), weight_type=QuantType.QInt8, per_channel=True)
         difference = compare(graph, file)
         if not difference <= TOLERANCE:  # also if it is NaN
-            raise UserError(
-                f"{source}: onnxruntime's outputs differ from torch's by {difference:.1e}, more than {TOLERANCE:.0e}; "
-                "nothing was written"
-            )
-        if int8:
-            with _quiet():
-                quantize_dynamic(str(file), str(staging / INT8_FILE), weight_type=QuantType.QInt8, per_channel=True)
-        portable_config(model).to_json_file(staging / "config.json")
+            problem = f"onnxruntime's outputs differ from torch's by {difference:.1e}, more than {TOLERANCE:.0e}"
+            raise UserError(f"{source}: {problem}; nothing was written")
+        try:
+            config: PreTrainedConfig = stock_config(model)  # which transformers.js knows
+        except UserError:
+            config = model.config
+            vars(config).pop("auto_map", None)  # its code is not stored there
+        config.to_json_file(staging / "config.json")
         if model.can_generate():
             model.generation_config.save_pretrained(staging)
         copy_tokenizer_files(source, staging)
@@ -157,21 +158,20 @@ def compare(graph: Graph, file: Path) -> float:
 
 def _write_graph(graph: Graph, file: Path, source: Path) -> None:
     inputs = graph.example(2, 7, past=5 if graph.layers else 0)
-    with _quiet():
-        try:
-            program = torch.onnx.export(
-                graph,
-                tuple(inputs.values()),
-                input_names=graph.input_names,
-                output_names=graph.output_names,
-                dynamic_shapes=(tuple(graph.axes),),
-                dynamo=True,
-                verbose=False,
-            )
-            program.save(str(file), external_data=False)
-        except Exception as error:  # torch raises many types for what it cannot trace
-            reason = first_line(error.__cause__ or error)
-            raise UserError(f"{source}: torch cannot export this model ({reason})") from error
+    try:
+        program = torch.onnx.export(
+            graph,
+            tuple(inputs.values()),
+            input_names=graph.input_names,
+            output_names=graph.output_names,
+            dynamic_shapes=(tuple(graph.axes),),
+            dynamo=True,
+            verbose=False,
+        )
+        assert program is not None  # it is with dynamo=True
+        program.save(str(file), external_data=False)
+    except Exception as error:  # torch raises many types for what it cannot trace
+        raise UserError(f"{source}: torch cannot export this model ({first_line(error.__cause__ or error)})") from error
 
 
 @contextmanager

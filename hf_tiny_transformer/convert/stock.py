@@ -1,32 +1,72 @@
-"""Convert directories between our checkpoints and stock ones, for `import` and `export --format stock`."""
+"""The commands `import` and `export`: convert directories between our checkpoints and stock ones."""
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
+from typing import Literal
 
+import torch
+import transformers
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from ..common.arguments import CommandParser
 from ..common.checkpoints import copy_tokenizer_files, load_model, read_config, saved_class
 from ..common.errors import UserError
 from ..common.files import atomic_directory, require_free_output
 from ..families import FAMILIES
 from ..modeling_bert import TinyTransformerBertPreTrainedModel
-from ..modeling_seq2seq import TinyTransformerSeq2SeqPreTrainedModel
+from ..modeling_decoder import TinyTransformerDecoderForSequenceClassification
 from . import bert, modernbert
 
-NO_STOCK_SEQ2SEQ = (
-    "no stock encoder-decoder computes the same function as Seq2Seq: T5 and T5Gemma have RMSNorm, Bart and mBart have "
-    "learned positions and ungated networks; publish the directory as it is, with its code (trust_remote_code=True)"
-)
+FORMATS = '"stock" is transformers\' bert, modernbert or modernbert-decoder; "onnx" has the layout of transformers.js.'
+
+
+def export(argv: list[str]) -> None:
+    """Run the command `export`."""
+    parser = CommandParser("hf-tiny-transformer export", "Convert our model to one that needs none of our code.")
+    parser.add_argument("--model", type=Path, required=True, help="Directory of our model.")
+    parser.add_argument("--format", type=Literal["stock", "onnx"], required=True, help=f"Format to write. {FORMATS}")
+    parser.add_argument("--output", type=Path, required=True, help="New directory.")
+    parser.add_argument("--int8", action="store_true", help="Also write an ONNX file with 8-bit weights.")
+    values = parser.parse(argv)
+    if values.format == "onnx":
+        from .onnx import export_onnx  # needs the extra `export`
+
+        model, difference = export_onnx(values.model, values.output, int8=values.int8)
+        _report(model, values.output)
+        print(f"largest difference between onnxruntime and torch: {difference:.1e}")
+        return
+    if values.int8:
+        raise UserError("--int8 requires --format onnx")
+    require_free_output(values.output)
+    model = open_ours(values.model)
+    try:
+        stock = to_stock(model)
+    except UserError as error:
+        raise UserError(f"{values.model / 'config.json'}: {error}") from None
+    _write(stock, values.model, values.output)
+    _report(model, values.output)
+
+
+def import_(argv: list[str]) -> None:
+    """Run the command `import`."""
+    parser = CommandParser("hf-tiny-transformer import", "Convert a stock bert checkpoint to the Bert family.")
+    parser.add_argument("--from", type=Path, required=True, help="Directory of the stock checkpoint.")
+    parser.add_argument("--output", type=Path, required=True, help="New directory.")
+    values = parser.parse(argv)
+    source: Path = values["from"]
+    require_free_output(values.output)
+    names = bert.read_stock_config(source, "--from").architectures or []
+    if len(names) != 1 or names[0] not in bert.STOCK_ARCHITECTURES:
+        known = ", ".join(bert.STOCK_ARCHITECTURES)
+        raise UserError(f"{source / 'config.json'}: architectures is {names}; expected one of {known}")
+    model = bert.load_stock_bert(source, bert.STOCK_ARCHITECTURES[names[0]], flag="--from", exact=True)
+    _write(model, source, values.output)
+    _report(model, values.output)
 
 
 def open_ours(source: Path) -> PreTrainedModel:
-    """Load a checkpoint of one of our families as the class it was saved from, in the dtype of its files.
-
-    Raises:
-        UserError: It is not one of our checkpoints, or its weights are not exactly those of the class.
-    """
+    """Load a checkpoint of one of our families, with exactly the weights of the class it was saved from."""
     config = read_config(source)
     if type(config) not in FAMILIES:
         ours = ", ".join(config_class.model_type for config_class in FAMILIES)
@@ -34,51 +74,36 @@ def open_ours(source: Path) -> PreTrainedModel:
     return load_model(source, saved_class(source, config), config, exact=True, dtype="auto")
 
 
-def import_stock(source: Path, output: Path) -> PreTrainedModel:
-    """Write a stock `bert` checkpoint as a checkpoint of the Bert family, with its tokenizer, and return the model.
-
-    Raises:
-        UserError: `source` cannot be converted, or `output` is not empty.
-    """
-    require_free_output(output)
-    names = bert.read_stock_config(source, "--from").architectures or []
-    if len(names) != 1 or names[0] not in bert.STOCK_ARCHITECTURES:
-        known = ", ".join(bert.STOCK_ARCHITECTURES)
-        raise UserError(f"{source / 'config.json'}: architectures is {names}; expected one of {known}")
-    model = bert.load_stock_bert(source, bert.STOCK_ARCHITECTURES[names[0]], flag="--from", exact=True)
-    _write(model, source, output)
-    return model
+def stock_config(model: PreTrainedModel) -> PreTrainedConfig:
+    """Return the stock config of the same function, or raise a UserError if there is none."""
+    if isinstance(model, TinyTransformerBertPreTrainedModel):
+        return bert.stock_config(model)
+    return modernbert.stock_config(model)
 
 
-def export_stock(source: Path, output: Path) -> PreTrainedModel:
-    """Write one of our checkpoints as stock `bert`, `modernbert` or `modernbert-decoder`, and return our model.
-
-    Raises:
-        UserError: `source` is not one of our complete checkpoints, stock cannot express it, or `output` is not empty.
-    """
-    require_free_output(output)
-    model = open_ours(source)
-    if isinstance(model, TinyTransformerSeq2SeqPreTrainedModel):
-        raise UserError(f"{source}: {NO_STOCK_SEQ2SEQ}")
-    try:
-        stock = (bert if isinstance(model, TinyTransformerBertPreTrainedModel) else modernbert).to_stock(model)
-    except UserError as error:
-        raise UserError(f"{source / 'config.json'}: {error}") from None
-    _write(stock, source, output)
-    return model
-
-
-def portable_config(model: PreTrainedModel) -> PreTrainedConfig:
-    """Return the config for a program that computes the model in its own way: the stock one if possible, else ours."""
-    try:
-        return (bert if isinstance(model, TinyTransformerBertPreTrainedModel) else modernbert).stock_config(model)
-    except UserError:
-        config = copy.deepcopy(model.config)
-        vars(config).pop("auto_map", None)  # its code is not stored there
-        return config
+def to_stock(model: PreTrainedModel) -> PreTrainedModel:
+    """Return the stock model of the same function and dtype, in evaluation mode, as of `stock_config`."""
+    config = stock_config(model)
+    assert config.architectures is not None  # `stock_config` names the class
+    stock: PreTrainedModel = getattr(transformers, config.architectures[0])._from_config(config, dtype=model.dtype)
+    if isinstance(model, TinyTransformerBertPreTrainedModel):
+        weights = bert.stock_weights(model)
+    else:
+        weights = modernbert.stock_weights(model, model.state_dict())
+    if isinstance(model, TinyTransformerDecoderForSequenceClassification):
+        # in stock, one field gives both layers of the head a bias; our first layer has none
+        weights["head.dense.bias"] = torch.zeros(config.hidden_size)
+    stock.load_state_dict(weights)
+    if model.can_generate():
+        stock.generation_config = model.generation_config
+    return stock.eval()
 
 
 def _write(model: PreTrainedModel, source: Path, output: Path) -> None:
     with atomic_directory(output) as staging:
         model.save_pretrained(staging)
         copy_tokenizer_files(source, staging)
+
+
+def _report(model: PreTrainedModel, output: Path) -> None:
+    print(f"{output}: {type(model).__name__}, {model.num_parameters():,} parameters, written")

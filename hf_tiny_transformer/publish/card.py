@@ -29,73 +29,42 @@ _NUMBER = re.compile(r"[-+]?\d[\d,.]*( ± [\d.]+)?|-?")
 
 @dataclass(frozen=True)
 class Section:
-    """One section of a card.
+    """One section of a card. Cells are plain text, or one `word` of code."""
 
-    Args:
-        text: Markdown before the table.
-        header: The table's header; empty for a section without a table. Cells are plain text, or one `word` of code.
-        rows: The table's rows.
-        after: Markdown after the table.
-    """
-
-    text: str = ""
-    header: Row = ()
+    text: str = ""  # Markdown before the table
+    header: Row = ()  # empty for a section without a table
     rows: Sequence[Row] = ()
-    after: str = ""
+    after: str = ""  # Markdown after the table
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One number of the card's metadata (model-index), and where it comes from.
-
-    Args:
-        split: The split it was measured on.
-        metric: Its name.
-        value: The number, rounded to six decimals in the card.
-        file: The file in the model directory that has it.
-        pointer: A JSON pointer into that file, such as "/scores/test/accuracy/mean".
-    """
+    """One number of the card's metadata (model-index), and the file in the model directory that has it."""
 
     split: str
     metric: str
-    value: float
+    value: float  # rounded to six decimals in the card
     file: str
-    pointer: str
+    pointer: str  # keys and indices that lead to it in the file, such as "/scores/test/accuracy/mean"
 
 
 @dataclass(frozen=True)
 class Card:
-    """Everything a model card states. Text from users and from foreign files must be escaped in Markdown fields.
-
-    Args:
-        name: The model's name.
-        summary: Markdown; what the model is.
-        code: Python that loads and uses the model, of the lines in `card_code`; one of them is `THIS_DIRECTORY`.
-        data: The section Data.
-        model: Architecture, tokenizer and size.
-        training: Recipe, time and energy.
-        evaluation: Scores.
-        intended_use: Markdown of that section.
-        limits: Markdown of the section Limitations.
-        figures: The numbers of the metadata.
-        task_type: The task of the numbers, as the Hub names it.
-        dataset: `name`, `type` and perhaps `config` of the data behind the numbers.
-        metadata: More fields of huggingface_hub's ModelCardData, such as `license`, `pipeline_tag` or `tags`.
-    """
+    """Everything a model card states. Text from users and from foreign files must be escaped in Markdown fields."""
 
     name: str
-    summary: str
-    code: str
+    summary: str  # Markdown; what the model is
+    code: str  # Python that loads and uses the model, of the lines in `card_code`; one of them is `THIS_DIRECTORY`
     data: Section
-    model: Section
-    training: Section
-    evaluation: Section
-    intended_use: str
-    limits: str
+    model: Section  # architecture, tokenizer and size
+    training: Section  # recipe, time and energy
+    evaluation: Section  # scores
+    intended_use: str  # Markdown
+    limits: str  # Markdown
     figures: Sequence[Figure]
-    task_type: str
-    dataset: dict[str, str]
-    metadata: dict[str, Any] = field(default_factory=dict)
+    task_type: str  # of the figures, as the Hub names it
+    dataset: dict[str, str]  # `name`, `type` and perhaps `config` of the data behind the figures
+    metadata: dict[str, Any] = field(default_factory=dict)  # of ModelCardData: `license`, `pipeline_tag`, `tags`, ...
 
     @property
     def sections(self) -> dict[str, Section]:
@@ -111,17 +80,13 @@ def write_card(directory: Path, card: Card) -> str:
         RunError: The code fails, or the directory has foreign code, which it would run; nothing is written.
     """
     printed = _run_code(card.code, directory)
-    facts = {
-        "rows": {title: [list(row) for row in section.rows] for title, section in card.sections.items()},
-        "figures": [asdict(figure) for figure in card.figures],
-    }
+    rows = {title: section.rows for title, section in card.sections.items()}
+    facts = {"rows": rows, "figures": [asdict(figure) for figure in card.figures]}
     text = ModelCard.from_template(
         _metadata(card),
         template_path=str(TEMPLATE),
         card=card,
         printed=printed,
-        sections=card.sections,
-        license=card.metadata.get("license"),
         escape=escape,
         table=lambda section: markdown_table(section.header, section.rows),
     )
@@ -131,11 +96,7 @@ def write_card(directory: Path, card: Card) -> str:
 
 
 def read_facts(directory: Path) -> tuple[list[Row], list[Figure]]:
-    """Return the rows and figures that a card was written with.
-
-    Raises:
-        UserError: `FACTS_FILE` is missing, invalid, or names a file outside the directory.
-    """
+    """Return the rows and figures that a card was written with; all files must be in the directory."""
     advice = "write the card again"
     content = read_json(directory / FACTS_FILE, advice)
     try:
@@ -162,15 +123,9 @@ def escape(text: object, form: str = "text") -> str:
 
 def markdown_table(header: Row, rows: Sequence[Row]) -> str:
     """Return a Markdown table, its columns of numbers aligned to the right; nothing without a header."""
-    if not header:
-        return ""
-    columns = zip(*rows, strict=True) if rows else [()] * len(header)
-    numeric = [
-        bool(title and column) and all(map(_NUMBER.fullmatch, column))
-        for title, column in zip(header, columns, strict=True)
-    ]
-    rule = "| " + " | ".join("---:" if is_number else "---" for is_number in numeric) + " |"
-    return "\n".join([table_line(header), rule, *map(table_line, rows)])
+    columns = list(zip(header, *rows, strict=True))
+    rule = ["---:" if title and cells and all(map(_NUMBER.fullmatch, cells)) else "---" for title, *cells in columns]
+    return "\n".join([table_line(header), f"| {' | '.join(rule)} |", *map(table_line, rows)]) if header else ""
 
 
 def table_line(row: Row) -> str:
@@ -195,16 +150,10 @@ def _run_code(code: str, directory: Path) -> str:
 
 
 def _metadata(card: Card) -> ModelCardData:
+    about: dict[str, Any] = {"task_type": card.task_type}
+    about |= {f"dataset_{name}": value for name, value in card.dataset.items()}
     results = [
-        EvalResult(
-            task_type=card.task_type,
-            dataset_type=card.dataset["type"],
-            dataset_name=card.dataset["name"],
-            dataset_config=card.dataset.get("config"),
-            dataset_split=figure.split,
-            metric_type=figure.metric,
-            metric_value=round(figure.value, 6),
-        )
+        EvalResult(**about, dataset_split=figure.split, metric_type=figure.metric, metric_value=round(figure.value, 6))
         for figure in card.figures
     ]
     fields = {"library_name": "transformers", **card.metadata}

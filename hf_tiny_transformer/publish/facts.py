@@ -17,16 +17,10 @@ _LICENSE = re.compile(r"[a-z0-9]+([.+-][a-z0-9]+)*")
 
 
 def check_license(name: str | None, flag: str = "--license") -> None:
-    """Check that a license, if there is one, is spelled as the Hub spells licenses.
-
-    Raises:
-        UserError: The name is not a license identifier.
-    """
+    """Raise a UserError if a license is not spelled as the Hub spells licenses."""
     if name is not None and _LICENSE.fullmatch(name) is None:
-        raise UserError(
-            f"{flag} {name}: expected the Hub's identifier of a license, such as apache-2.0, mit or cc-by-4.0 "
-            "(https://huggingface.co/docs/hub/repositories-licenses)"
-        )
+        expected = "the Hub's identifier of a license, such as apache-2.0, mit or cc-by-4.0"
+        raise UserError(f"{flag} {name}: expected {expected} (https://huggingface.co/docs/hub/repositories-licenses)")
 
 
 def public_name(text: str) -> str:
@@ -63,15 +57,15 @@ def estimate_energy(seconds: float, processes: int = 1) -> dict[str, Any]:
     Returns:
         `kwh` (None if the power of the GPU is unknown) and `method`, how it was estimated.
     """
-    if torch.cuda.is_available():
-        watts = _gpu_power_limit()
-        if watts is None:
-            return {"kwh": None, "method": "not estimated: the power limit of the GPU cannot be read"}
-        method = f"time x {processes} GPU(s) x {watts:g} W, the power limit: an upper bound for the GPU"
-        return {"kwh": seconds * processes * watts / 3.6e6, "method": method}
-    threads = processes * torch.get_num_threads()
-    method = f"time x {threads} CPU thread(s) x an assumed {WATTS_PER_CPU_THREAD:g} W"
-    return {"kwh": seconds * threads * WATTS_PER_CPU_THREAD / 3.6e6, "method": method}
+    is_gpu = torch.cuda.is_available()
+    watts = _gpu_power_limit() if is_gpu else WATTS_PER_CPU_THREAD
+    if watts is None:
+        return {"kwh": None, "method": "not estimated: the power limit of the GPU cannot be read"}
+    count = processes if is_gpu else processes * torch.get_num_threads()
+    method = f"time x {count} CPU thread(s) x an assumed {watts:g} W"
+    if is_gpu:
+        method = f"time x {count} GPU(s) x {watts:g} W, the power limit: an upper bound for the GPU"
+    return {"kwh": seconds * count * watts / 3.6e6, "method": method}
 
 
 def time_and_energy(seconds: float, energy: dict[str, Any]) -> list[tuple[str, str]]:

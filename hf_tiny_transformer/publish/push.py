@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, HfApi, constants, get_token
+from huggingface_hub import CommitOperationAdd, HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
 from huggingface_hub.utils import disable_progress_bars, validate_repo_id
 
 from ..common.arguments import CommandParser
 from ..common.checkpoints import TOKENIZER_FILES
-from ..common.errors import RunError, UserError, one_line
+from ..common.errors import RunError, UserError
 from .card import CARD_FILE, THIS_DIRECTORY, read_facts
 from .verify import require_verified
 
@@ -24,16 +24,11 @@ COMMIT_MESSAGE = "Model, tokenizer, card and training log"
 
 
 def main(argv: list[str]) -> None:
-    """Run the command: verify, list the files, and with --yes upload them as one commit.
-
-    Raises:
-        UserError: Bad arguments, not a model directory, no token, or no connection to the Hub.
-        RunError: The directory is not ready to be published, or the Hub rejects it.
-    """
+    """Run the command: verify, list the files, and with --yes upload them as one commit."""
     parser = CommandParser("hf-tiny-transformer push", "Verify a model directory, then upload it to the Hub.")
     parser.add_argument("--model", type=Path, required=True, help="Model directory.")
-    names = "NAME or OWNER/NAME. It is created if it does not exist."
-    parser.add_argument("--repo", type=str, required=True, help=f"Repository on the Hub, {names}")
+    repo = "Repository on the Hub, NAME or OWNER/NAME. It is created if it does not exist."
+    parser.add_argument("--repo", type=str, required=True, help=repo)
     parser.add_argument("--private", action="store_true", help="Whether a new repository is private.")
     parser.add_argument("--yes", action="store_true", help="Whether to upload. Without it, the files are only listed.")
     settings = parser.parse(argv)
@@ -42,17 +37,18 @@ def main(argv: list[str]) -> None:
     except HFValidationError as error:
         raise UserError(f"--repo {settings.repo}: {error}") from None
     if settings.yes:
-        _require_connection()  # before the checks, which take a while
+        with _hub_errors():  # before the checks, which take a while
+            HfApi().whoami()
     require_verified(settings.model)
     files = files_to_push(settings.model)
     for name, file in files.items():
-        print(f"{_size(file.stat().st_size):>12}  {name}")
-    total = f"{len(files)} files, {_size(sum(file.stat().st_size for file in files.values()))}"
-    where = f"{constants.ENDPOINT}/{settings.repo}" + (" (private)" if settings.private else "")
-    if not settings.yes:
-        print(f"{total}, to {where}; nothing is uploaded without --yes")
+        print(f"{_size([file]):>12}  {name}")
+    total = f"{len(files)} files, {_size(files.values())}"
+    if settings.yes:
+        print(f"uploaded: {total}, {upload(files, settings.repo, private=settings.private)}")
         return
-    print(f"uploaded: {total}, {upload(files, settings.repo, private=settings.private)}")
+    where = f"{constants.ENDPOINT}/{settings.repo}" + (" (private)" if settings.private else "")
+    print(f"{total}, to {where}; nothing is uploaded without --yes")
 
 
 def files_to_push(directory: Path) -> dict[str, Path]:
@@ -67,8 +63,7 @@ def upload(files: dict[str, Path], repo: str, *, private: bool) -> str:
     """Create the repository if necessary, commit the files to it, and return the URL of the commit.
 
     Raises:
-        UserError: The Hub cannot be reached, or rejects the token.
-        RunError: The Hub rejects the files, or the repository exists and is public although `private` is set.
+        RunError: The Hub rejects the token or the files, or the repository is public although `private` is set.
     """
     disable_progress_bars()
     api = HfApi()
@@ -83,15 +78,6 @@ def upload(files: dict[str, Path], repo: str, *, private: bool) -> str:
         return api.create_commit(full_name, operations, commit_message=COMMIT_MESSAGE).commit_url
 
 
-def _require_connection() -> None:
-    if constants.HF_HUB_OFFLINE:
-        raise UserError("HF_HUB_OFFLINE is set, so nothing can be uploaded; unset it")
-    if get_token() is None:
-        raise UserError("no token for the Hub; log in with `hf auth login`, or set HF_TOKEN")
-    with _hub_errors():
-        HfApi().whoami()
-
-
 @contextmanager
 def _hub_errors(repo: str = "") -> Iterator[None]:
     """Turn the exceptions of huggingface_hub into one-line errors."""
@@ -99,18 +85,18 @@ def _hub_errors(repo: str = "") -> Iterator[None]:
     try:
         yield
     except HfHubHTTPError as error:
-        status = error.response.status_code
+        status, reason = error.response.status_code, error.server_message or error
+        problem = f"{name}the Hub answered {status} ({reason})"
         if status in (401, 403):
-            problem = "the Hub does not know this token" if status == 401 else "this token has no write access"
-            raise UserError(f"{name}{problem}; log in with `hf auth login`, or correct HF_TOKEN") from None
-        raise RunError(f"{name}the Hub answered {status} ({error.server_message or error}); try again later") from None
-    except ValueError as error:  # the Hub rejects the metadata of the card
-        raise RunError(f"{name}the Hub rejects the model ({one_line(error)}); correct {CARD_FILE}") from None
-    except (HTTPError, OSError) as error:
-        raise UserError(f"{constants.ENDPOINT}: cannot be reached ({error}); check the network") from None
-    except RuntimeError as error:  # huggingface_hub's, around the reason why a large file was not sent
-        raise RunError(f"{error} ({error.__cause__ or 'no reason given'}); run the command again") from None
+            raise UserError(f"{problem}; log in with `hf auth login`, or correct HF_TOKEN") from None
+        raise RunError(f"{problem}; try again later") from None
+    except (HTTPError, OSError) as error:  # OSError also without a token
+        raise UserError(f"{constants.ENDPOINT}: cannot be used ({error}); check network and token") from None
+    except (ValueError, RuntimeError) as error:  # of the card's metadata, or around the reason why a file was not sent
+        problem = f"{name}the Hub rejects the model ({error.__cause__ or error})"
+        raise RunError(f"{problem}; correct {CARD_FILE}, or try again") from None
 
 
-def _size(count: int) -> str:
+def _size(files: Collection[Path]) -> str:
+    count = sum(file.stat().st_size for file in files)
     return f"{count / 1e6:,.1f} MB" if count >= 1e6 else f"{count / 1e3:,.1f} kB"

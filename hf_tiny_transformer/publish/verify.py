@@ -9,9 +9,8 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from huggingface_hub import ModelCard
 
@@ -35,8 +34,7 @@ _LOCAL_PATH = re.compile(
 _PYTHON_BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(NamedTuple):
     """The result of one check; `problem` is what is wrong and what to do, or None."""
 
     check: str
@@ -44,40 +42,25 @@ class Finding:
 
 
 def main(argv: list[str]) -> None:
-    """Run the command.
-
-    Raises:
-        UserError: Bad arguments, or not a model directory.
-        RunError: A check failed.
-    """
-    parser = CommandParser(
-        "hf-tiny-transformer verify", "Check a model directory before it is published. No foreign code is run."
-    )
+    """Run the command."""
+    description = "Check a model directory before it is published. No foreign code is run."
+    parser = CommandParser("hf-tiny-transformer verify", description)
     parser.add_argument("model", type=Path, help="Model directory.")
     require_verified(parser.parse(argv).model)
 
 
 def require_verified(directory: Path) -> None:
-    """Run all checks and print one line for each.
-
-    Raises:
-        UserError: It is not a model directory.
-        RunError: A check failed.
-    """
+    """Run all checks, print one line for each, and raise a RunError if one failed."""
     failed = 0
-    for finding in verify(directory):
-        print(f"{finding.check}: " + ("ok" if finding.problem is None else f"FAILED: {finding.problem}"), flush=True)
-        failed += finding.problem is not None
+    for check, problem in verify(directory):
+        print(f"{check}: " + ("ok" if problem is None else f"FAILED: {problem}"), flush=True)
+        failed += problem is not None
     if failed:
         raise RunError(f"{directory}: checks failed: {failed}; the model is not ready to be published")
 
 
 def verify(directory: Path) -> Iterator[Finding]:
-    """Yield the findings; the directory's code runs, in processes of its own, only if it is this package's.
-
-    Raises:
-        UserError: It is not a model directory.
-    """
+    """Yield the findings; the directory's code runs, in processes of its own, only if it is this package's."""
     read_config_json(directory, "verify")
     yield _finding("no pickle", _pickles, directory)
     yield (code := _finding("no foreign code", foreign_code.find, directory))
@@ -96,8 +79,7 @@ def verify(directory: Path) -> Iterator[Finding]:
 def run_apart(arguments: list[str], directory: Path, scratch: str) -> tuple[bool, str]:
     """Run Python in a model directory as a user of the model would: without this package and without a network.
 
-    Transformers copies the model's code to `scratch`. Return whether it succeeded, and its output or the last line of
-    its error.
+    Transformers copies the model's code to `scratch`. Return success, and the output or the last line of the error.
     """
     done = subprocess.run(
         [sys.executable, "-P", *arguments],  # -P: do not import attention.py and others from the model directory
@@ -108,9 +90,8 @@ def run_apart(arguments: list[str], directory: Path, scratch: str) -> tuple[bool
         text=True,
         check=False,
     )
-    if done.returncode == 0:
-        return True, done.stdout
-    return False, (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+    failed = done.returncode != 0
+    return not failed, (done.stderr.strip().splitlines() or ["failed"])[-1] if failed else done.stdout
 
 
 def _finding(check: str, run: Callable[..., str | None], *arguments: Any) -> Finding:
@@ -150,9 +131,8 @@ def _read_card(directory: Path) -> tuple[ModelCard | None, str | None]:
         card = ModelCard(file.read_text(encoding="utf-8"))
     except Exception as error:  # yaml and huggingface_hub have their own types
         return None, f"{CARD_FILE} cannot be parsed ({one_line(error)}); correct it"
-    missing = [name for name in ("library_name", "tags") if not card.data.get(name)]
-    if not card.data.eval_results:
-        missing.append("model-index")
+    needed = {"library_name": "library_name", "tags": "tags", "eval_results": "model-index"}
+    missing = [name for field, name in needed.items() if not card.data.get(field)]
     return card, f"{CARD_FILE} has no {', '.join(missing)}; add it between the --- lines" if missing else None
 
 
@@ -163,27 +143,26 @@ def _figures(card: ModelCard, directory: Path) -> str | None:
     for line in map(table_line, rows):
         if line not in lines:
             return f"{CARD_FILE} lacks this row of {FACTS_FILE}: {line}"
-    stated = [(one.dataset_split, one.metric_type, one.metric_value) for one in card.data.eval_results or []]
-    expected = [(figure.split, figure.metric, round(figure.value, 6)) for figure in figures]
-    if sorted(map(str, stated)) != sorted(map(str, expected)):
+    results = card.data.get("eval_results") or []
+    stated = [str((one.dataset_split, one.metric_type, one.metric_value)) for one in results]
+    if sorted(stated) != sorted(str((figure.split, figure.metric, round(figure.value, 6))) for figure in figures):
         return f"the model-index of {CARD_FILE} does not have the figures of {FACTS_FILE}; write the card again"
     for figure in figures:
-        number = _number_at(directory, figure)
-        if number is None or round(number, 6) != round(figure.value, 6):
+        number = _value_at(directory, figure)
+        if not isinstance(number, int | float) or round(number, 6) != round(figure.value, 6):
             place = f"{figure.file} has {number} at {figure.pointer}"
             return f"{FACTS_FILE} states {figure.value} as {figure.split} {figure.metric}, but {place}"
     return None
 
 
-def _number_at(directory: Path, figure: Figure) -> float | None:
+def _value_at(directory: Path, figure: Figure) -> Any:
     value: Any = read_json(directory / figure.file, "write the card again")
-    for part in figure.pointer.split("/")[1:]:
-        key = part.replace("~1", "/").replace("~0", "~")
-        try:
+    try:
+        for key in figure.pointer.split("/")[1:]:
             value = value[int(key)] if isinstance(value, list) else value[key]
-        except (LookupError, TypeError, ValueError):
-            return None
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+    except (LookupError, TypeError, ValueError):
+        return None
+    return value
 
 
 def _code(card: ModelCard, directory: Path, scratch: str) -> str | None:

@@ -21,7 +21,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from hf_tiny_transformer.attend.figure import draw_attention, draw_heat_map, draw_lines
+from hf_tiny_transformer.attend.figure import draw_attention
 from hf_tiny_transformer.attend.page import attention_page
 from hf_tiny_transformer.attend.read import AttentionMap, load, read_attention
 from hf_tiny_transformer.common.errors import UserError
@@ -133,12 +133,12 @@ def test_figures_show_the_weights():
     """The heat map's pixels are the matrix; the word's thickest line ends where its largest weight is."""
     one = read_one("Encoder")
     mean = one.weights[1].mean(0)
-    image = draw_heat_map(one).axes[0].images[0]
+    image = draw_attention(one, parts=["map"]).axes[0].images[0]
     np.testing.assert_array_equal(image.get_array(), mean)
-    image = draw_heat_map(one, layer=0, head=1).axes[0].images[0]
+    image = draw_attention(one, 0, 1, parts=["map"]).axes[0].images[0]
     np.testing.assert_array_equal(image.get_array(), one.weights[0, 1])
 
-    axes = draw_lines(one, word="word7").axes[0]
+    axes = draw_attention(one, word="word7", parts=["lines"]).axes[0]
     thickest = max(axes.patches, key=lambda patch: patch.get_linewidth())
     start, end = thickest.get_path().vertices[[0, -1], 1]
     assert (start, end) == (3, int(mean[3].argmax()))
@@ -163,15 +163,6 @@ def test_no_text_can_break_out_of_the_page():
     assert page_data(page)["maps"][0]["queries"] == tokens
     assert page.count("</script>") == 2 and "<b>model" not in page
     assert not re.search(r"(src|href)=|url\(|@import|fetch\(", page)
-
-
-def test_twice_in_a_row_is_the_same_page(tmp_path):
-    folder, output = saved(ours("Encoder"), tmp_path / "model"), tmp_path / "page.html"
-    pages = []
-    for _ in range(2):
-        assert run("attend", "--model", folder, "--text", TEXT, "--output", output) == 0
-        pages.append(output.read_bytes())
-    assert pages[0] == pages[1]
 
 
 @pytest.mark.parametrize(

@@ -123,14 +123,9 @@ def test_generation_settings_go_along(tmp_path: Path):
     ("family", "task", "settings", "message"),
     [
         ("Encoder", "ForMaskedLM", {"position_embedding_type": "learned"}, "position_embedding_type is 'learned'"),
-        (
-            "Decoder",
-            "ForCausalLM",
-            {"position_embedding_type": "sinusoidal"},
-            "position_embedding_type is 'sinusoidal'",
-        ),
+        ("Decoder", "ForCausalLM", {"position_embedding_type": "none"}, "position_embedding_type is 'none'"),
         ("Decoder", "ForSequenceClassification", {"pad_token_id": None}, "pad_token_id is null"),
-        ("Seq2Seq", "ForConditionalGeneration", {}, "no stock encoder-decoder computes the same function"),
+        ("Seq2Seq", "ForConditionalGeneration", {}, "no stock class computes the same function"),
     ],
 )
 def test_what_stock_cannot_express_is_refused(family, task, settings, message, tmp_path: Path, capsys):

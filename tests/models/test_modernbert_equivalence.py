@@ -7,7 +7,8 @@ from families import LANGUAGE_MODELS, assert_close, model_class, tiny_model
 from transformers import PreTrainedModel
 
 import hf_tiny_transformer as ours
-from hf_tiny_transformer.convert.modernbert import stock_weights, to_stock
+from hf_tiny_transformer.convert.modernbert import stock_weights
+from hf_tiny_transformer.convert.stock import to_stock
 
 VOCAB = 53
 SHAPE = {

@@ -133,14 +133,11 @@ def test_other_code_in_a_card_is_refused(line):
     assert refused_code(OPEN + line + "\n") is not None
 
 
-@pytest.mark.parametrize("text", ["see /home/me/x", '"/tmp/run"', r'"C:\\data\\x"', "~/x", "file:///etc"])
-def test_local_paths_are_seen(text):
-    assert verify._LOCAL_PATH.search(text)
-
-
-@pytest.mark.parametrize("text", ["https://a.b/home/x", "and/or", "5/tmp/x", "runs/data/x", "a: / b", "TCP/IP ~ x"])
-def test_other_slashes_are_not_paths(text):
-    assert not verify._LOCAL_PATH.search(text)
+def test_local_paths_are_seen_and_other_slashes_are_not():
+    for text in ("see /home/me/x", '"/tmp/run"', r'"C:\\data\\x"', "~/x", "file:///etc"):
+        assert verify._LOCAL_PATH.search(text), text
+    for text in ("https://a.b/home/x", "and/or", "5/tmp/x", "runs/data/x", "a: / b", "TCP/IP ~ x"):
+        assert not verify._LOCAL_PATH.search(text), text
 
 
 def test_bad_arguments_are_one_line(capsys):
