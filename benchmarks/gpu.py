@@ -173,7 +173,7 @@ def tasks(settings: GpuSettings, steps: Steps) -> None:
             running.append(steps.start(task, "finetune", "--task", task, *fixed, *own))
     if settings.blimp is not None:
         output = ["--data", str(settings.blimp.resolve()), "--output", str(steps.output / "blimp")]
-        running.append(steps.start("blimp", "finetune.blimp", "--model", str(model), *output))
+        running.append(steps.start("blimp", "hf_tiny_transformer", "blimp", "--model", str(model), *output))
     for way in WAYS_TO_SHARD if torch.cuda.is_available() else ():  # Accelerate shards on GPUs only
         launch = ["accelerate.commands.launch", "--num_processes", "1", "--config_file", f"pretrain/launch/{way}.yaml"]
         run = ["-m", "pretrain", "--max-steps", "20", "--output", str(steps.output / way), *_corpus(settings)]

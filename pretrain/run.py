@@ -53,7 +53,7 @@ def pretrain(settings: RunSettings, recipe: Recipe) -> None:
         recipe = adapt_recipe(recipe, initial)
     recipe.validate()
     keep_freed_memory()
-    if settings.deterministic:
+    if settings.deterministic or (record is not None and record.deterministic):
         use_deterministic_kernels()
     accelerator = _accelerator(settings, output, recipe)
     if record is None:

@@ -105,12 +105,13 @@ class RunRecord:
     corpus: list[str] = field(default_factory=list)
     init: str | None = None
     license: str | None = None
+    deterministic: bool = False
 
     @classmethod
     def of(cls, settings: RunSettings, max_steps: int, corpus_fingerprint: str) -> RunRecord:
         """Return the record of a new run."""
         return cls(
-            **{name: getattr(settings, name) for name in ("text_field", "seed", "minutes", "license")},
+            **{name: getattr(settings, name) for name in ("text_field", "seed", "minutes", "license", "deterministic")},
             max_steps=max_steps,
             corpus_fingerprint=corpus_fingerprint,
             corpus=[public_name(source) for source in settings.corpus],
