@@ -42,7 +42,10 @@ def predict_tokens(
     divisor = kwargs.get("num_items_in_batch")
     if divisor is None:
         divisor = (labels != IGNORED).sum()
-    return LinearCrossEntropy.apply(features, model.lm_head.weight, model.lm_head.bias, labels) / divisor, None
+    loss = LinearCrossEntropy.apply(features, model.lm_head.weight, model.lm_head.bias, labels) / divisor
+    if model.lm_head._forward_hooks:  # FSDP of torch before 2.13 fails if a sharded module is not called
+        loss = loss + model.lm_head(features[:0]).sum()
+    return loss, None
 
 
 class LinearCrossEntropy(torch.autograd.Function):
