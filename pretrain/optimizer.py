@@ -30,24 +30,25 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:
         """Update all matrices that have a gradient."""
         for group in self.param_groups:
-            matrices = [p for p in group["params"] if p.grad is not None]
-            gradients = [p.grad for p in matrices]
-            for p in matrices:
+            parameters = [p for p in group["params"] if p.grad is not None]
+            for p in parameters:
                 if "momentum_buffer" not in self.state[p]:
                     self.state[p]["momentum_buffer"] = torch.zeros_like(p)
-            momenta = [self.state[p]["momentum_buffer"] for p in matrices]
+            gradients = [_local(p.grad) for p in parameters]
+            momenta = [_local(self.state[p]["momentum_buffer"]) for p in parameters]
             torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
             updates = torch._foreach_lerp(gradients, momenta, group["momentum"])
-            torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
+            torch._foreach_mul_([_local(p) for p in parameters], 1 - group["lr"] * group["weight_decay"])
             by_shape: dict[torch.Size, list[int]] = defaultdict(list)
-            for number, matrix in enumerate(matrices):
-                by_shape[matrix.shape].append(number)
+            for number, parameter in enumerate(parameters):
+                by_shape[parameter.shape].append(number)
             for (rows, columns), numbers in by_shape.items():
-                whole = torch.stack([_gathered(updates[n]) for n in numbers])
+                whole = torch.stack([_gathered(updates[n], parameters[n]) for n in numbers])
                 orthogonal = orthogonalize(whole).to(whole.dtype).unbind()
-                same_shape = [matrices[n] for n in numbers]
+                same_shape = [parameters[n] for n in numbers]
                 shards = [_sharded_like(p, update) for p, update in zip(same_shape, orthogonal, strict=True)]
-                torch._foreach_add_(same_shape, shards, alpha=-group["lr"] * math.sqrt(max(1, rows / columns)))
+                rate = group["lr"] * math.sqrt(max(1, rows / columns))
+                torch._foreach_add_([_local(p) for p in same_shape], shards, alpha=-rate)
 
 
 def orthogonalize(matrices: torch.Tensor) -> torch.Tensor:
@@ -63,15 +64,24 @@ def orthogonalize(matrices: torch.Tensor) -> torch.Tensor:
     return x.mT if is_tall else x
 
 
-def _gathered(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+def _local(tensor: torch.Tensor) -> torch.Tensor:
+    """Return this process's shard, the same memory; torch 2.11 cannot compute `_foreach_lerp` on sharded tensors."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def _gathered(shard: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """Return the whole tensor of which this process has a shard, sharded as `like` is."""
+    if not isinstance(like, DTensor):
+        return shard
+    layout = {"shape": like.shape, "stride": like.stride(), "run_check": False}
+    return DTensor.from_local(shard, like.device_mesh, like.placements, **layout).full_tensor()
 
 
 def _sharded_like(parameter: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
     """Return this process's shard of a tensor that all processes have computed."""
     if not isinstance(parameter, DTensor):
         return whole
-    return distribute_tensor(whole, parameter.device_mesh, parameter.placements, src_data_rank=None)
+    return _local(distribute_tensor(whole, parameter.device_mesh, parameter.placements, src_data_rank=None))
 
 
 def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
