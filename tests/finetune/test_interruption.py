@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from toys import (
     DRAWS,
     assert_same_run,
@@ -58,6 +59,8 @@ def kill_after(line: str, process, sign: int, times: int = 1) -> str:
 @pytest.mark.parametrize("processes", [1, 2])
 def test_stopped_in_the_second_seed_and_resumed_is_the_same_as_uninterrupted(processes, tasks, tmp_path, capsys):
     """With dropout, masking and batches by length; one process by SIGTERM, two processes (gloo) by SIGKILL."""
+    if processes > 1 and transformers.__version__.startswith("5.17."):
+        pytest.skip("the Trainer of transformers 5.17 cannot resume on several CPU processes")
     arguments = [*tasks["sst2"], *FLAGS, "--epochs", "3"]
     stopped = [*arguments, "--output", tmp_path / "out"]
     if processes > 1:
