@@ -21,17 +21,8 @@ from .tasks import Task
 from .train import SeedResult
 
 RESULTS_FILE = "results.json"
-RECIPE = [
-    "learning_rate",
-    "batch_size",
-    "epochs",
-    "patience",
-    "warmup_ratio",
-    "weight_decay",
-    "dropout",
-    "token_masking",
-]
-RECIPE += ["label_smoothing", "layer_decay", "lora", "search"]
+RECIPE = ("learning_rate", "batch_size", "epochs", "patience", "warmup_ratio", "weight_decay", "dropout")
+RECIPE += ("token_masking", "label_smoothing", "lora", "search")
 SHAPE = (("layers", "num_hidden_layers"), ("wide", "hidden_size"), ("heads", "num_attention_heads"))
 SEARCH, SEEDS = "search", "train and score all seeds"  # steps that made the model, in `Results.timings`
 Scores = dict[str, dict[str, float]]  # split -> metric -> score

@@ -48,18 +48,8 @@ from .trainer import LAST
 RUN_FILE = "run.json"
 DATA = "texts and labels"  # in run.json; `data` is the flag
 NOT_COMPARED = {"output", "report", "resume", "data", "trust_remote_code"}  # may differ between the parts of a run
-PACKAGES = [
-    "torch",
-    "transformers",
-    "tokenizers",
-    "accelerate",
-    "datasets",
-    "peft",
-    "optuna",
-    "numpy",
-    "scipy",
-    "scikit-learn",
-]
+PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "datasets", "peft", "optuna")
+PACKAGES += ("numpy", "scipy", "scikit-learn")
 
 
 class Run:

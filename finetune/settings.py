@@ -60,7 +60,6 @@ class FinetuneSettings:
         dropout: Value of every dropout field of the model's config. Default: null (the checkpoint's own).
         token_masking: Share of the training tokens that [MASK] replaces, drawn again in every epoch. Default: 0.
         label_smoothing: Share of the target that is spread evenly over all labels. Default: 0.
-        layer_decay: Factor on the learning rate per layer, from the head to the embeddings. Default: 1 (off).
         max_length: Tokens per text; longer texts are truncated. Default: 128, for question and context together 384,
             or fewer if the model has fewer positions.
         from_scratch: Train the same architecture from fresh weights, as a control.
@@ -96,7 +95,6 @@ class FinetuneSettings:
     dropout: float | None = None
     token_masking: float = 0.0
     label_smoothing: float = 0.0
-    layer_decay: float = 1.0
     max_length: int | None = None
     from_scratch: bool = False
     compare: bool = False
@@ -142,6 +140,5 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "learning_rate": (lambda value: 0 < value <= 1, "greater than 0 and at most 1"),
     "search": (lambda value: value >= 0, "at least 0"),
     "weight_decay": (lambda value: 0 <= value < math.inf, "at least 0"),
-    "layer_decay": (lambda value: 0 < value <= 1, "greater than 0 and at most 1"),
     "max_length": (lambda value: value >= 4, "at least 4: two special tokens and some text"),
 }

@@ -5,13 +5,11 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
-import re
 import shutil
 import sys
 import time
 import warnings
 import zipfile
-from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,8 +47,6 @@ WINDOW = 16  # batches whose texts are sorted among themselves: more saves hardl
 SECONDS_BETWEEN_LINES = 60.0
 LAST = "last.json"  # in a seed's directory: the name of the last complete checkpoint
 STATE = "trainer_state.json"
-# `encoder.layer.3.` (BERT), `layers.3.` (ours, ModernBERT), `h.3.` (GPT-2), `block.3.` (T5)
-_LAYER = re.compile(r"(?:^|\.)(?:layers?|h|block)\.(\d+)\.")
 
 
 @dataclass(frozen=True)
@@ -89,10 +85,6 @@ class FineTuner(Trainer):
             eval_dataset=[self.evaluated.rows[i] for i in self.evaluated.by_length],
             compute_metrics=lambda found: kind.scores(self._in_order(found.predictions), self.evaluated),
             preprocess_logits_for_metrics=lambda logits, _labels: kind.outputs(logits),
-            optimizer_cls_and_kwargs=(
-                torch.optim.AdamW,
-                {"params": parameter_groups(model, settings), "lr": settings.learning_rate, "fused": True},
-            ),
         )
         self.remove_callback(PrinterCallback)
         self.add_callback(Progress(title, kind.main, settings.epochs))
@@ -113,13 +105,7 @@ class FineTuner(Trainer):
             self.train()
             return
         last = directory / str(read_json(directory / LAST, redo(directory)).get("checkpoint"))
-        if is_main():
-            _check(last)
-            content = json.loads((last / STATE).read_text(encoding="utf-8"))
-            # The path that was saved is that of the run which wrote it; the directory may have been moved since.
-            best = directory / f"{PREFIX_CHECKPOINT_DIR}-{content['best_global_step']}"
-            atomic_write_json(last / STATE, content | {"best_model_checkpoint": str(best) if best.is_dir() else None})
-        wait_for_everyone()
+        _check(last)
         state = TrainerState.load_from_json(str(last / STATE))
         if state.stateful_callbacks[TrainerControl.__name__]["args"]["should_training_stop"]:
             # Trainer would forget that patience had ended the training, and train another epoch.
@@ -246,6 +232,8 @@ class Progress(TrainerCallback):
         """Note the time, and print where a resumed training continues."""
         self.began = self.last_line = self.epoch_began = time.monotonic()
         self.first_step = state.global_step
+        if state.best_global_step:  # the directory may have been moved since Trainer stored its path
+            state.best_model_checkpoint = f"{args.output_dir}/{PREFIX_CHECKPOINT_DIR}-{state.best_global_step}"
         texts = {"unit": " texts", "unit_scale": args.train_batch_size * world_size(), "leave": False}
         hidden = not (is_main() and sys.stderr.isatty())
         self.bar = tqdm(total=state.max_steps, initial=self.first_step, desc=self.title, disable=hidden, **texts)
@@ -316,40 +304,17 @@ def with_adapters(model: PreTrainedModel, rank: int) -> PeftModel:
     Trainer gets `get_base_model()` of the result, because the checkpoints of a PeftModel would lack the head.
     """
     trunk = f"{model.base_model_prefix}." if model.base_model is not model else ""  # T5's model is its own trunk
-    outside = {f"{trunk}pooler."}
-    outside |= {f"{name}." for name, module in model.named_modules() if module is model.get_output_embeddings()}
-
-    def in_head(name: str) -> bool:
-        return not name.startswith(trunk) or f"{name}.".startswith(tuple(outside))
-
-    targets = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and not in_head(name)]
-    head = [parameter for name, parameter in model.named_parameters() if in_head(name)]
+    modules, output = dict(model.named_modules()), model.get_output_embeddings()
+    outside = {name for name in modules if not f"{name}.".startswith(trunk) or f"{name}.".startswith(f"{trunk}pooler.")}
+    outside |= {name for name, module in modules.items() if module is output}
+    targets = [name for name, module in modules.items() if isinstance(module, nn.Linear) and name not in outside]
+    head = [parameter for name, parameter in model.named_parameters() if name.rpartition(".")[0] in outside]
     with warnings.catch_warnings():  # peft uses a deprecated name of transformers
         warnings.simplefilter("ignore", FutureWarning)
         adapted = get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets))
     for parameter in head:  # peft's modules_to_save matches the ends of names, and finds other modules too
         parameter.requires_grad_(True)
     return adapted
-
-
-def parameter_groups(model: nn.Module, settings: FinetuneSettings) -> list[dict[str, Any]]:
-    """Return every trainable parameter once, grouped by (learning rate, weight decay) for a torch optimizer.
-
-    With L layers, the head and everything after the last layer learn at `learning_rate`, layer i (0-based) at
-    `learning_rate * layer_decay ** (L - i)`, and the embeddings at `learning_rate * layer_decay ** (L + 1)`. Weight
-    decay applies to matrices only. Trainer has no layer-wise rates.
-    """
-    layers = {name: int(match[1]) for name, _ in model.named_parameters() if (match := _LAYER.search(name))}
-    tables = {id(p) for module in model.modules() if isinstance(module, nn.Embedding) for p in module.parameters()}
-    top = max(layers.values(), default=-1) + 2
-    groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
-    for name, parameter in model.named_parameters():
-        is_embedding = id(parameter) in tables or "embed" in name
-        depth = layers[name] + 1 if name in layers else 0 if is_embedding else top
-        if parameter.requires_grad:
-            rate = settings.learning_rate * settings.layer_decay ** (top - depth)
-            groups[rate, settings.weight_decay if parameter.ndim >= 2 else 0.0].append(parameter)
-    return [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()]
 
 
 def _arguments(kind: Kind, settings: FinetuneSettings, seed: int, directory: Path) -> TrainingArguments:
@@ -362,6 +327,7 @@ def _arguments(kind: Kind, settings: FinetuneSettings, seed: int, directory: Pat
         per_device_train_batch_size=per_process,
         per_device_eval_batch_size=4 * per_process,
         learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
         warmup_steps=settings.warmup_ratio,  # below 1 it is a share of all steps
         label_smoothing_factor=settings.label_smoothing,
         bf16=supports_bf16(),
