@@ -32,12 +32,10 @@ def quick_baselines(kind: Kind, splits: Splits) -> list[Row]:
     for method in kind.baselines:
         started = time.perf_counter()
         name, predict, choice = BASELINES[method](kind, splits)
-        scores = {
-            split: kind.score_predictions(predict(examples), examples)
-            for split, examples in {"validation": splits.validation, **splits.reported}.items()
-        }
-        validation = scores.pop("validation")[kind.main]
-        rows.append(Row.single(name, validation, scores, time.perf_counter() - started, choice))
+        parts = {"validation": splits.validation, **splits.reported}
+        scores = {split: kind.score_predictions(predict(examples), examples) for split, examples in parts.items()}
+        validation, seconds = scores.pop("validation")[kind.main], time.perf_counter() - started
+        rows.append(Row.of(name, [SeedResult(0, 0, validation, seconds, [], scores)], seconds, choice))
     return rows
 
 
@@ -63,10 +61,8 @@ def tfidf(kind: SequenceKind, splits: Splits) -> Method:
 
     train, validation = features(splits.train), features(splits.validation)
     models = {c: kind.linear(c).fit(train, kind.references(splits.train)) for c in STRENGTHS}
-    tried = {
-        c: kind.score_predictions(model.predict(validation), splits.validation)[kind.main]
-        for c, model in models.items()
-    }
+    found = {c: kind.score_predictions(model.predict(validation), splits.validation) for c, model in models.items()}
+    tried = {c: scores[kind.main] for c, scores in found.items()}
     best = max(tried, key=tried.__getitem__)
     choice = f"words and pairs of words; C by validation: {_listed(tried)}"
     return f"TF-IDF + {kind.linear_name} (C {best:g})", lambda rows: models[best].predict(features(rows)), choice
@@ -112,27 +108,24 @@ def from_scratch(training: Training, directory: Path, reported: dict[str, Encode
 
     Its learning rate is chosen with seed 1 on validation, among `SCRATCH_RATE_FACTORS` times the fine-tuned model's.
     """
-    rate = training.settings.learning_rate
-    training = training.using(from_scratch=True, compare=False, lora=None)
+    fresh = training.using(from_scratch=True, compare=False, lora=None)
+    rates = [min(1.0, training.settings.learning_rate * factor) for factor in SCRATCH_RATE_FACTORS]
 
     def train(rate: float, seed: int) -> tuple[Training, Path, SeedResult]:
-        at_rate, folder = training.using(learning_rate=rate), directory / f"rate-{rate:g}" / str(seed)
+        at_rate, folder = fresh.using(learning_rate=rate), directory / f"rate-{rate:g}" / str(seed)
         return at_rate, folder, train_seed(at_rate, folder, seed, f"from scratch, rate {rate:g}, seed {seed}")
 
-    firsts = {tried: train(tried, 1)[2] for tried in (min(1.0, rate * factor) for factor in SCRATCH_RATE_FACTORS)}
-    validations = {tried: result.validation for tried, result in firsts.items()}
+    firsts = {rate: train(rate, 1)[2] for rate in rates}
+    validations = {rate: result.validation for rate, result in firsts.items()}
     best, results = max(validations, key=validations.__getitem__), []
     for seed in range(1, training.settings.seeds + 1):
         at_rate, folder, _ = train(best, seed)
         results.append(score_seed(at_rate, folder, reported))
         discard_weights(folder)
     others = sum(result.seconds for tried, result in firsts.items() if tried != best)
-    return Row.of_seeds(
-        f"same architecture, from scratch (rate {best:g})",
-        results,
-        sum(result.seconds for result in results) + others,
-        f"same tokenizer, seeds and epochs; learning rate by seed 1's validation: {_listed(validations)}",
-    )
+    choice = f"same tokenizer, seeds and epochs; learning rate by seed 1's validation: {_listed(validations)}"
+    seconds = sum(result.seconds for result in results) + others
+    return Row.of(f"same architecture, from scratch (rate {best:g})", results, seconds, choice)
 
 
 def _fitted_vectorizer(splits: Splits) -> TfidfVectorizer:

@@ -25,12 +25,11 @@ RECIPE = ("learning_rate", "batch_size", "epochs", "patience", "warmup_ratio", "
 RECIPE += ("token_masking", "label_smoothing", "lora", "search")
 SHAPE = (("layers", "num_hidden_layers"), ("wide", "hidden_size"), ("heads", "num_attention_heads"))
 SEARCH, SEEDS = "search", "train and score all seeds"  # steps that made the model, in `Results.timings`
-Scores = dict[str, dict[str, float]]  # split -> metric -> score
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean and sample standard deviation (ddof 1; None for a single figure) of a score between 0 and 1."""
+    """Mean and sample standard deviation (None for a single figure) of a score between 0 and 1."""
 
     mean: float
     std: float | None
@@ -46,47 +45,31 @@ class Spread:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: a method, or the seeds of a model."""
+    """One line of the table, as results.json has it: a method, or the seeds of a model."""
 
     name: str
+    choice: str  # what was chosen on validation
     validation: Spread  # the main score
-    reported: dict[str, dict[str, Spread]]  # by split and metric
+    scores: dict[str, dict[str, Spread]]  # by reported split and metric
     seconds: float
-    results: Sequence[SeedResult] = ()  # empty for a method without chance
-    choice: str = ""  # what was chosen on validation
+    seeds: Sequence[SeedResult]  # empty for a method without chance
 
     @classmethod
-    def single(cls, name: str, validation: float, reported: Scores, seconds: float, choice: str = "") -> Row:
-        """Return the row of a method without chance."""
-        return cls(name, Spread(validation, None), _spreads([reported]), round(seconds, 2), choice=choice)
-
-    @classmethod
-    def of_seeds(cls, name: str, results: Sequence[SeedResult], seconds: float, choice: str = "") -> Row:
-        """Return the row of several seeds."""
-        validation = Spread.of([result.validation for result in results])
-        reported = _spreads([result.reported for result in results])
-        return cls(name, validation, reported, round(seconds, 2), results, choice)
-
-    def record(self, headline: tuple[str, str]) -> dict[str, Any]:
-        """Return the row as results.json has it; `headline` is the split and metric of its single figure."""
-        split, metric = headline
-        own = asdict(self)
-        for seed in own["results"]:
-            seed["scores"] = seed.pop("reported")
-            seed["test"] = seed["scores"][split][metric]
-        return {
-            **{name: own[name] for name in ("name", "choice", "validation", "seconds")},
-            "test": own["reported"][split][metric],
-            "scores": own["reported"],
-            "seeds": own["results"],
+    def of(cls, name: str, runs: Sequence[SeedResult], seconds: float, choice: str = "") -> Row:
+        """Summarise the seeds of a model, or the single run, without epochs, of a method without chance."""
+        scores = {
+            split: {metric: Spread.of([run.scores[split][metric] for run in runs]) for metric in metrics}
+            for split, metrics in runs[0].scores.items()
         }
+        validation = Spread.of([run.validation for run in runs])
+        return cls(name, choice, validation, scores, round(seconds, 2), runs if runs[0].epochs else ())
 
-
-def _spreads(of_runs: Sequence[Scores]) -> dict[str, dict[str, Spread]]:
-    return {
-        split: {metric: Spread.of([run[split][metric] for run in of_runs]) for metric in metrics}
-        for split, metrics in of_runs[0].items()
-    }
+    def record(self, main: str) -> dict[str, Any]:
+        """Return the row with its single figure `test`: the metric `main` on the first reported split."""
+        own, split = asdict(self), next(iter(self.scores))
+        for part in (own, *own["seeds"]):
+            part["test"] = part["scores"][split][main]
+        return own
 
 
 @dataclass(frozen=True)
@@ -131,11 +114,11 @@ class Results:
 
 def table_cells(rows: Sequence[Row], main: str) -> list[tuple[str, ...]]:
     """Return header and lines of the table; `main` is the metric used for model selection."""
-    columns = [f"{split} {metric}, %" for split, metrics in rows[0].reported.items() for metric in metrics]
+    columns = [f"{split} {metric}, %" for split, metrics in rows[0].scores.items() for metric in metrics]
     cells: list[tuple[str, ...]] = [("model", "seeds", f"validation {main}, %", *columns, "seconds")]
     for row in rows:
-        figures = [str(score) for metrics in row.reported.values() for score in metrics.values()]
-        cells.append((row.name, str(len(row.results) or "-"), str(row.validation), *figures, f"{row.seconds:.1f}"))
+        figures = [str(score) for metrics in row.scores.values() for score in metrics.values()]
+        cells.append((row.name, str(len(row.seeds) or "-"), str(row.validation), *figures, f"{row.seconds:.1f}"))
     return cells
 
 
@@ -159,11 +142,9 @@ def markdown_report(results: Results, rows: Sequence[Row]) -> str:
         "\n".join(f"- {escape(row.name)}: {escape(row.choice)}" for row in rows if row.choice),
     ]
     if results.search:
-        names = list(results.search["chosen"])
-        trials = [
-            (*(_plain(trial[n]) for n in names), percent(trial["validation"])) for trial in results.search["trials"]
-        ]
-        parts += ["## Search", markdown_table((*names, "validation, %"), trials)]
+        trials, names = results.search["trials"], list(results.search["chosen"])
+        lines = [(*(_plain(trial[name]) for name in names), percent(trial["validation"])) for trial in trials]
+        parts += ["## Search", markdown_table((*names, "validation, %"), lines)]
     for title, header, values in (
         ("Settings", ("setting", "value"), results.settings),
         ("Data", ("split", "rows"), results.data["counts"]),
@@ -195,7 +176,8 @@ def describe_model(
     base = f"`{escape(results.model, 'code')}`"
     origin = "trained from scratch in the shape of" if settings["from_scratch"] else "fine-tuned from"
     shape = "".join(f", {config[name]} {what}" for what, name in SHAPE if name in config)
-    best, trained = results.seeds[results.best_seed - 1], results.timings[SEEDS] + results.timings.get(SEARCH, 0.0)
+    best = results.seeds[results.best_seed - 1]
+    trained = results.timings[SEEDS] + results.timings.get(SEARCH, 0.0)
     return Card(
         name=name,
         summary=f"A model for {escape(kind.describe())}, {origin} {base} with hf_tiny_transformer.",

@@ -9,10 +9,8 @@ from __future__ import annotations
 import csv
 import hashlib
 import logging
-import os
 import shutil
 import signal
-import tempfile
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -60,8 +58,8 @@ class Run:
 
     def __init__(self, settings: FinetuneSettings, command: str, *, baselines: bool = False) -> None:
         self.settings, self.command, self.baselines = settings, command, baselines
-        self.output, self.report = output_paths(settings)
-        self.folder = unfinished_folder(settings)
+        check_output(settings)
+        self.output, self.folder = Path(settings.output), unfinished_folder(settings)
         self.timings: dict[str, float] = {}
         self.searched: dict[str, Any] | None = None
 
@@ -83,9 +81,10 @@ class Run:
                 self.training, self.searched, seconds = train.search(self.training, self.folder / "trials")
                 self.timings[SEARCH] = round(seconds, 2)
             results = self.train_seeds()
-            rows = [*self.compare(), Row.of_seeds(row_name(self.settings), results, self.timings[SEEDS])]
+            rows = [*self.compare(), Row.of(row_name(self.settings), results, self.timings[SEEDS])]
             published = self.publish(best_of(results), rows)
-            self.remove_folder()
+            if is_main():
+                shutil.rmtree(self.folder)
         wait_for_everyone()
         return published
 
@@ -121,14 +120,13 @@ class Run:
         results: list[SeedResult] = []
         for seed in range(1, self.settings.seeds + 1):
             directory = self.seed_directory(seed)
-            if (earlier := train.read_result(directory)) is not None and earlier.reported:
+            if (earlier := train.read_result(directory)) is not None and earlier.scores:
                 say(f"finished before: seed {seed}")
             train.train_seed(self.training, directory, seed, f"seed {seed}")
             results.append(train.score_seed(self.training, directory, self.reported))
-            best = best_of(results).seed
-            for other in range(1, seed + 1):
-                if other != best:
-                    train.discard_weights(self.seed_directory(other))
+            for result in results:
+                if result is not best_of(results):
+                    train.discard_weights(self.seed_directory(result.seed))
         self.timings[SEEDS] = round(sum(result.seconds for result in results), 2)  # in all parts of a resumed run
         return results
 
@@ -172,17 +170,16 @@ class Run:
                 failure = error
         print(report.text_table(report.table_cells(rows, self.task.kind.main)))
         print(f"seed {best.seed}, the best on validation, is in {self.output}", flush=True)
-        if self.report is not None:
-            atomic_write_text(self.report, report.markdown_report(results, rows))
-            print(f"report: {self.report}")
+        if self.settings.report is not None:
+            atomic_write_text(self.settings.report, report.markdown_report(results, rows))
+            print(f"report: {self.settings.report}")
         if failure is not None:
             raise RunError(f"{self.output}: {failure}") from failure
         return results
 
     def collect(self, best: SeedResult, rows: Sequence[Row], model: PreTrainedModel) -> Results:
         """Return the content of results.json."""
-        headline = self.splits.headline, self.task.kind.main
-        *others, own = (row.record(headline) for row in rows)
+        *others, own = (row.record(self.task.kind.main) for row in rows)
         return Results(
             task=public_name(self.task.name),
             model=public_name(self.settings.model),
@@ -262,13 +259,6 @@ class Run:
         finally:
             signal.signal(signal.SIGTERM, before)
 
-    def remove_folder(self) -> None:
-        """Remove what a finished run no longer needs; it is renamed first, so that no part looks unfinished."""
-        if is_main():
-            retired = Path(tempfile.mkdtemp(prefix=f".{self.folder.name}-", dir=self.folder.parent))
-            os.rename(self.folder, retired / self.folder.name)
-            shutil.rmtree(retired)
-
 
 def best_of(results: Sequence[SeedResult]) -> SeedResult:
     """Return the best seed on validation, the first among equals."""
@@ -293,26 +283,21 @@ def has_progress(folder: Path) -> bool:
     return folder.is_dir() and any(path.name in (RESULT, LAST) for path in folder.rglob("*.json"))
 
 
-def output_paths(settings: FinetuneSettings) -> tuple[Path, Path | None]:
-    """Return the output directory and the report's file."""
+def check_output(settings: FinetuneSettings) -> None:
+    """Check that output directory and report can be written, and that no interrupted run is overwritten."""
     output, folder = Path(settings.output), unfinished_folder(settings)
-    is_own = settings.resume and output.is_dir() and (settings.task == SUITE or (output / RESULTS_FILE).is_file())
-    if not is_own:
+    finished = output.is_dir() and (settings.task == SUITE or (output / RESULTS_FILE).is_file())
+    if not (settings.resume and finished):
         require_free_output(output)
     if not settings.resume and has_progress(folder):
         raise UserError(
             f"--output {output}: its run was interrupted, and {folder} has the finished parts; continue with --resume, "
             "or delete that folder to start again"
         )
-    if any(folder.glob("*.pt")):
-        raise UserError(f"{folder}: was written by an older version, which cannot be resumed; delete it to start again")
-    if settings.report is None:
-        return output, None
-    report = Path(settings.report)
-    if report.is_dir():
-        raise UserError(f"--report {report}: is a directory; name a file")
-    require_writable_parent("--report", report)
-    return output, report
+    if settings.report is not None:
+        if Path(settings.report).is_dir():
+            raise UserError(f"--report {settings.report}: is a directory; name a file")
+        require_writable_parent("--report", Path(settings.report))
 
 
 def check_resumable(settings: FinetuneSettings) -> Results | None:
@@ -348,9 +333,8 @@ def _read_run(folder: Path) -> dict[str, Any]:
 
 
 def _fingerprint(model: torch.nn.Module) -> str:
-    """Return a sha256 of a model's weights."""
+    """Return a sha256 of a model's weights, which are on the CPU."""
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(name.encode() + tensor.numpy().tobytes())
     return digest.hexdigest()

@@ -38,7 +38,9 @@ class SeedResult:
     validation: float  # the main score of the best epoch
     seconds: float
     epochs: list[dict[str, Any]]
-    reported: dict[str, dict[str, float]] = field(default_factory=dict)  # of the same weights, by split and metric
+    scores: dict[str, dict[str, float]] = field(
+        default_factory=dict
+    )  # of the same weights, by reported split and metric
 
 
 def train_seed(training: Training, directory: Path, seed: int, title: str) -> SeedResult:
@@ -75,12 +77,12 @@ def score_seed(training: Training, directory: Path, reported: dict[str, EncodedS
     """Score the reported splits with a trained seed's weights, once, and add the scores to its result."""
     result = read_result(directory)
     assert result is not None
-    if not result.reported:
+    if not result.scores:
         started = time.perf_counter()
         model = load_seed(training, directory)
         scores = {name: training.kind.scores(outputs_of(training, model, s), s) for name, s in reported.items()}
         seconds = round(result.seconds + time.perf_counter() - started, 2)
-        result = dataclasses.replace(result, reported=scores, seconds=seconds)
+        result = dataclasses.replace(result, scores=scores, seconds=seconds)
         wait_for_everyone()
         if is_main():
             write_result(directory, result)

@@ -43,11 +43,6 @@ class Splits:
     validation: Sequence[Example]
     reported: dict[str, Sequence[Example]]
 
-    @property
-    def headline(self) -> str:
-        """Return the name of the first reported split."""
-        return next(iter(self.reported))
-
     def named(self) -> dict[str, Sequence[Example]]:
         """Return all splits by name."""
         return {"train": self.train, "validation": self.validation, **self.reported}
