@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from hf_tiny_transformer.common.arguments import CommandParser, build
@@ -100,14 +100,7 @@ class FinetuneSettings:
     compare: bool = False
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            allowed, wording = _RANGES.get(field.name, (None, ""))
-            if allowed is not None and value is not None and not allowed(value):
-                raise UserError(f"--{field.name} {value}: must be {wording}")
-            words = value if isinstance(value, list) else [value]
-            if any(isinstance(word, str) and not word.strip() for word in words):
-                raise UserError(f"--{field.name} is empty; give it a value")
+        check_values(self)
         check_license(self.license)
         if self.compare and self.from_scratch:
             raise UserError("--compare trains the from-scratch control itself; leave out --from_scratch")
@@ -124,6 +117,17 @@ class FinetuneSettings:
         return {name: public_name(value) if isinstance(value, str) else value for name, value in asdict(self).items()}
 
 
+def check_values(settings: Any) -> None:
+    """Check that no text of a settings dataclass is empty, and that numbers are in their ranges."""
+    for name, value in vars(settings).items():
+        allowed, wording = _RANGES.get(name, (None, ""))
+        if allowed is not None and value is not None and not allowed(value):
+            raise UserError(f"--{name} {value}: must be {wording}")
+        words = value if isinstance(value, list) else [value]
+        if any(isinstance(word, str) and not word.strip() for word in words):
+            raise UserError(f"--{name} is empty; give it a value")
+
+
 def parse_settings(argv: list[str]) -> FinetuneSettings:
     """Return the settings that the flags describe."""
     parser = CommandParser(PROGRAM, DESCRIPTION)
@@ -131,10 +135,9 @@ def parse_settings(argv: list[str]) -> FinetuneSettings:
     return build(FinetuneSettings, parser.parse(argv))
 
 
-_SHARE = (lambda value: 0 <= value < 1, "at least 0 and less than 1")
 _COUNT = (lambda value: value >= 1, "at least 1")
-# Written so that nan fails every test.
-_RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
+_SHARE = (lambda value: 0 <= value < 1, "at least 0 and less than 1")
+_RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {  # nan fails each of them
     **dict.fromkeys(("seeds", "batch_size", "epochs", "patience", "lora"), _COUNT),
     **dict.fromkeys(("warmup_ratio", "dropout", "token_masking", "label_smoothing"), _SHARE),
     "learning_rate": (lambda value: 0 < value <= 1, "greater than 0 and at most 1"),

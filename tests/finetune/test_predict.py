@@ -113,9 +113,8 @@ def test_pairs_are_read_as_pairs_and_csv_carries_the_same(models, tmp_path):
         csv.writer(stream).writerows([["id", "question", "answer"], *([i, *pair] for i, pair in enumerate(pairs))])
     flags = ["--text", "answer", "--pair", "question"]
     model = models["single_label_classification"]
-    assert run(model, tmp_path / "in.csv", tmp_path / "out.csv.gz", *flags) == 0
-    with gzip.open(tmp_path / "out.csv.gz", "rt", encoding="utf-8", newline="") as stream:
-        rows = list(csv.DictReader(stream))
+    assert run(model, tmp_path / "in.csv", tmp_path / "out.csv", *flags) == 0
+    rows = list(csv.DictReader((tmp_path / "out.csv").open(encoding="utf-8", newline="")))
     assert list(rows[0]) == ["line", "text", "pair", "prediction", "probability", "error"]
     assert [(row["pair"], row["text"]) for row in rows] == pairs
     for row in rows:
@@ -452,16 +451,10 @@ OF_KINDS = {
     "no question": ("qa", "in.csv", "text,b\nx,y\n", [], "--question question: in.csv, line 1, has no such column"),
     "question of a writer": ("write", "in.csv", "text,b\nx,y\n", ["--question", "b"], "reads --text; leave it out"),
     "json of a writer": ("write", "in.json", "{}", [], "expected .txt, .csv, .tsv, .jsonl"),
-    "columns of json": ("qa", "in.json", "{}", ["--text", "x"], "--text: SQuAD's .json has its own fields"),
+    "columns of json": ("qa", "in.json", "{}", ["--text", "x"], "--text: a .json file has no columns"),
     "broken json": ("qa", "in.json", "{", [], "in.json, line 1: broken JSON"),
     "empty json": ("qa", "in.json", '{"data": []}', [], "has no rows"),
-    "lists in csv": (
-        "choose",
-        "in.csv",
-        "text,choices\nx,y\n",
-        [],
-        "--choices choices: a .csv file has one choice per",
-    ),
+    "lists in csv": ("choose", "in.csv", "text,choices\nx,y\n", [], "a .csv file has one choice per column"),
     "no choices": ("choose", "in.csv", "text,b\nx,y\n", [], "--choices choices: in.csv, line 1, has no such column"),
     "too long": ("write", "in.txt", "x\n", ["--max_length", "999"], "--max_length 999: this model takes at most 32"),
     "too short": ("qa", "in.csv", "question,text\nx,y\n", ["--max_length", "8"], "must be at least 16"),
