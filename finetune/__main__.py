@@ -7,7 +7,6 @@ import io
 import os
 import shlex
 import sys
-from itertools import pairwise
 
 # Trainer would spread one small model over all GPUs of the machine and multiply the batch size by their number.
 if "RANK" not in os.environ:  # under `accelerate launch` each process has a GPU of its own
@@ -21,15 +20,11 @@ from hf_tiny_transformer.publish.facts import public_name
 
 
 def main(argv: list[str]) -> None:
-    """Run the command; `predict` and `--task blimp` train nothing and have their own flags."""
+    """Run the command; `predict` has its own flags."""
     if argv[:1] == ["predict"]:
         from .predict import main as predict
 
         return predict(argv[1:])
-    if "--task=blimp" in argv or ("--task", "blimp") in pairwise(argv):
-        from .blimp import main as blimp
-
-        return blimp(argv)
     from .run import Run
     from .settings import PROGRAM, parse_settings
     from .suite import run_suite

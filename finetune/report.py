@@ -132,7 +132,7 @@ def text_table(cells: Sequence[Sequence[str]]) -> str:
 
 
 def markdown_report(results: Results, rows: Sequence[Row]) -> str:
-    """Return the report: table, choices, search, settings, data and times."""
+    """Return the report: table, choices, search and command; results.json has the rest."""
     header, *lines = table_cells(rows, results.metric)
     parts = [
         f"# {escape(results.task)}: {escape(results.model)}",
@@ -143,23 +143,10 @@ def markdown_report(results: Results, rows: Sequence[Row]) -> str:
     ]
     if results.search:
         trials, names = results.search["trials"], list(results.search["chosen"])
-        lines = [(*(_plain(trial[name]) for name in names), percent(trial["validation"])) for trial in trials]
+        lines = [(*(f"{trial[name]:g}" for name in names), percent(trial["validation"])) for trial in trials]
         parts += ["## Search", markdown_table((*names, "validation, %"), lines)]
-    for title, header, values in (
-        ("Settings", ("setting", "value"), results.settings),
-        ("Data", ("split", "rows"), results.data["counts"]),
-        ("Time", ("step", "seconds"), results.timings),
-    ):
-        parts += [f"## {title}", markdown_table(header, [(name, _plain(value)) for name, value in values.items()])]
-    parts += ["## Where", f"{results.device}; {_versions(results)}"]
     parts += ["## Command", f"```\n{escape(results.command, 'block')}\n```"]
     return "\n\n".join(filter(None, parts)) + "\n"
-
-
-def _plain(value: object) -> str:
-    if value is None:
-        return "-"
-    return f"{value:g}" if isinstance(value, float) and abs(value) < 1000 else str(value)
 
 
 def _versions(results: Results) -> str:

@@ -14,9 +14,8 @@ from hf_tiny_transformer.publish.facts import check_license, public_name
 
 PROGRAM = "python -m finetune"
 DESCRIPTION = (
-    "Fine-tune a model on a task and report its scores. Two commands train nothing and have their own flags: "
-    f"`{PROGRAM} predict --help` applies a fine-tuned model to a file, `{PROGRAM} --task blimp --help` measures a "
-    "language model on BLiMP's minimal pairs."
+    "Fine-tune a model on a task and report its scores. To apply a fine-tuned model to a file, see "
+    f"`{PROGRAM} predict --help`."
 )
 
 
@@ -47,7 +46,7 @@ class FinetuneSettings:
         submission: GLUE: also answer the test rows, and pack them for the GLUE server.
         resume: Continue the interrupted run of --output after its last finished epoch; without one, start it.
         trust_remote_code: Run Python that the files of --model name (auto_map); it is not passed on to the result.
-        report: Markdown file for the final table, settings and times; an existing file is replaced.
+        report: Markdown file for the final table and the choices made; an existing file is replaced.
         seeds: Number of runs, seeds 1 to this; scores are their mean and standard deviation. Default: 5.
         learning_rate: Peak learning rate, that of the head. Default: 3e-4.
         batch_size: Texts per optimizer step. Default: 32.

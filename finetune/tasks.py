@@ -109,8 +109,9 @@ def open_task(settings: FinetuneSettings) -> tuple[Task, Splits]:
     """
     name, data = settings.task, settings.data
     if is_own_file(name):
-        own = read_own_file(settings)
-        task, splits = Task(name, own.kind, own.text_columns, own.about, own.name), own.splits
+        kind, columns, splits = read_own_file(settings)
+        file = Path(name).name
+        task = Task(name, kind, columns, f"{file}, column {settings.target or settings.label}", file)
     else:
         refuse_own_file_flags(settings)
         task, splits = _open_named(name, data) if name in OPEN_TASKS else _open_row(name, data)

@@ -67,8 +67,8 @@ class Tagging(Kind):
     def encode(self, examples: Sequence[Example], checkpoint: Checkpoint, *, labelled: bool = True) -> TaggedSplit:
         rows, cut = tokenize(checkpoint, [example.texts[0] for example in examples], return_offsets_mapping=True)
         pieces = [
-            _first_pieces(_words(example.texts[0]), row.pop("offset_mapping"))
-            for example, row in zip(examples, rows, strict=True)
+            [_first_piece(word, offsets) for word in _words(example.texts[0])]
+            for example, offsets in zip(examples, [row.pop("offset_mapping") for row in rows], strict=True)
         ]
         if labelled:
             index = {name: i for i, name in enumerate(self.label_names)}
@@ -134,17 +134,7 @@ def _words(text: str) -> list[tuple[int, int]]:
     return [match.span() for match in _WORD.finditer(text)]
 
 
-def _first_pieces(words: Sequence[tuple[int, int]], offsets: Sequence[tuple[int, int]]) -> list[int | None]:
-    """Return, for each word, the first token that has a character of it and none of an earlier word.
-
-    `offsets` are the characters of each token, (0, 0) for special ones. Byte-level tokenizers include the space before.
-    """
-    positions: list[int | None] = []
-    token = 0
-    for start, end in words:
-        while token < len(offsets) and (offsets[token][1] <= start or offsets[token][0] == offsets[token][1]):
-            token += 1
-        found = token < len(offsets) and offsets[token][0] < end
-        positions.append(token if found else None)
-        token += found
-    return positions
+def _first_piece(word: tuple[int, int], offsets: Sequence[tuple[int, int]]) -> int | None:
+    """Return the first token that has a character of a word; `offsets` are the characters of each token."""
+    start, end = word
+    return next((i for i, (first, after) in enumerate(offsets) if first < end and after > start), None)

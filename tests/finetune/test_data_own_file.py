@@ -26,7 +26,7 @@ FOUND = {
 def test_the_kind_is_found_and_printed(name, suffix, tmp_path, capsys):
     labels, kind, names, finding = FOUND[name]
     rows = [(text, labels[i % len(labels)]) for i, (text, _) in enumerate(ROWS)]
-    own = read_own_file(settings(write_table(tmp_path / f"data{suffix}", rows)))
+    kind, columns, splits = read_own_file(settings(write_table(tmp_path / f"data{suffix}", rows)))
     assert type(own.kind) is kind and getattr(own.kind, "label_names", None) == names
     assert own.name == f"data{suffix}" and own.text_columns == ("text",)
     printed = capsys.readouterr().err
@@ -35,14 +35,14 @@ def test_the_kind_is_found_and_printed(name, suffix, tmp_path, capsys):
 
 def test_lists_are_several_labels_and_may_be_empty(tmp_path):
     rows = [(text, [["x"], ["y", "x"], []][i % 3]) for i, (text, _) in enumerate(ROWS)]
-    own = read_own_file(settings(write_table(tmp_path / "data.jsonl", rows)))
+    kind, columns, splits = read_own_file(settings(write_table(tmp_path / "data.jsonl", rows)))
     assert own.kind == MultiLabel(("x", "y"))
     assert {example.label for example in own.splits.train} == {(0,), (0, 1), ()}
 
 
 def test_targets_are_texts_to_write(tmp_path):
     rows = [(text, f" nan {i} ") for i, (text, _) in enumerate(ROWS)]
-    own = read_own_file(settings(write_table(tmp_path / "a.csv", rows), target="label", metric="bleu"))
+    kind, columns, splits = read_own_file(settings(write_table(tmp_path / "a.csv", rows), target="label", metric="bleu"))
     assert own.kind == TextToText("bleu") and own.splits.train[0].label.startswith("nan ")
 
 
@@ -177,7 +177,7 @@ def test_the_reading_of_right_choices_is_found_and_printed(name, lists, tmp_path
     if lists:
         rows, header, choices = [(*r[:2], r[2:5], r[5]) for r in rows], ("text", "pair", "end", "label"), ["end"]
     path = write_table(tmp_path / ("a.jsonl" if lists else "a.csv"), rows, header)
-    own = read_own_file(settings(path, pair="pair", choices=choices))
+    kind, columns, splits = read_own_file(settings(path, pair="pair", choices=choices))
     assert f"holds {name}: multiple choice among 3" in capsys.readouterr().err
     assert own.kind == MultipleChoice(shared=2)
     assert own.text_columns == ("text", "pair", *([f"end[{i}]" for i in range(3)] if lists else ENDINGS))
