@@ -35,7 +35,7 @@ def quick_baselines(kind: Kind, splits: Splits) -> list[Row]:
         parts = {"validation": splits.validation, **splits.reported}
         scores = {split: kind.score_predictions(predict(examples), examples) for split, examples in parts.items()}
         validation, seconds = scores.pop("validation")[kind.main], time.perf_counter() - started
-        rows.append(Row.of(name, [SeedResult(0, 0, validation, seconds, [], scores)], seconds, choice))
+        rows.append(Row.of(name, [SeedResult(0, 0, validation, seconds, [], scores)], kind.main, seconds, choice))
     return rows
 
 
@@ -125,7 +125,8 @@ def from_scratch(training: Training, directory: Path, reported: dict[str, Encode
     others = sum(result.seconds for tried, result in firsts.items() if tried != best)
     choice = f"same tokenizer, seeds and epochs; learning rate by seed 1's validation: {_listed(validations)}"
     seconds = sum(result.seconds for result in results) + others
-    return Row.of(f"same architecture, from scratch (rate {best:g})", results, seconds, choice)
+    name = f"same architecture, from scratch (rate {best:g})"
+    return Row.of(name, results, training.kind.main, seconds, choice)
 
 
 def _fitted_vectorizer(splits: Splits) -> TfidfVectorizer:

@@ -27,49 +27,36 @@ SHAPE = (("layers", "num_hidden_layers"), ("wide", "hidden_size"), ("heads", "nu
 SEARCH, SEEDS = "search", "train and score all seeds"  # steps that made the model, in `Results.timings`
 
 
-@dataclass(frozen=True)
-class Spread:
-    """Mean and sample standard deviation (None for a single figure) of a score between 0 and 1."""
-
-    mean: float
-    std: float | None
-
-    @classmethod
-    def of(cls, scores: Sequence[float]) -> Spread:
-        """Summarise the scores of several runs."""
-        return cls(statistics.fmean(scores), statistics.stdev(scores) if len(scores) > 1 else None)
-
-    def __str__(self) -> str:
-        return spread(self.mean, self.std)
+Spread = dict[str, Any]  # `mean` and sample standard deviation `std`, None for a single figure
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table, as results.json has it: a method, or the seeds of a model."""
+    """One line of the table: a method, or the seeds of a model."""
 
     name: str
     choice: str  # what was chosen on validation
     validation: Spread  # the main score
+    test: Spread  # the main score on the first reported split
     scores: dict[str, dict[str, Spread]]  # by reported split and metric
     seconds: float
-    seeds: Sequence[SeedResult]  # empty for a method without chance
+    seeds: list[dict[str, Any]]
 
     @classmethod
-    def of(cls, name: str, runs: Sequence[SeedResult], seconds: float, choice: str = "") -> Row:
+    def of(cls, name: str, runs: Sequence[SeedResult], main: str, seconds: float, choice: str = "") -> Row:
         """Summarise the seeds of a model, or the single run, without epochs, of a method without chance."""
+        first = next(iter(runs[0].scores))
         scores = {
-            split: {metric: Spread.of([run.scores[split][metric] for run in runs]) for metric in metrics}
+            split: {metric: _spread([run.scores[split][metric] for run in runs]) for metric in metrics}
             for split, metrics in runs[0].scores.items()
         }
-        validation = Spread.of([run.validation for run in runs])
-        return cls(name, choice, validation, scores, round(seconds, 2), runs if runs[0].epochs else ())
+        seeds = [asdict(run) | {"test": run.scores[first][main]} for run in runs if run.epochs]
+        validation = _spread([run.validation for run in runs])
+        return cls(name, choice, validation, scores[first][main], scores, round(seconds, 2), seeds)
 
-    def record(self, main: str) -> dict[str, Any]:
-        """Return the row with its single figure `test`: the metric `main` on the first reported split."""
-        own, split = asdict(self), next(iter(self.scores))
-        for part in (own, *own["seeds"]):
-            part["test"] = part["scores"][split][main]
-        return own
+
+def _spread(scores: Sequence[float]) -> Spread:
+    return {"mean": statistics.fmean(scores), "std": statistics.stdev(scores) if len(scores) > 1 else None}
 
 
 @dataclass(frozen=True)
@@ -117,8 +104,8 @@ def table_cells(rows: Sequence[Row], main: str) -> list[tuple[str, ...]]:
     columns = [f"{split} {metric}, %" for split, metrics in rows[0].scores.items() for metric in metrics]
     cells: list[tuple[str, ...]] = [("model", "seeds", f"validation {main}, %", *columns, "seconds")]
     for row in rows:
-        figures = [str(score) for metrics in row.scores.values() for score in metrics.values()]
-        cells.append((row.name, str(len(row.seeds) or "-"), str(row.validation), *figures, f"{row.seconds:.1f}"))
+        figures = [spread(**score) for metrics in row.scores.values() for score in metrics.values()]
+        cells.append((row.name, str(len(row.seeds) or "-"), spread(**row.validation), *figures, f"{row.seconds:.1f}"))
     return cells
 
 
@@ -147,10 +134,6 @@ def markdown_report(results: Results, rows: Sequence[Row]) -> str:
         parts += ["## Search", markdown_table((*names, "validation, %"), lines)]
     parts += ["## Command", f"```\n{escape(results.command, 'block')}\n```"]
     return "\n\n".join(filter(None, parts)) + "\n"
-
-
-def _versions(results: Results) -> str:
-    return ", ".join(f"{name} {version}" for name, version in results.versions.items())
 
 
 def describe_model(
@@ -185,7 +168,7 @@ def describe_model(
             ("hardware", f"{results.processes} x {results.device}"),
             ("seeds", f"{len(results.seeds)}; these weights are those of seed {results.best_seed}"),
             *time_and_energy(trained, results.energy),
-            ("versions", _versions(results)),
+            ("versions", ", ".join(f"{name} {version}" for name, version in results.versions.items())),
             after="![loss](training/loss.png)\n\n`results.json` has settings, seeds, versions and times. Command:\n\n"
             f"```bash\n{escape(results.command, 'block')}\n```",
         ),
@@ -221,14 +204,14 @@ def _facts(*rows: tuple[str, str], after: str = "") -> Section:
 
 
 def _evaluation(results: Results, best: dict[str, Any]) -> list[tuple[str, ...]]:
-    counts = results.data["counts"]
-    validation = (f"{counts['validation']:,}", results.metric, str(Spread(**results.validation)))
+    counts, own = results.data["counts"], {"name": "this model", "scores": results.scores}
+    validation = (f"{counts['validation']:,}", results.metric, spread(**results.validation))
     rows = [("this model", "validation", *validation, percent(best["validation"]))]
-    for name, scores in [("this model", results.scores), *((o["name"], o["scores"]) for o in results.comparison)]:
-        for split, metrics in scores.items():
+    for row in (own, *results.comparison):
+        for split, metrics in row["scores"].items():
             for metric, score in metrics.items():
-                mine = percent(best["scores"][split][metric]) if scores is results.scores else ""
-                rows.append((name, split, f"{counts[split]:,}", metric, str(Spread(**score)), mine))
+                mine = percent(best["scores"][split][metric]) if row is own else ""
+                rows.append((row["name"], split, f"{counts[split]:,}", metric, spread(**score), mine))
     return rows
 
 

@@ -14,22 +14,16 @@ import signal
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 from transformers import PreTrainedModel
 
+from hf_tiny_transformer.common import files
 from hf_tiny_transformer.common.environment import device_name, keep_freed_memory, quieten_libraries, versions
 from hf_tiny_transformer.common.errors import RunError, TerminatedError, UserError
-from hf_tiny_transformer.common.files import (
-    atomic_directory,
-    atomic_write_json,
-    atomic_write_text,
-    read_json,
-    require_free_output,
-    require_writable_parent,
-)
 from hf_tiny_transformer.common.processes import is_main, say, wait_for_everyone, world_size
 from hf_tiny_transformer.publish.card import write_card
 from hf_tiny_transformer.publish.facts import estimate_energy, public_name
@@ -81,7 +75,8 @@ class Run:
                 self.training, self.searched, seconds = train.search(self.training, self.folder / "trials")
                 self.timings[SEARCH] = round(seconds, 2)
             results = self.train_seeds()
-            rows = [*self.compare(), Row.of(row_name(self.settings), results, self.timings[SEEDS])]
+            own = Row.of(row_name(self.settings), results, self.task.kind.main, self.timings[SEEDS])
+            rows = [*self.compare(), own]
             published = self.publish(best_of(results), rows)
             if is_main():
                 shutil.rmtree(self.folder)
@@ -155,14 +150,14 @@ class Run:
         if not is_main():
             return results
         failure = None
-        with disk_errors(self.output), atomic_directory(self.output) as staging:
+        with disk_errors(self.output), files.atomic_directory(self.output) as staging:
             model.save_pretrained(staging)
             self.checkpoint.tokenizer.save_pretrained(staging)
             self.write_predictions(staging / "predictions.csv", outputs)
             for name, text in submission.items():
-                atomic_write_text(staging / "submission" / name, text)
+                files.atomic_write_text(staging / "submission" / name, text)
             report.draw_curve(results, staging / "training" / "loss.png")
-            atomic_write_json(staging / RESULTS_FILE, vars(results))
+            files.atomic_write_json(staging / RESULTS_FILE, vars(results))
             name, example = self.output.absolute().name, self.splits.train[0]
             try:
                 write_card(staging, report.describe_model(results, self.task, model, self.checkpoint, example, name))
@@ -171,7 +166,7 @@ class Run:
         print(report.text_table(report.table_cells(rows, self.task.kind.main)))
         print(f"seed {best.seed}, the best on validation, is in {self.output}", flush=True)
         if self.settings.report is not None:
-            atomic_write_text(self.settings.report, report.markdown_report(results, rows))
+            files.atomic_write_text(self.settings.report, report.markdown_report(results, rows))
             print(f"report: {self.settings.report}")
         if failure is not None:
             raise RunError(f"{self.output}: {failure}") from failure
@@ -179,7 +174,7 @@ class Run:
 
     def collect(self, best: SeedResult, rows: Sequence[Row], model: PreTrainedModel) -> Results:
         """Return the content of results.json."""
-        *others, own = (row.record(self.task.kind.main) for row in rows)
+        *others, own = map(asdict, rows)
         return Results(
             task=public_name(self.task.name),
             model=public_name(self.settings.model),
@@ -249,7 +244,7 @@ class Run:
         remove_if_useless()
         if is_main() and not self.folder.exists():
             with disk_errors(self.folder):
-                atomic_write_json(self.folder / RUN_FILE, self.identity)
+                files.atomic_write_json(self.folder / RUN_FILE, self.identity)
         before = signal.signal(signal.SIGTERM, end)
         try:
             yield
@@ -288,7 +283,7 @@ def check_output(settings: FinetuneSettings) -> None:
     output, folder = Path(settings.output), unfinished_folder(settings)
     finished = output.is_dir() and (settings.task == SUITE or (output / RESULTS_FILE).is_file())
     if not (settings.resume and finished):
-        require_free_output(output)
+        files.require_free_output(output)
     if not settings.resume and has_progress(folder):
         raise UserError(
             f"--output {output}: its run was interrupted, and {folder} has the finished parts; continue with --resume, "
@@ -297,7 +292,7 @@ def check_output(settings: FinetuneSettings) -> None:
     if settings.report is not None:
         if Path(settings.report).is_dir():
             raise UserError(f"--report {settings.report}: is a directory; name a file")
-        require_writable_parent("--report", Path(settings.report))
+        files.require_writable_parent("--report", Path(settings.report))
 
 
 def check_resumable(settings: FinetuneSettings) -> Results | None:
@@ -329,7 +324,7 @@ def require_same(path: Path, before: dict[str, Any], now: dict[str, Any], skippe
 
 
 def _read_run(folder: Path) -> dict[str, Any]:
-    return read_json(folder / RUN_FILE, f"delete {folder} to start again")
+    return files.read_json(folder / RUN_FILE, f"delete {folder} to start again")
 
 
 def _fingerprint(model: torch.nn.Module) -> str:

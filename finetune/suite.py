@@ -13,10 +13,10 @@ from hf_tiny_transformer.common.errors import UserError
 from hf_tiny_transformer.common.files import atomic_file, atomic_write_json, atomic_write_text
 from hf_tiny_transformer.common.processes import is_main, say, wait_for_everyone
 from hf_tiny_transformer.publish.card import escape, markdown_table
-from hf_tiny_transformer.publish.facts import percent, public_name
+from hf_tiny_transformer.publish.facts import percent, public_name, spread
 
 from .data.glue import is_present
-from .report import RESULTS_FILE, Results, Spread, text_table
+from .report import RESULTS_FILE, Results, text_table
 from .run import Run, check_output, check_resumable, row_name
 from .settings import FinetuneSettings
 from .tasks import TASKS, Task, refuse_own_file_flags
@@ -98,13 +98,14 @@ def _table(tasks: Sequence[Task], results: Sequence[Results], settings: Finetune
     means: list[list[float]] = []  # by task and method, over metrics
     for task, result in zip(tasks, results, strict=True):
         measured = [result.scores, *(row["scores"] for row in result.comparison)]
-        columns = [[Spread(**each) for metrics in scores.values() for each in metrics.values()] for scores in measured]
-        columns += [[Spread(value / 100, None) for value in scores[task.glue.folder]] for scores in PUBLISHED.values()]
-        means.append([fmean(spread.mean for spread in column) for column in columns])
+        columns = [[each for metrics in scores.values() for each in metrics.values()] for scores in measured]
+        published = [scores[task.glue.folder] for scores in PUBLISHED.values()]
+        columns += [[{"mean": value / 100, "std": None} for value in scores] for scores in published]
+        means.append([fmean(each["mean"] for each in column) for column in columns])
         minutes = f"{result.seconds / 60:.1f}"
         for split, metrics in result.scores.items():
             for metric in metrics:
-                cells = [str(column.pop(0)) for column in columns]
+                cells = [spread(**column.pop(0)) for column in columns]
                 lines.append((task.glue.folder + SUFFIXES.get(split, ""), metric, *cells, minutes))
                 minutes = ""
     total = sum(result.seconds for result in results) / 60

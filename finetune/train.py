@@ -38,9 +38,7 @@ class SeedResult:
     validation: float  # the main score of the best epoch
     seconds: float
     epochs: list[dict[str, Any]]
-    scores: dict[str, dict[str, float]] = field(
-        default_factory=dict
-    )  # of the same weights, by reported split and metric
+    scores: dict[str, dict[str, float]] = field(default_factory=dict)  # by reported split and metric
 
 
 def train_seed(training: Training, directory: Path, seed: int, title: str) -> SeedResult:

@@ -22,17 +22,8 @@ from safetensors import safe_open
 from safetensors.torch import save_model
 from torch import nn
 from tqdm import tqdm
-from transformers import (
-    EarlyStoppingCallback,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    PrinterCallback,
-    Trainer,
-    TrainerCallback,
-    TrainerState,
-    TrainingArguments,
-)
-from transformers.trainer_callback import TrainerControl
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerState, TrainingArguments
+from transformers.trainer_callback import EarlyStoppingCallback, PrinterCallback, TrainerCallback, TrainerControl
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hf_tiny_transformer.common.environment import supports_bf16
@@ -196,10 +187,7 @@ class LengthGroupedOrder(torch.utils.data.Sampler[int]):
 
 
 class MaskedTexts(torch.utils.data.Dataset):
-    """Training rows in which a share of the ordinary tokens is replaced by [MASK], drawn again at each reading.
-
-    A tokenizer without a mask token leaves the texts as they are.
-    """
+    """Training rows in which a share of the ordinary tokens is replaced by [MASK], drawn again at each reading."""
 
     def __init__(self, rows: list[ModelInput], tokenizer: PreTrainedTokenizerBase, share: float) -> None:
         self.rows, self.mask_id = rows, tokenizer.mask_token_id
@@ -210,8 +198,7 @@ class MaskedTexts(torch.utils.data.Dataset):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> ModelInput:
-        row = self.rows[index]
-        ids = row["input_ids"]
+        row, ids = self.rows[index], self.rows[index]["input_ids"]
         if self.share == 0:
             return row
         return row | {"input_ids": [*map(self._masked, ids)] if isinstance(ids[0], list) else self._masked(ids)}
@@ -229,14 +216,20 @@ class Progress(TrainerCallback):
         self.title, self.main, self.total = title, main, total
 
     def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
-        """Note the time, and print where a resumed training continues."""
-        self.began = self.last_line = self.epoch_began = time.monotonic()
-        self.first_step = state.global_step
+        """Start the clock, and print where a resumed training continues."""
         if state.best_global_step:  # the directory may have been moved since Trainer stored its path
             state.best_model_checkpoint = f"{args.output_dir}/{PREFIX_CHECKPOINT_DIR}-{state.best_global_step}"
-        texts = {"unit": " texts", "unit_scale": args.train_batch_size * world_size(), "leave": False}
-        hidden = not (is_main() and sys.stderr.isatty())
-        self.bar = tqdm(total=state.max_steps, initial=self.first_step, desc=self.title, disable=hidden, **texts)
+        self.began = self.last_line = self.epoch_began = time.monotonic()
+        self.first_step, self.texts = state.global_step, args.train_batch_size * world_size()  # texts per step
+        self.bar = tqdm(
+            desc=self.title,
+            total=state.max_steps,
+            initial=state.global_step,
+            unit=" texts",
+            unit_scale=self.texts,
+            leave=False,
+            disable=not (is_main() and sys.stderr.isatty()),
+        )
         if state.global_step and state.epoch < args.num_train_epochs:
             self.write(f"{self.title}  continues after epoch {round(state.epoch)}/{self.total}")
 
@@ -244,24 +237,19 @@ class Progress(TrainerCallback):
         """Show how far the training is."""
         self.bar.update()
         now = time.monotonic()
-        if not self.bar.disable or now - self.last_line < SECONDS_BETWEEN_LINES:
-            return
-        self.last_line, rate = now, (state.global_step - self.first_step) / (now - self.began)
-        left = round((state.max_steps - state.global_step) / rate)
-        say(
-            f"{self.title}  epoch {state.epoch:.2f}/{self.total}  "
-            f"{rate * args.train_batch_size * world_size():,.0f} texts/s  {left // 60}:{left % 60:02d} left"
-        )
+        if self.bar.disable and now - self.last_line >= SECONDS_BETWEEN_LINES:
+            self.last_line, rate = now, (state.global_step - self.first_step) / (now - self.began)
+            minutes, seconds = divmod(round((state.max_steps - state.global_step) / rate), 60)
+            done = f"epoch {state.epoch:.2f}/{self.total}  {rate * self.texts:,.0f} texts/s"
+            say(f"{self.title}  {done}  {minutes}:{seconds:02d} left")
 
     def on_evaluate(self, args: Any, state: TrainerState, control: Any, metrics: Any, **kwargs: Any) -> None:
         """Write the line of an epoch, and put its seconds into the log, which a checkpoint keeps."""
         seconds, self.epoch_began = time.monotonic() - self.epoch_began, time.monotonic()
         state.log_history[-1]["seconds"] = round(seconds, 2)
         loss = next((entry["loss"] for entry in reversed(state.log_history) if "loss" in entry), float("nan"))
-        self.write(
-            f"{self.title}  epoch {round(state.epoch)}/{self.total}  train loss {loss:.4f}  "
-            f"validation {100 * metrics[f'eval_{self.main}']:.2f}  {seconds:.1f} s"
-        )
+        scores = f"train loss {loss:.4f}  validation {100 * metrics[f'eval_{self.main}']:.2f}"
+        self.write(f"{self.title}  epoch {round(state.epoch)}/{self.total}  {scores}  {seconds:.1f} s")
 
     def on_train_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Remove the bar."""
@@ -269,21 +257,18 @@ class Progress(TrainerCallback):
 
     def write(self, line: str) -> None:
         """Print a line, above the bar if there is one."""
-        if self.bar.disable:
-            say(line)
-        else:
-            self.bar.write(line, file=sys.stderr)
+        say(line) if self.bar.disable else self.bar.write(line, file=sys.stderr)
 
 
 def epoch_records(kind: Kind, state: TrainerState) -> list[dict[str, Any]]:
     """Return loss, scores and seconds of every epoch from Trainer's log, also of those before it was resumed."""
     losses = [entry for entry in state.log_history if "loss" in entry]
-    scores = [entry for entry in state.log_history if f"eval_{kind.main}" in entry]
+    evaluations = [entry for entry in state.log_history if f"eval_{kind.main}" in entry]
     records = []
-    for number, (loss, found) in enumerate(zip(losses, scores, strict=True), start=1):
-        validation = {name: found[f"eval_{name}"] for name in kind.metrics}
-        record = {"epoch": number, "train_loss": loss["loss"], "validation": validation[kind.main]}
-        record |= {"seconds": found["seconds"]} | ({"validation_scores": validation} if len(validation) > 1 else {})
+    for number, (loss, found) in enumerate(zip(losses, evaluations, strict=True), start=1):
+        scores = {name: found[f"eval_{name}"] for name in kind.metrics}
+        record = {"epoch": number, "train_loss": loss["loss"], "validation": scores[kind.main]}
+        record |= {"seconds": found["seconds"]} | ({"validation_scores": scores} if len(scores) > 1 else {})
         records.append(record)
     return records
 

@@ -41,11 +41,7 @@ class Checkpoint:
     trust_remote_code: bool = False
 
     def build(self, seed: int, *, from_scratch: bool = False, new_head: bool = True) -> PreTrainedModel:
-        """Return the model in fp32; `seed` is that of new weights: of the head, or of all with `from_scratch`.
-
-        Raises:
-            UserError: The weights are unreadable or do not belong to the config.
-        """
+        """Return the model in fp32; `seed` is that of new weights: of the head, or of all with `from_scratch`."""
         options = {"new_head": new_head, "from_scratch": from_scratch, "trust_remote_code": self.trust_remote_code}
         return load_model(self.source, self.auto_class, copy.deepcopy(self.config), seed=seed, **options)
 
@@ -155,10 +151,8 @@ class Kind(ABC):
 
     def usage(self, example: Example, trust: str) -> str:
         """Return Python for the card that runs the model on an example; `trust` is put behind the model's name."""
-        if self.has_pipeline:
-            needed = "pipeline"
-            load = f'pipe = pipeline("{self.pipeline_tag}", model=model_id{trust})'
-        else:
+        needed, load = "pipeline", f'pipe = pipeline("{self.pipeline_tag}", model=model_id{trust})'
+        if not self.has_pipeline:
             needed = f"{self.auto_class.__name__}, AutoTokenizer"
             load = f"tokenizer = AutoTokenizer.from_pretrained(model_id{trust})\n"
             load += f"model = {self.auto_class.__name__}.from_pretrained(model_id{trust})"
@@ -197,22 +191,15 @@ class Kind(ABC):
             default = self.default_max_length
             config = read_config(source, trust_remote_code=trust_remote_code, **self.config_fields())
             if type(config).__module__.startswith("transformers_modules."):
-                raise UserError(
-                    f"--model {source}: auto_map in config.json names code of its own, which a fine-tuned model could "
-                    "not carry; name a model of transformers or of this package (predict and blimp run such code)"
-                )
+                problem = "auto_map in config.json names code of its own, which a fine-tuned model could not carry"
+                raise UserError(f"--model {source}: {problem}; name a model of transformers or of this package")
             if type(config) not in self.auto_class._model_mapping:  # register() extends this mapping too
-                raise UserError(
-                    f"--model {source}: model_type {config.model_type!r} in config.json has no head for this task; "
-                    f"name a model that {self.auto_class.__name__} opens"
-                )
+                problem = f"model_type {config.model_type!r} in config.json has no head for this task"
+                raise UserError(f"--model {source}: {problem}; name a model that {self.auto_class.__name__} opens")
             strip_loaded(source, config=config)
         tokenizer = read_tokenizer(source, config, trust_remote_code=trust_remote_code)
         if self.needs_fast_tokenizer and not tokenizer.is_fast:
-            raise UserError(
-                f"--model {source}: its tokenizer does not record the characters of its tokens; save a fast one "
-                "(tokenizer.json)"
-            )
+            raise UserError(f"--model {source}: its tokenizer cannot locate tokens in a text; save a fast one")
         for name in _DROPOUT_FIELDS if dropout is not None else ():
             if hasattr(config, name):
                 setattr(config, name, dropout)

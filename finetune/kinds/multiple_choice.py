@@ -19,9 +19,8 @@ class MultipleChoice(Kind):
     """The label is the index of the right choice.
 
     An example's first `shared` texts belong to all choices: a context and perhaps a beginning (a question, the first
-    words of a sentence). The others are the choices. The model reads each choice separately, as the pair (context,
-    beginning and choice), and gives it a score; the softmax over the scores is the prediction (Devlin et al. 2018,
-    section 4.4).
+    words of a sentence). The others are the choices. The model scores each choice as the pair (context, beginning and
+    choice); the softmax over the scores is the prediction (Devlin et al. 2018, section 4.4).
     """
 
     shared: int = 1

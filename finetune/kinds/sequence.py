@@ -17,14 +17,12 @@ from ..data import Example
 from . import Answer, Checkpoint, EncodedSplit, Kind, Outputs, label_fields, label_names, rounded, tokenize
 
 SEPARATOR = "|"  # between the labels of a row that has several
-THRESHOLD = 0.5  # a label of several is predicted if it is more probable
 
 
 class SequenceKind(Kind):
-    """A label for a sequence; a subclass defines what a label is.
+    """A label for a sequence.
 
-    For the baselines it also has `constant(references)`, the prediction of a model that reads no text, and
-    `linear(strength)`, a scikit-learn estimator that fits its data more closely the larger `strength` is.
+    For the baselines, `constant` predicts without reading the text, and `linear` is a scikit-learn estimator.
     """
 
     auto_class = AutoModelForSequenceClassification
@@ -85,10 +83,8 @@ class SingleLabel(SequenceKind):
 
     def answer(self, outputs: Outputs, split: EncodedSplit) -> list[Answer]:
         probabilities, indices = torch.from_numpy(np.stack(outputs)).softmax(dim=-1).max(dim=-1)
-        return [
-            {"prediction": self.label_names[index], "probability": rounded(probability)}
-            for index, probability in zip(indices, probabilities, strict=True)
-        ]
+        found = zip(indices, map(rounded, probabilities), strict=True)
+        return [{"prediction": self.label_names[index], "probability": probability} for index, probability in found]
 
     def spell(self, label: int) -> str:
         return self.label_names[label]
@@ -135,7 +131,7 @@ class MultiLabel(SequenceKind):
         answers: list[Answer] = []
         for row in torch.from_numpy(np.stack(outputs)).sigmoid():
             probabilities = dict(zip(self.label_names, map(rounded, row), strict=True))
-            predicted = [name for name, probability in probabilities.items() if probability > THRESHOLD]
+            predicted = [name for name, probability in probabilities.items() if probability > 0.5]
             answers.append({"prediction": predicted, "probabilities": probabilities})
         return answers
 

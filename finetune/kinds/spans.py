@@ -80,8 +80,7 @@ print(tokenizer.decode(encoded["input_ids"][0][answer.start_logits.argmax() : an
         questions = [example.texts[0] for example in examples]
         shortened = _shorten(questions, checkpoint)
         encoded = checkpoint.tokenizer(
-            shortened,
-            [example.texts[1] for example in examples],
+            *(shortened, [example.texts[1] for example in examples]),
             truncation="only_second",
             max_length=checkpoint.max_length,
             stride=checkpoint.max_length // 3,  # tokens that neighbouring windows share: 128 of 384, as usual

@@ -23,10 +23,7 @@ _ENTITY_TAG = re.compile(r"[BIES]-.|O$")
 
 @dataclass(frozen=True)
 class TaggedSplit(EncodedSplit):
-    """`first_pieces` has, for each word of each example, the position of its first token.
-
-    It is None where the word was truncated or the tokenizer produces no token for it.
-    """
+    """With the position of each word's first token, None where the word has no token or was truncated."""
 
     first_pieces: list[list[int | None]]
 
@@ -103,12 +100,10 @@ class Tagging(Kind):
         assert isinstance(split, TaggedSplit)
         iob = all(_ENTITY_TAG.match(name) for name in self.label_names)
         answers: list[Answer] = []
-        for tags, example, row, pieces in zip(
-            self.decode(outputs, split), split.examples, outputs, split.first_pieces, strict=True
-        ):
-            text, words = example.texts[0], _words(example.texts[0])
+        decoded = zip(self.decode(outputs, split), split.examples, outputs, split.first_pieces, strict=True)
+        for tags, example, row, pieces in decoded:
+            text, words, entities = example.texts[0], _words(example.texts[0]), []
             spans = get_entities(tags) if iob else [(tag, i, i) for i, tag in enumerate(tags) if tag != OUTSIDE]
-            entities = []
             for label, first, last in spans:
                 inside = [row[position, 1] for position in pieces[first : last + 1] if position is not None]
                 start, end = words[first][0], words[last][1]
