@@ -26,7 +26,7 @@ from hf_tiny_transformer.common.errors import UserError
 from hf_tiny_transformer.common.files import atomic_file, require_writable_parent
 from hf_tiny_transformer.common.tables import DELIMITERS, FORMATS, TEXT_COLUMN, Record, TableFile, file_format
 
-from .data import Example
+from .data import CHOICES, Example, texts_of
 from .data.squad import each_question
 from .kinds import Answer, Checkpoint, Kind, row_length
 from .kinds.multiple_choice import MultipleChoice
@@ -43,7 +43,6 @@ NAMED_ERRORS = 20
 FURTHER_ERRORS = "further rows with errors are only in the output, in the field error"
 SQUAD = ".json"
 WRITTEN = (".jsonl", ".csv")
-CHOICES = "choices"  # the texts of which a row has several
 BAR = "{percentage:3.0f}%|{bar}| {desc} [{elapsed}<{remaining}]"
 Texts = dict[str, Any]  # a row's texts by name; the choices are a list
 
@@ -147,10 +146,8 @@ def kind_of(config: PreTrainedConfig, source: str) -> Kind:
         if saved_as.endswith(kind.ending):
             return kind.from_config(config)
     known = " or ".join(f"...{kind.ending}" for kind in KINDS)
-    raise UserError(
-        f"--model {source}: architectures in config.json names {saved_as}, but predict takes {known}; "
-        "fine-tune the model first (python -m finetune --task ...)"
-    )
+    problem = f"architectures in config.json names {saved_as}, but predict takes {known}"
+    raise UserError(f"--model {source}: {problem}; fine-tune the model first")
 
 
 class Answerer:
@@ -164,11 +161,8 @@ class Answerer:
         """Return one answer for each row, in order; all rows have the same names."""
         if isinstance(self.kind, MultipleChoice):
             self.kind = MultipleChoice(shared=len(rows[0]) - 1)
-        texts = [[value for name, value in row.items() if name != "id"] for row in rows]
-        flat = [
-            [text for value in of_row for text in (value if isinstance(value, list) else [value])] for of_row in texts
-        ]
-        examples = [Example(tuple(of_row), []) for of_row in flat]
+        texts = [[row[name] if name == CHOICES else [row[name]] for name in row if name != "id"] for row in rows]
+        examples = [Example(tuple(itertools.chain(*of_row)), []) for of_row in texts]
         split = self.kind.encode(examples, self.checkpoint, labelled=False)
         self.cut += sum(split.cut)
         return self.kind.answer(self._outputs(split.rows), split)
@@ -223,7 +217,8 @@ def open_rows(settings: PredictSettings, kind: Kind) -> Rows:
     for flag in given if suffix in (SQUAD, ".txt") else ():
         raise UserError(f"--{flag}: a {suffix} file has no columns; leave it out")
     if is_squad:
-        return Rows(iter(list(_questions(path))), ("id", "question", "text"), "question")
+        fields = {name: [name] for name in ("id", "question", "text")}
+        return Rows(_texts_of(list(_questions(path)), fields), tuple(fields), "question")
     names = tuple(name for name in kind.reads if kind.reads[name] or name in given)
     if suffix == ".txt" and names != (TEXT_COLUMN,):
         raise UserError(f"--input {path}: this model reads {' and '.join(names)}; use a .csv or .jsonl file")
@@ -236,43 +231,25 @@ def open_rows(settings: PredictSettings, kind: Kind) -> Rows:
             has = ", ".join(header) or "none"
             raise UserError(f"--{name} {missing[0]}: {path}, line 1, has no such column; it has {has}")
     if len(columns.get(CHOICES, ("", ""))) == 1 and suffix in DELIMITERS:
-        raise UserError(
-            f"--{CHOICES} {columns[CHOICES][0]}: a {suffix} file has one choice per column; name two or more"
-        )
+        raise UserError(f"--{CHOICES}: a {suffix} file has one choice per column; name two or more")
     table = TableFile(path, list(dict.fromkeys(itertools.chain(*columns.values()))), "--input")
     return Rows(_texts_of(table, columns), names, table=table)
 
 
 def _texts_of(table: Iterable[Record], columns: dict[str, Sequence[str]]) -> Iterator[Record]:
+    """Iterate over the rows' texts; `columns` has the columns of each text."""
     for record in table:
-        if record.error is not None:
-            yield record
-            continue
-        texts: Texts = {}
-        for name, of_text in columns.items():
-            values = [record.values[column] for column in of_text]
-            texts[name] = values if name == CHOICES and len(values) > 1 else values[0]
-        yield checked(record.line, texts)
+        try:
+            yield record if record.error is not None else Record(record.line, texts_of(record.values, columns))
+        except ValueError as error:
+            yield Record(record.line, error=error.args[0])
 
 
 def _questions(path: Path) -> Iterator[Record]:
     for number, (_, _, context, question) in enumerate(each_question(path), start=1):
         content = question if isinstance(question, dict) else {}
         texts = {"id": str(content.get("id", number)), "question": content.get("question"), "text": context}
-        yield checked(number, texts)
-
-
-def checked(line: int, texts: Texts) -> Record:
-    """Return a row, or what is wrong with one of its texts."""
-    for name, value in texts.items():
-        if name == CHOICES and (not isinstance(value, list) or len(value) < 2):
-            return Record(line, error=f"not a list of two choices or more: {json.dumps(value)[:50]}")
-        for text in value if name == CHOICES else [value]:
-            if not isinstance(text, str):
-                return Record(line, error=f"not a text: {json.dumps(text, default=str)[:50]}")
-            if not text.strip():
-                return Record(line, error="empty")
-    return Record(line, texts)
+        yield Record(number, texts)
 
 
 def _writer(output: Path, stream: io.TextIOWrapper, fields: list[str]) -> Callable[[dict[str, Any]], object]:

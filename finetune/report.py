@@ -22,7 +22,7 @@ from .train import SeedResult
 
 RESULTS_FILE = "results.json"
 RECIPE = ("learning_rate", "batch_size", "epochs", "patience", "warmup_ratio", "weight_decay", "dropout")
-RECIPE += ("token_masking", "label_smoothing", "lora", "search")
+RECIPE += ("token_masking", "lora", "search")
 SHAPE = (("layers", "num_hidden_layers"), ("wide", "hidden_size"), ("heads", "num_attention_heads"))
 SEARCH, SEEDS = "search", "train and score all seeds"  # steps that made the model, in `Results.timings`
 

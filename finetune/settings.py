@@ -58,7 +58,6 @@ class FinetuneSettings:
         weight_decay: AdamW's weight decay, on matrices only (not on norms and biases). Default: 0.01.
         dropout: Value of every dropout field of the model's config. Default: null (the checkpoint's own).
         token_masking: Share of the training tokens that [MASK] replaces, drawn again in every epoch. Default: 0.
-        label_smoothing: Share of the target that is spread evenly over all labels. Default: 0.
         max_length: Tokens per text; longer texts are truncated. Default: 128, for question and context together 384,
             or fewer if the model has fewer positions.
         from_scratch: Train the same architecture from fresh weights, as a control.
@@ -93,7 +92,6 @@ class FinetuneSettings:
     weight_decay: float = 0.01
     dropout: float | None = None
     token_masking: float = 0.0
-    label_smoothing: float = 0.0
     max_length: int | None = None
     from_scratch: bool = False
     compare: bool = False
@@ -138,7 +136,7 @@ _COUNT = (lambda value: value >= 1, "at least 1")
 _SHARE = (lambda value: 0 <= value < 1, "at least 0 and less than 1")
 _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {  # nan fails each of them
     **dict.fromkeys(("seeds", "batch_size", "epochs", "patience", "lora"), _COUNT),
-    **dict.fromkeys(("warmup_ratio", "dropout", "token_masking", "label_smoothing"), _SHARE),
+    **dict.fromkeys(("warmup_ratio", "dropout", "token_masking"), _SHARE),
     "learning_rate": (lambda value: 0 < value <= 1, "greater than 0 and at most 1"),
     "search": (lambda value: value >= 0, "at least 0"),
     "weight_decay": (lambda value: 0 <= value < math.inf, "at least 0"),

@@ -76,8 +76,6 @@ def run_suite(settings: FinetuneSettings, command: str) -> None:
 def _tasks(settings: FinetuneSettings) -> tuple[list[Task], list[Task]]:
     """Return the tasks that are available and those that are not."""
     refuse_own_file_flags(settings)
-    if settings.label_smoothing:
-        raise UserError("--label_smoothing is for tasks with one label per text, and STS-B is not one; leave it out")
     if settings.data is not None and not Path(settings.data).is_dir():
         raise UserError(f"--data {settings.data}: no such folder; name the one that holds {_folders(GLUE)}")
     present = [task for task in GLUE if is_present(task.glue, settings.data)]

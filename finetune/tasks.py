@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from hf_tiny_transformer.common.arguments import suggestion
-from hf_tiny_transformer.common.errors import UserError
+from hf_tiny_transformer.common.errors import UserError, suggestion
 from hf_tiny_transformer.common.sample import LABEL_NAMES, PACKAGE, load_sample
 
 from .data import Example, Splits
@@ -117,8 +116,6 @@ def open_task(settings: FinetuneSettings) -> tuple[Task, Splits]:
         task, splits = _open_named(name, data) if name in OPEN_TASKS else _open_row(name, data)
     if settings.submission and task.glue is None:
         raise UserError(f"--submission: {task.name} is not a GLUE task; leave it out")
-    if settings.label_smoothing and not task.kind.smooths:
-        raise UserError("--label_smoothing is for tasks with one label per text; leave it out")
     splits.require_trainable(f"task {task.name}")
     return task, splits
 
@@ -145,19 +142,14 @@ def _open_named(name: str, data: str | None) -> tuple[Task, Splits]:
 def _open_row(name: str, data: str | None) -> tuple[Task, Splits]:
     """Open a task of the table."""
     if name not in TASKS:
-        known = [*TASKS, SUITE, *OPEN_TASKS]
-        raise UserError(
-            f"--task {name}: unknown task{suggestion(name, known)}; expected {', '.join(known)}, or a .csv, .tsv, "
-            ".jsonl or .parquet file"
-        )
+        known, files = [*TASKS, SUITE, *OPEN_TASKS], "or a .csv, .tsv, .jsonl or .parquet file"
+        raise UserError(f"--task {name}: unknown task{suggestion(name, known)}; expected {', '.join(known)}, {files}")
     task = TASKS[name]
     if task.glue is not None:
         return task, load_glue(task.glue, task.text_columns, data)
     if data is not None:
         raise UserError(f"--data {data}: the task {name} has its own data; leave out --data")
-    corpus = load_sample()
-    train, validation, test = (
-        [Example((example.text,), example.label) for example in examples]
-        for examples in (corpus.train, corpus.validation, corpus.test)
-    )
+    sample = load_sample()
+    texts = (sample.train, sample.validation, sample.test)
+    train, validation, test = ([Example((row.text,), row.label) for row in rows] for rows in texts)
     return task, Splits(train, validation, {"test": test})

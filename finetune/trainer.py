@@ -83,9 +83,8 @@ class FineTuner(Trainer):
             self.add_callback(EarlyStoppingCallback(settings.patience))
         if world_size() > 1 and self.model_accepts_loss_kwargs:
             # Trainer multiplies the loss by the number of processes if `forward` takes **kwargs: it assumes that the
-            # model divided by the items of all of them. Stock BERT does not, and label smoothing never does.
-            divides = _divides_by_items(self.model, self.data_collator(training.train.rows[:1]))
-            self.model_accepts_loss_kwargs = divides and not self.args.label_smoothing_factor
+            # model divided by the items of all of them. Stock BERT does not.
+            self.model_accepts_loss_kwargs = _divides_by_items(model, self.data_collator(training.train.rows[:1]))
 
     def train_or_resume(self) -> None:
         """Train, or continue after the last complete epoch in the directory; the model then has the best weights."""
@@ -314,7 +313,6 @@ def _arguments(kind: Kind, settings: FinetuneSettings, seed: int, directory: Pat
         learning_rate=settings.learning_rate,
         weight_decay=settings.weight_decay,
         warmup_steps=settings.warmup_ratio,  # below 1 it is a share of all steps
-        label_smoothing_factor=settings.label_smoothing,
         bf16=supports_bf16(),
         use_cpu=not on_gpu,
         dataloader_pin_memory=on_gpu,

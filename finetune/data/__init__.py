@@ -17,6 +17,7 @@ from hf_tiny_transformer.common.errors import UserError, first_line
 HELD_OUT_SHARE = 0.05
 HELD_OUT_MOST = 2000
 HELD_OUT_SEED = 20202
+CHOICES = "choices"  # the texts of which a row has several
 SPLIT_NAMES = {"train": ("train",), "dev": ("validation", "valid", "val", "dev", "testa"), "test": ("test", "testb")}
 
 
@@ -67,6 +68,28 @@ class Splits:
         labels = [example.label for example in self.train if not isinstance(example.label, list)]
         if labels and len({json.dumps(label) for label in labels}) < 2:
             raise UserError(f"{origin}: all {len(labels)} training rows have one label; add rows with other labels")
+
+
+def texts_of(values: dict[str, Any], columns: dict[str, Sequence[str]]) -> dict[str, Any]:
+    """Return the texts of a table's row by name, of which `CHOICES` is a list.
+
+    `columns` has the columns of each text; choices are in several columns, or in one with lists.
+
+    Raises:
+        ValueError: A value is not a text or list; its arguments are the problem and the column.
+    """
+    texts = {}
+    for name, of_text in columns.items():
+        found = [values[column] for column in of_text]
+        if name == CHOICES and len(found) == 1:
+            found = found[0]
+            if not isinstance(found, list) or len(found) < 2:
+                raise ValueError(f"{found!r:.50} is not a list of two choices or more", of_text[0])
+        for place, text in enumerate(found):
+            if not isinstance(text, str) or not text.strip():
+                raise ValueError(f"{text!r:.50} is not a text", of_text[min(place, len(of_text) - 1)])
+        texts[name] = found if name == CHOICES else found[0]
+    return texts
 
 
 def hold_out(train: Sequence[Example], groups: Sequence[int] | None = None) -> tuple[list[Example], list[Example]]:

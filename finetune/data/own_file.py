@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from string import ascii_uppercase
 from textwrap import shorten
@@ -21,7 +22,7 @@ from ..kinds import Kind
 from ..kinds.multiple_choice import MultipleChoice
 from ..kinds.sequence import SEPARATOR, MultiLabel, Regression, SingleLabel
 from ..kinds.text_to_text import METRICS, TextToText
-from . import HELD_OUT_SEED, Example, Splits
+from . import CHOICES, HELD_OUT_SEED, Example, Splits, texts_of
 
 if TYPE_CHECKING:
     from ..settings import FinetuneSettings
@@ -63,8 +64,9 @@ def read_own_file(settings: FinetuneSettings) -> tuple[Kind, tuple[str, ...], Sp
     answer = _check_flags(settings)
     texts = [column for column in (settings.text, settings.pair) if column is not None]
     choices, path = settings.choices or [], Path(settings.task)
+    columns = {column: [column] for column in texts} | ({CHOICES: choices} if choices else {})
     files = {name: getattr(settings, name) for name in ("task", "validation", "test")}
-    rows = {name: _read(f"--{name}", file, texts, choices, answer) for name, file in files.items() if file is not None}
+    rows = {name: _read(f"--{name}", file, columns, answer) for name, file in files.items() if file is not None}
     main, width = rows["task"], len(rows["task"][0][0].texts)
     if choices:
         answers = _choice_answers(main, MultipleChoice(shared=len(texts)), answer)
@@ -109,23 +111,20 @@ def _check_flags(settings: FinetuneSettings) -> str:
     return getattr(settings, answer)
 
 
-def _read(flag: str, file: str, texts: list[str], choices: list[str], answer: str) -> list[_Row]:
-    """Read a file; a choice is a text in a column of its own, or in the list of a single column."""
-    columns = [*texts, *choices, answer]
-    if len(set(columns)) < len(columns):
-        raise UserError(f"{flag} {file}: flags must name different columns; given are {', '.join(columns)}")
+def _read(flag: str, file: str, columns: dict[str, Sequence[str]], answer: str) -> list[_Row]:
+    """Read the texts and the answer of each row of a file."""
+    names = [*chain(*columns.values()), answer]
+    if len(set(names)) < len(names):
+        raise UserError(f"{flag} {file}: flags must name different columns; given are {', '.join(names)}")
     file_format(Path(file), TABLES, flag)
-    table, rows = TableFile(Path(file), columns, flag), []
+    table, rows = TableFile(Path(file), names, flag), []
     for record in table.checked():
-        options = [record.values[column] for column in choices]
-        if len(choices) == 1:
-            options = options[0]
-            if not isinstance(options, list) or len(options) < 2:
-                raise table.refuse(record, f"{str(options)[:50]!r} is not a list of two choices or more", choices[0])
-        words = [*(record.values[column] for column in texts), *options]
-        for column, word in zip([*texts, *(choices * len(options))], words, strict=False):
-            if not isinstance(word, str) or not word.strip():
-                raise table.refuse(record, f"{word!r} is not a text; add one or remove the row", column)
+        try:
+            texts = texts_of(record.values, columns)
+        except ValueError as error:
+            problem, column = error.args
+            raise table.refuse(record, f"{problem}; correct or remove the row", column) from None
+        words = chain(*(value if name == CHOICES else [value] for name, value in texts.items()))
         example = Example(tuple(word.strip() for word in words), record.values[answer])
         rows.append((example, partial(table.refuse, record)))
     if not rows:

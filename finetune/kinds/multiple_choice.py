@@ -29,7 +29,6 @@ class MultipleChoice(Kind):
     ending = "ForMultipleChoice"
     pipeline_tag = "multiple-choice"
     has_pipeline = False
-    smooths = True
     baselines = ("constant", "most_alike")
     reads: ClassVar = {"text": ("text",), "pair": (), "choices": ("choices",)}
     fields = ("prediction", "choice", "probability")

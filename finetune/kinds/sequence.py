@@ -67,7 +67,6 @@ class SingleLabel(SequenceKind):
     metric: str = "accuracy"
     metrics: tuple[str, ...] = ("accuracy",)
     main: str = "accuracy"
-    smooths = True
     constant_name = "majority class"
     linear_name = "logistic regression"
     fields = ("prediction", "probability")

@@ -157,13 +157,13 @@ def test_labels_without_iob_stand_for_their_words(models, tmp_path):
 
 
 BAD_LINES = {
-    ".txt": (b"word5\r\n\nword6 \xff\nword7", {2: "empty", 3: "not UTF-8"}, [1, 4]),
+    ".txt": (b"word5\r\n\nword6 \xff\nword7", {2: "'' is not a text", 3: "not UTF-8"}, [1, 4]),
     ".jsonl": (
         b'{"text": "word5"}\n{"text": 3}\n{"te\n[1]\n{"other": "x"}\n\n{"text": "\\ud83d"}\n{"text": "word6"}\n'
         + b"[" * 99999
         + b"\n",
         {
-            2: "not a text: 3",
+            2: "3 is not a text",
             3: "broken JSON (Invalid control character at)",
             4: "not a JSON object",
             5: "no field 'text'",
@@ -428,13 +428,13 @@ def test_bad_rows_of_every_kind_cost_only_themselves(trained, tmp_path, capsys):
     source = write_table(tmp_path / "in.jsonl", lines)
     assert run(trained["qa"], source, tmp_path / "qa.jsonl", "--max_length", "32") == 0
     errors = [row.get("error", "").split(";")[0] for row in rows_of(tmp_path / "qa.jsonl")]
-    assert errors == ["", "empty", "no field 'context'", ""]
+    assert errors == ["", "' ' is not a text", "no field 'context'", ""]
     assert "4 rows, 2 of them with an error, 1 truncated to 32 tokens" in capsys.readouterr().out
     lists = [["good1", "bad1"], ["good1"], "good1", ["good1", 3], ["good1", ""]]
     source = write_table(tmp_path / "c.jsonl", [{"text": "plain1", "choices": choices} for choices in lists])
     assert run(trained["choose"], source, tmp_path / "choose.jsonl") == 0
-    short = "not a list of two choices or more: "
-    expected = [None, f'{short}["good1"]', f'{short}"good1"', "not a text: 3", "empty"]
+    short = "is not a list of two choices or more"
+    expected = [None, f"['good1'] {short}", f"'good1' {short}", "3 is not a text", "'' is not a text"]
     assert [row.get("error") for row in rows_of(tmp_path / "choose.jsonl")] == expected
     content = json.loads((trained["squad"] / "dev.json").read_text())
     content["data"][0]["paragraphs"][1]["qas"][0]["question"] = 7
@@ -443,7 +443,7 @@ def test_bad_rows_of_every_kind_cost_only_themselves(trained, tmp_path, capsys):
     (tmp_path / "in.json").write_text(json.dumps(content))
     assert run(trained["qa"], tmp_path / "in.json", tmp_path / "squad.jsonl") == 0
     assert [row["question"] for row in rows_of(tmp_path / "squad.jsonl") if "error" in row] == [2, 5]
-    assert f"{tmp_path / 'in.json'}, question 2: not a text: 7\n" in capsys.readouterr().err
+    assert f"{tmp_path / 'in.json'}, question 2: 7 is not a text\n" in capsys.readouterr().err
 
 
 OF_KINDS = {
