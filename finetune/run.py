@@ -11,7 +11,6 @@ import hashlib
 import logging
 import shutil
 import signal
-import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -85,29 +84,25 @@ class Run:
 
     def open(self) -> Results | None:
         """Read data, checkpoint and tokens; return the results if an earlier run finished."""
-        settings = self.settings
-        finished = check_resumable(settings)
-        with self.step("read and split the data"):
-            self.task, self.splits = open_task(settings)
+        settings, finished = self.settings, check_resumable(self.settings)
+        self.task, self.splits = open_task(settings)
         self.data, kind = self.splits.describe(), self.task.kind
         if finished is not None:
             require_same(self.output / RESULTS_FILE, {DATA: finished.data}, {DATA: self.data})
             return finished
-        with self.step("open the checkpoint"):
-            options = ("max_length", "dropout", "trust_remote_code")
-            self.checkpoint = kind.open(settings.model, **{name: getattr(settings, name) for name in options})
-            self.identity = {
-                **settings.public(),
-                DATA: self.data,
-                "weights of --model": _fingerprint(self.checkpoint.build(0, from_scratch=settings.from_scratch)),
-                "number of processes": world_size(),
-            }
-            if has_progress(self.folder):
-                require_same(self.folder / RUN_FILE, _read_run(self.folder), self.identity)
-        with self.step("tokenize"):
-            parts = (kind.encode(rows, self.checkpoint) for rows in (self.splits.train, self.splits.validation))
-            self.training = Training(kind, self.checkpoint, settings, *parts)
-            self.reported = {name: kind.encode(rows, self.checkpoint) for name, rows in self.splits.reported.items()}
+        options = ("max_length", "dropout", "trust_remote_code")
+        self.checkpoint = kind.open(settings.model, **{name: getattr(settings, name) for name in options})
+        self.identity = {
+            **settings.public(),
+            DATA: self.data,
+            "weights of --model": _fingerprint(self.checkpoint.build(0, from_scratch=settings.from_scratch)),
+            "number of processes": world_size(),
+        }
+        if has_progress(self.folder):
+            require_same(self.folder / RUN_FILE, _read_run(self.folder), self.identity)
+        parts = (kind.encode(rows, self.checkpoint) for rows in (self.splits.train, self.splits.validation))
+        self.training = Training(kind, self.checkpoint, settings, *parts)
+        self.reported = {name: kind.encode(rows, self.checkpoint) for name, rows in self.splits.reported.items()}
         return None
 
     def train_seeds(self) -> list[SeedResult]:
@@ -127,13 +122,11 @@ class Run:
 
     def compare(self) -> list[Row]:
         """Measure simpler methods."""
-        rows: list[Row] = []
-        if self.settings.compare or self.baselines:
-            with self.step("quick baselines"):
-                rows += quick_baselines(self.task.kind, self.splits)
+        wanted = self.settings.compare or self.baselines
+        rows = quick_baselines(self.task.kind, self.splits) if wanted else []
         if self.settings.compare:
             rows.append(from_scratch(self.training, self.folder / "scratch", self.reported))
-            self.timings["same architecture from scratch"] = rows[-1].seconds
+        self.timings["comparison"] = round(sum(row.seconds for row in rows), 2)
         return rows
 
     def publish(self, best: SeedResult, rows: Sequence[Row]) -> Results:
@@ -141,11 +134,9 @@ class Run:
 
         With a card whose code fails, everything else is written.
         """
-        model, submission = train.load_seed(self.training, self.seed_directory(best.seed)), {}
+        model = train.load_seed(self.training, self.seed_directory(best.seed))
         outputs = {name: train.outputs_of(self.training, model, split) for name, split in self.reported.items()}
-        if self.settings.submission:
-            with self.step("answer the test rows"):
-                submission = self.answer_test(model)
+        submission = self.answer_test(model) if self.settings.submission else {}
         results = self.collect(best, rows, model)
         if not is_main():
             return results
@@ -221,13 +212,6 @@ class Run:
     def seed_directory(self, seed: int) -> Path:
         """Return the directory of a seed."""
         return self.folder / "seeds" / str(seed)
-
-    @contextmanager
-    def step(self, name: str) -> Iterator[None]:
-        """Measure the seconds of a step."""
-        started = time.perf_counter()
-        yield
-        self.timings[name] = round(time.perf_counter() - started, 2)
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:

@@ -104,10 +104,8 @@ class FinetuneSettings:
         if self.lora is not None and self.from_scratch:
             raise UserError("--lora adapts pretrained weights; leave it out, or leave out --from_scratch")
         if self.batch_size % world_size():
-            raise UserError(
-                f"--batch_size {self.batch_size}: cannot be divided among {world_size()} processes; "
-                "choose a multiple of their number"
-            )
+            problem = f"--batch_size {self.batch_size}: cannot be divided among {world_size()} processes"
+            raise UserError(f"{problem}; choose a multiple of their number")
 
     def public(self) -> dict[str, Any]:
         """Return the settings as results.json, which is published, has them: paths by their last part."""

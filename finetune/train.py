@@ -90,11 +90,11 @@ def score_seed(training: Training, directory: Path, reported: dict[str, EncodedS
 
 def load_seed(training: Training, directory: Path) -> PreTrainedModel:
     """Return the model of a trained seed."""
-    model = training.build(0)
+    model, path = training.build(0), directory / WEIGHTS
     try:
-        load_model(model, directory / WEIGHTS)
+        load_model(model, path)
     except (SafetensorError, OSError, RuntimeError) as error:
-        raise UserError(f"{directory / WEIGHTS}: cannot be read ({first_line(error)}); {redo(directory)}") from None
+        raise UserError(f"{path}: cannot be read ({first_line(error)}); {redo(directory)}") from None
     return model
 
 
