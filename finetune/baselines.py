@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.multiclass import OneVsRestClassifier
 
 from .data import Example, Splits
 from .kinds import EncodedSplit, Kind
 from .kinds.multiple_choice import MultipleChoice
-from .kinds.sequence import SequenceKind
-from .kinds.tagging import OUTSIDE
+from .kinds.sequence import MultiLabel, Regression, SequenceKind, SingleLabel
+from .kinds.tagging import OUTSIDE, Tagging
 from .report import Row
 from .train import SeedResult, Training, discard_weights, score_seed, train_seed
 
@@ -25,13 +27,31 @@ SCRATCH_RATE_FACTORS = (1.0, 3.0)  # of the fine-tuned model's rate: fresh weigh
 Predict = Callable[[Sequence[Example]], Any]
 Method = tuple[str, Predict, str]  # its name, its predictions, and what was chosen on validation
 
+LINEAR = {  # name, and estimator of a strength
+    SingleLabel: ("logistic regression", lambda c: LogisticRegression(C=c, max_iter=1000)),
+    MultiLabel: ("logistic regression per label", lambda c: OneVsRestClassifier(LINEAR[SingleLabel][1](c))),
+    Regression: ("ridge regression", lambda c: Ridge(alpha=1 / c)),
+}
+
+
+def _most_frequent(labels: Sequence[int]) -> int:
+    return Counter(labels).most_common(1)[0][0]
+
+
+CONSTANTS = {  # name, and the prediction made from all training labels
+    SingleLabel: ("majority class", _most_frequent),
+    MultipleChoice: ("most frequent place", _most_frequent),
+    MultiLabel: ("labels of more than half the rows", lambda labels: (labels.mean(axis=0) > 0.5).astype(int)),
+    Regression: ("mean", lambda labels: float(np.mean(labels))),
+}
+
 
 def quick_baselines(kind: Kind, splits: Splits) -> list[Row]:
     """Return the rows of the kind's simpler methods."""
     rows = []
-    for method in kind.baselines:
+    for method in _of_kind(BASELINES, kind) or ():
         started = time.perf_counter()
-        name, predict, choice = BASELINES[method](kind, splits)
+        name, predict, choice = method(kind, splits)
         parts = {"validation": splits.validation, **splits.reported}
         scores = {split: kind.score_predictions(predict(examples), examples) for split, examples in parts.items()}
         validation, seconds = scores.pop("validation")[kind.main], time.perf_counter() - started
@@ -39,10 +59,15 @@ def quick_baselines(kind: Kind, splits: Splits) -> list[Row]:
     return rows
 
 
+def _of_kind(table: dict[type[Kind], Any], kind: Kind) -> Any:
+    return next((value for of_kind, value in table.items() if isinstance(kind, of_kind)), None)
+
+
 def constant(kind: SequenceKind | MultipleChoice, splits: Splits) -> Method:
     """Predict the same for every text: the most frequent label, the mean."""
-    answer = np.asarray(kind.constant(kind.references(splits.train)))
-    return kind.constant_name, lambda examples: np.stack([answer] * len(examples)), ""
+    name, choose = _of_kind(CONSTANTS, kind)
+    answer = np.asarray(choose(kind.references(splits.train)))
+    return name, lambda examples: np.stack([answer] * len(examples)), ""
 
 
 def tfidf(kind: SequenceKind, splits: Splits) -> Method:
@@ -60,12 +85,13 @@ def tfidf(kind: SequenceKind, splits: Splits) -> Method:
         return scipy.sparse.hstack([shared, abs(parts[0] - parts[1]), shared.sum(axis=1)]).tocsr()
 
     train, validation = features(splits.train), features(splits.validation)
-    models = {c: kind.linear(c).fit(train, kind.references(splits.train)) for c in STRENGTHS}
+    name, estimator = _of_kind(LINEAR, kind)
+    models = {c: estimator(c).fit(train, kind.references(splits.train)) for c in STRENGTHS}
     found = {c: kind.score_predictions(model.predict(validation), splits.validation) for c, model in models.items()}
     tried = {c: scores[kind.main] for c, scores in found.items()}
     best = max(tried, key=tried.__getitem__)
     choice = f"words and pairs of words; C by validation: {_listed(tried)}"
-    return f"TF-IDF + {kind.linear_name} (C {best:g})", lambda rows: models[best].predict(features(rows)), choice
+    return f"TF-IDF + {name} (C {best:g})", lambda rows: models[best].predict(features(rows)), choice
 
 
 def most_alike(kind: MultipleChoice, splits: Splits) -> Method:
@@ -98,8 +124,10 @@ def most_frequent_tag(kind: Kind, splits: Splits) -> Method:
     return "most frequent tag per word", predict, ""
 
 
-BASELINES: dict[str, Callable[[Any, Splits], Method]] = {
-    method.__name__: method for method in (constant, tfidf, most_alike, most_frequent_tag)
+BASELINES: dict[type[Kind], tuple[Callable[[Any, Splits], Method], ...]] = {
+    SequenceKind: (constant, tfidf),
+    MultipleChoice: (constant, most_alike),
+    Tagging: (most_frequent_tag,),
 }
 
 

@@ -82,7 +82,6 @@ class Kind(ABC):
     default_max_length: ClassVar[int] = 128  # in training
     answer_length: ClassVar[int] = UNLIMITED  # the default in prediction
     shortest: ClassVar[int] = 0  # tokens per row
-    baselines: ClassVar[tuple[str, ...]] = ()  # functions in `baselines`
     # The texts that prediction reads, each with its default columns; one without is read if its flag is given.
     reads: ClassVar[dict[str, tuple[str, ...]]] = {"text": ("text",)}
     fields: tuple[str, ...] = ("prediction",)  # the keys of an answer

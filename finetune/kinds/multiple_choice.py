@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from transformers import AutoModelForMultipleChoice, DataCollatorForMultipleChoice
@@ -29,10 +28,8 @@ class MultipleChoice(Kind):
     ending = "ForMultipleChoice"
     pipeline_tag = "multiple-choice"
     has_pipeline = False
-    baselines = ("constant", "most_alike")
     reads: ClassVar = {"text": ("text",), "pair": (), "choices": ("choices",)}
     fields = ("prediction", "choice", "probability")
-    constant_name = "most frequent place"
 
     def describe(self) -> str:
         return "choosing among several texts the one that goes with another"
@@ -85,6 +82,3 @@ print(choices[scores.argmax()])"""
             choice = {"prediction": int(index), "choice": example.texts[self.shared + int(index)]}
             answers.append(choice | {"probability": rounded(probability)})
         return answers
-
-    def constant(self, references: list[Any]) -> int:
-        return Counter(references).most_common(1)[0][0]

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.multiclass import OneVsRestClassifier
 from transformers import AutoModelForSequenceClassification, PreTrainedConfig
 
 from ..data import Example
@@ -20,18 +17,12 @@ SEPARATOR = "|"  # between the labels of a row that has several
 
 
 class SequenceKind(Kind):
-    """A label for a sequence.
-
-    For the baselines, `constant` predicts without reading the text, and `linear` is a scikit-learn estimator.
-    """
+    """A label for a sequence."""
 
     auto_class = AutoModelForSequenceClassification
     ending = "ForSequenceClassification"
     pipeline_tag = "text-classification"
-    baselines = ("constant", "tfidf")
     reads: ClassVar = {"text": ("text",), "pair": ()}
-    constant_name: str
-    linear_name: str
 
     @classmethod
     def from_config(cls, config: PreTrainedConfig) -> SequenceKind:
@@ -67,8 +58,6 @@ class SingleLabel(SequenceKind):
     metric: str = "accuracy"
     metrics: tuple[str, ...] = ("accuracy",)
     main: str = "accuracy"
-    constant_name = "majority class"
-    linear_name = "logistic regression"
     fields = ("prediction", "probability")
 
     def config_fields(self) -> dict[str, Any]:
@@ -88,12 +77,6 @@ class SingleLabel(SequenceKind):
     def spell(self, label: int) -> str:
         return self.label_names[label]
 
-    def constant(self, references: list[int]) -> int:
-        return Counter(references).most_common(1)[0][0]
-
-    def linear(self, strength: float) -> LogisticRegression:
-        return LogisticRegression(C=strength, max_iter=1000)
-
 
 @dataclass(frozen=True)
 class MultiLabel(SequenceKind):
@@ -103,8 +86,6 @@ class MultiLabel(SequenceKind):
     metric = "multilabel"
     metrics = ("micro_f1", "macro_f1", "exact_match")
     main = "micro_f1"
-    constant_name = "labels of more than half the rows"
-    linear_name = "logistic regression per label"
     fields = ("prediction", "probabilities")
 
     def config_fields(self) -> dict[str, Any]:
@@ -137,12 +118,6 @@ class MultiLabel(SequenceKind):
     def spell(self, label: Sequence[int]) -> str:
         return SEPARATOR.join(self.label_names[index] for index in label)
 
-    def constant(self, references: np.ndarray) -> np.ndarray:
-        return (references.mean(axis=0) > 0.5).astype(int)
-
-    def linear(self, strength: float) -> OneVsRestClassifier:
-        return OneVsRestClassifier(LogisticRegression(C=strength, max_iter=1000))
-
 
 @dataclass(frozen=True)
 class Regression(SequenceKind):
@@ -151,8 +126,6 @@ class Regression(SequenceKind):
     metric = "glue/stsb"
     metrics = ("pearson", "spearmanr")
     main = "pearson"
-    constant_name = "mean"
-    linear_name = "ridge regression"
 
     def config_fields(self) -> dict[str, Any]:
         return {"problem_type": "regression"} | label_fields(["score"])
@@ -181,9 +154,3 @@ class Regression(SequenceKind):
 
     def spell(self, label: float) -> str:
         return f"{label:g}"
-
-    def constant(self, references: list[float]) -> float:
-        return float(np.mean(references))
-
-    def linear(self, strength: float) -> Ridge:
-        return Ridge(alpha=1 / strength)

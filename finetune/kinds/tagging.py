@@ -44,7 +44,6 @@ class Tagging(Kind):
     ending = "ForTokenClassification"
     pipeline_tag = "token-classification"
     needs_fast_tokenizer = True
-    baselines = ("most_frequent_tag",)
     fields = ("entities",)
 
     @classmethod
