@@ -71,17 +71,14 @@ def constant(kind: SequenceKind | MultipleChoice, splits: Splits) -> Method:
 
 
 def tfidf(kind: SequenceKind, splits: Splits) -> Method:
-    """Fit a linear model on TF-IDF of word 1- and 2-grams (sublinear tf), its strength chosen on validation.
-
-    Of two texts it reads what they share, what they do not, and their cosine.
-    """
+    """Fit a linear model on TF-IDF of word 1- and 2-grams (sublinear tf), its strength chosen on validation."""
     vectorizer = _fitted_vectorizer(splits)
 
     def features(examples: Sequence[Example]) -> scipy.sparse.csr_matrix:
         parts = [vectorizer.transform(column) for column in zip(*(e.texts for e in examples), strict=True)]
         if len(parts) == 1:
             return parts[0]
-        shared = parts[0].multiply(parts[1])
+        shared = parts[0].multiply(parts[1])  # and what is not shared, and the cosine
         return scipy.sparse.hstack([shared, abs(parts[0] - parts[1]), shared.sum(axis=1)]).tocsr()
 
     train, validation = features(splits.train), features(splits.validation)
@@ -95,10 +92,7 @@ def tfidf(kind: SequenceKind, splits: Splits) -> Method:
 
 
 def most_alike(kind: MultipleChoice, splits: Splits) -> Method:
-    """Predict the choice whose TF-IDF has the largest cosine with that of the texts that the choices share.
-
-    The weights of words are learned from the training texts; the labels are not used.
-    """
+    """Predict the choice whose TF-IDF has the largest cosine with that of the texts that the choices share."""
     vectorizer = _fitted_vectorizer(splits)
 
     def predict(examples: Sequence[Example]) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,6 @@ RECIPE = ("learning_rate", "batch_size", "epochs", "patience", "warmup_ratio", "
 RECIPE += ("token_masking", "lora", "search")
 SHAPE = (("layers", "num_hidden_layers"), ("wide", "hidden_size"), ("heads", "num_attention_heads"))
 SEARCH, SEEDS = "search", "train and score all seeds"  # steps that made the model, in `Results.timings`
-
-
 Spread = dict[str, Any]  # `mean` and sample standard deviation `std`, None for a single figure
 
 
@@ -61,11 +59,7 @@ def _spread(scores: Sequence[float]) -> Spread:
 
 @dataclass(frozen=True)
 class Results:
-    """The content of results.json: 1 is a perfect score, times are in seconds.
-
-    `validation` and `test` are the main metric's, `test` on the first reported split; `scores` has every reported split
-    and metric.
-    """
+    """The content of results.json: 1 is a perfect score; `test` is the main metric on the first reported split."""
 
     task: str
     model: str
@@ -92,11 +86,10 @@ class Results:
     def read(cls, path: Path) -> Results:
         """Read a results.json."""
         advice = f"delete {path.parent} to run it again"
-        content = read_json(path, advice)
         try:
-            return cls(**{field.name: content[field.name] for field in fields(cls)})
-        except KeyError as error:
-            raise UserError(f"{path}: is not the result of a fine-tuning run (no {error}); {advice}") from None
+            return cls(**read_json(path, advice))
+        except TypeError as error:
+            raise UserError(f"{path}: is not the result of a fine-tuning run ({error}); {advice}") from None
 
 
 def table_cells(rows: Sequence[Row], main: str) -> list[tuple[str, ...]]:

@@ -130,10 +130,7 @@ class Run:
         return rows
 
     def publish(self, best: SeedResult, rows: Sequence[Row]) -> Results:
-        """Write the result directory, which is complete or absent, and print the table, whose last row is this run's.
-
-        With a card whose code fails, everything else is written.
-        """
+        """Write the result directory, complete or absent, and print the table, whose last row is this run's."""
         model = train.load_seed(self.training, self.seed_directory(best.seed))
         outputs = {name: train.outputs_of(self.training, model, split) for name, split in self.reported.items()}
         submission = self.answer_test(model) if self.settings.submission else {}
@@ -280,11 +277,7 @@ def check_output(settings: FinetuneSettings) -> None:
 
 
 def check_resumable(settings: FinetuneSettings) -> Results | None:
-    """Return the results of a finished run of `settings.output`, or None if something is left to run.
-
-    Raises:
-        UserError: The finished or unfinished run had other settings, or its files are damaged.
-    """
+    """Return the results of a finished run of `settings.output`, or None; refuse to resume one with other settings."""
     path, folder = Path(settings.output) / RESULTS_FILE, unfinished_folder(settings)
     if settings.resume and has_progress(folder):
         require_same(folder / RUN_FILE, _read_run(folder), settings.public())

@@ -38,10 +38,7 @@ NOTE = (
 
 
 def run_suite(settings: FinetuneSettings, command: str) -> None:
-    """Run the tasks one after the other, each in its own folder of `settings.output`; table and submission come last.
-
-    If one fails, finished tasks stay, and --resume continues after them.
-    """
+    """Run the tasks one by one, each in its own folder of `settings.output`; table and submission come last."""
     check_output(settings)
     output = Path(settings.output)
     present, absent = _tasks(settings)

@@ -103,8 +103,7 @@ def open_task(settings: FinetuneSettings) -> tuple[Task, Splits]:
     """Find the task, and read and split its data.
 
     Raises:
-        UserError: There is no such task, a flag does not apply to it, or data are missing or wrong; the message has
-            file and line where there is one.
+        UserError: There is no such task, a flag does not apply to it, or data are missing or wrong.
     """
     name, data = settings.task, settings.data
     if is_own_file(name):

@@ -35,14 +35,11 @@ HoldOut = Callable[[Sequence[Example]], tuple[list[Example], list[Example]]]
 
 @dataclass(frozen=True)
 class Splits:
-    """The rows of a task: `validation` is for model selection, `reported` splits are for the final scores only.
-
-    The first reported split is the headline, which a single figure refers to.
-    """
+    """The rows of a task: `validation` is for model selection, `reported` splits are for the final scores only."""
 
     train: Sequence[Example]
     validation: Sequence[Example]
-    reported: dict[str, Sequence[Example]]
+    reported: dict[str, Sequence[Example]]  # a single figure refers to the first one
 
     def named(self) -> dict[str, Sequence[Example]]:
         """Return all splits by name."""
@@ -58,10 +55,7 @@ class Splits:
         return {"counts": counts, "sha256": digest.hexdigest()}
 
     def require_trainable(self, origin: str) -> None:
-        """Check that no split is empty, and that training rows differ in their labels.
-
-        Labels that are lists (tags of words, answers in a text) may be equal: they mark different positions.
-        """
+        """Check that no split is empty, and that training rows differ in their labels, unless these are positions."""
         for name, examples in self.named().items():
             if not examples:
                 raise UserError(f"{origin}: the {name} split is empty; add rows")
@@ -93,10 +87,7 @@ def texts_of(values: dict[str, Any], columns: dict[str, Sequence[str]]) -> dict[
 
 
 def hold_out(train: Sequence[Example], groups: Sequence[int] | None = None) -> tuple[list[Example], list[Example]]:
-    """Split a training set that has no validation split into (training rows, validation rows), by a fixed seed.
-
-    `groups` has the group of each row; a group is never divided.
-    """
+    """Split a training set into (training rows, validation rows), by a fixed seed; a group of rows is never divided."""
     groups = range(len(train)) if groups is None else groups
     order = list(dict.fromkeys(groups))
     random.Random(HELD_OUT_SEED).shuffle(order)

@@ -138,10 +138,7 @@ def _task_folder(data: str, source: GlueSource) -> Path:
 def _rows(
     path: Path, columns: Sequence[str], header: Sequence[str] = (), drops_broken_rows: bool = False
 ) -> Iterator[tuple[str, str, list[str]]]:
-    """Iterate over rows, in which quotes are text: place for error messages, first field, and the fields of `columns`.
-
-    `header` names the columns of a file without one.
-    """
+    """Iterate over rows, in which quotes are text: place for messages, first field, and the fields of `columns`."""
     lines = ((number, line.removesuffix("\r").split("\t")) for number, line in read_lines(path, newline="\n"))
     header = header or next(lines, (0, [""]))[1]
     if missing := [column for column in columns if column not in header]:

@@ -213,10 +213,7 @@ def _choice_answers(rows: list[_Row], kind: MultipleChoice, column: str) -> _Ans
 
 
 def _split(whole: list[Example], given: dict[str, list[Example]], shared: int) -> Splits:
-    """Split rows so that those with the same first `shared` texts (ignoring case and spaces) stay together.
-
-    The split depends on the texts only, not on their order in the file.
-    """
+    """Split rows by their first `shared` texts (ignoring case and spaces) alone, so that equal texts stay together."""
 
     def text_hash(example: Example) -> str:
         words = ["".join(text.lower().split()) for text in example.texts[:shared]]

@@ -129,10 +129,7 @@ class Kind(ABC):
         return DataCollatorWithPadding(checkpoint.tokenizer)
 
     def outputs(self, logits: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
-        """Reduce a batch's output, without the loss, to the one tensor (B, ...) that is kept.
-
-        Some models (BART, T5) return more than logits; keeping all of it would fill the memory.
-        """
+        """Reduce a batch's output, which may be more than logits (BART, T5), to the tensor (B, ...) that is kept."""
         return (logits[0] if isinstance(logits, tuple) else logits).float()
 
     def predictions(self, outputs: Outputs, split: EncodedSplit, columns: Sequence[str]) -> list[dict[str, Any]]:
@@ -176,8 +173,7 @@ class Kind(ABC):
             config: That of a fine-tuned model, which is used as it is; without it the model is to be fine-tuned.
             max_length: Tokens per text; None takes the default, or fewer if the model has fewer positions.
             dropout: For all dropout fields of the config; None keeps them.
-            trust_remote_code: Whether the user allowed the model's own code. A model to fine-tune must be a class of
-                transformers or of this package, because the result has to open without that code.
+            trust_remote_code: Whether the user allowed the model's own code, which only prediction runs.
 
         Raises:
             UserError: Files are missing, unreadable or inconsistent, or the model cannot do this.

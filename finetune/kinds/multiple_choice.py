@@ -47,10 +47,7 @@ scores = model(**{{name: values[None] for name, values in encoded.items()}}).log
 print(choices[scores.argmax()])"""
 
     def encode(self, examples: Sequence[Example], checkpoint: Checkpoint, *, labelled: bool = True) -> EncodedSplit:
-        """Tokenize each example as one row whose inputs are lists with one entry per choice.
-
-        In a pair that is too long, the longer text is truncated.
-        """
+        """Tokenize each example as one row whose inputs are lists with one entry per choice."""
         pairs = [self.pairs(example.texts) for example in examples]
         single, cut_pairs = tokenize(checkpoint, *zip(*(pair for of_row in pairs for pair in of_row), strict=True))
         rows: list[ModelInput] = []

@@ -148,10 +148,7 @@ print(tokenizer.decode(encoded["input_ids"][0][answer.start_logits.argmax() : an
 
 
 def best_span(logits: np.ndarray) -> tuple[float, int, int]:
-    """Return (score, first, last token) of the best span of at most `LONGEST_ANSWER` tokens.
-
-    `logits` (T, 2) are those of start and end; a span's score is their sum.
-    """
+    """Return (score, first, last token) of the best span, by its logits (T, 2) of start and end."""
     scores = logits[:, None, 0] + logits[None, :, 1]
     distance = np.arange(len(logits))[None, :] - np.arange(len(logits))[:, None]
     allowed = (distance >= 0) & (distance < LONGEST_ANSWER)

@@ -16,10 +16,7 @@ from typing import Any
 
 
 def score(name: str, predictions: Sequence[Any], references: Sequence[Any]) -> dict[str, float]:
-    """Return the scores of predictions, which are as the `compute` of the module describes.
-
-    `name` is a module, like `accuracy`, or `glue/TASK` with a task's name on the Hub (cola, stsb, mnli_matched, ...).
-    """
+    """Return the scores by a module, like `accuracy`, or by `glue/TASK` with a task's name on the Hub."""
     if len(predictions) != len(references) or len(predictions) == 0:
         raise ValueError(f"metric {name}: {len(predictions)} predictions and {len(references)} references")
     module, *task = name.split("/")

@@ -8,10 +8,7 @@ KINDS = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 
 
 def compute(predictions, references) -> dict[str, float]:
-    """Score N texts by N references, each a text or a list of texts; per kind, the best reference counts.
-
-    For rougeLsum a line is a sentence.
-    """
+    """Score N texts by N references, each a text or a list of texts, of which the best counts; a line is a sentence."""
     scorer = RougeScorer(KINDS, use_stemmer=True)
     best = [
         scorer.score_multi([accepted] if isinstance(accepted, str) else accepted, prediction)
