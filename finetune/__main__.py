@@ -14,7 +14,7 @@ if "RANK" not in os.environ:  # under `accelerate launch` each process has a GPU
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # DDP warns that it found no unused parameters
 
 from hf_tiny_transformer.cli import run
-from hf_tiny_transformer.common.errors import UserError, run_command
+from hf_tiny_transformer.common.errors import run_command
 from hf_tiny_transformer.common.processes import is_main
 from hf_tiny_transformer.publish.facts import public_name
 
@@ -30,8 +30,6 @@ def main(argv: list[str]) -> None:
     from .suite import run_suite
 
     settings = parse_settings(argv)
-    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() in ("true", "1"):
-        raise UserError("DeepSpeed (ACCELERATE_USE_DEEPSPEED) is unsupported; launch with pretrain/launch/ddp.yaml")
     command = shlex.join([*shlex.split(PROGRAM), *map(public_name, argv)])
     if settings.task == "glue":
         run_suite(settings, command)

@@ -20,7 +20,7 @@ from .kinds.multiple_choice import MultipleChoice
 from .kinds.sequence import MultiLabel, Regression, SequenceKind, SingleLabel
 from .kinds.tagging import OUTSIDE, Tagging
 from .report import Row
-from .train import SeedResult, Training, discard_weights, score_seed, train_seed
+from .train import SeedResult, Training, train_seed, train_seeds
 
 STRENGTHS = (0.25, 1.0, 4.0, 16.0, 64.0)  # the linear model's C: how closely it fits its data
 SCRATCH_RATE_FACTORS = (1.0, 3.0)  # of the fine-tuned model's rate: fresh weights need larger steps
@@ -131,24 +131,18 @@ def from_scratch(training: Training, directory: Path, reported: dict[str, Encode
     Its learning rate is chosen with seed 1 on validation, among `SCRATCH_RATE_FACTORS` times the fine-tuned model's.
     """
     fresh = training.using(from_scratch=True, compare=False, lora=None)
-    rates = [min(1.0, training.settings.learning_rate * factor) for factor in SCRATCH_RATE_FACTORS]
-
-    def train(rate: float, seed: int) -> tuple[Training, Path, SeedResult]:
-        at_rate, folder = fresh.using(learning_rate=rate), directory / f"rate-{rate:g}" / str(seed)
-        return at_rate, folder, train_seed(at_rate, folder, seed, f"from scratch, rate {rate:g}, seed {seed}")
-
-    firsts = {rate: train(rate, 1)[2] for rate in rates}
-    validations = {rate: result.validation for rate, result in firsts.items()}
-    best, results = max(validations, key=validations.__getitem__), []
-    for seed in range(1, training.settings.seeds + 1):
-        at_rate, folder, _ = train(best, seed)
-        results.append(score_seed(at_rate, folder, reported))
-        discard_weights(folder)
-    others = sum(result.seconds for tried, result in firsts.items() if tried != best)
+    validations, seconds = {}, {}
+    for rate in (min(1.0, training.settings.learning_rate * factor) for factor in SCRATCH_RATE_FACTORS):
+        title, folder = f"from scratch, rate {rate:g}, seed 1", directory / f"rate-{rate:g}" / "1"
+        first = train_seed(fresh.using(learning_rate=rate), folder, 1, title)
+        validations[rate], seconds[rate] = first.validation, first.seconds
+    best = max(validations, key=validations.__getitem__)
+    title, folder = f"from scratch, rate {best:g}, ", directory / f"rate-{best:g}"
+    results = train_seeds(fresh.using(learning_rate=best), folder, reported, title)
+    seconds[best] = sum(result.seconds for result in results)
     choice = f"same tokenizer, seeds and epochs; learning rate by seed 1's validation: {_listed(validations)}"
-    seconds = sum(result.seconds for result in results) + others
     name = f"same architecture, from scratch (rate {best:g})"
-    return Row.of(name, results, training.kind.main, seconds, choice)
+    return Row.of(name, results, training.kind.main, sum(seconds.values()), choice)
 
 
 def _fitted_vectorizer(splits: Splits) -> TfidfVectorizer:

@@ -39,8 +39,7 @@ from .settings import check_values
 KINDS: tuple[type[Kind], ...] = (SequenceKind, Tagging, Spans, MultipleChoice, TextToText)
 PROGRAM = "python -m finetune predict"
 BATCHES_AT_ONCE = 16  # are read, sorted by length and written together
-NAMED_ERRORS = 20
-FURTHER_ERRORS = "further rows with errors are only in the output, in the field error"
+NAMED_ERRORS = 20  # on stderr; all are in the output
 SQUAD = ".json"
 WRITTEN = (".jsonl", ".csv")
 BAR = "{percentage:3.0f}%|{bar}| {desc} [{elapsed}<{remaining}]"
@@ -105,34 +104,34 @@ def predict(settings: PredictSettings) -> None:
     trust = {"trust_remote_code": settings.trust_remote_code}
     config = read_config(settings.model, **trust)
     kind = kind_of(config, settings.model)
-    rows = open_rows(settings, kind)
-    first = next(rows.records, None)
+    records, names, table = open_rows(settings, kind)
+    unit, first = "line" if table else "question", next(records, None)
     if first is None:
         raise UserError(f"--input {settings.input}: has no rows")
     checkpoint = kind.open(settings.model, config=config, max_length=settings.max_length, **trust)
     model = checkpoint.build(0, new_head=False).to("cuda" if torch.cuda.is_available() else "cpu")
     answerer = Answerer(kind, checkpoint, model, settings.batch_size)
     started, count, errors = time.perf_counter(), 0, 0
-    total, hidden = rows.table.size if rows.table else None, not sys.stderr.isatty()
+    total, hidden = table.size if table else None, not sys.stderr.isatty()
     with atomic_file(settings.output) as binary, tqdm(total=total, bar_format=BAR, disable=hidden, leave=False) as bar:
         out = io.TextIOWrapper(binary, encoding="utf-8", newline="")
-        write = _writer(settings.output, out, [rows.unit, *rows.names, *kind.fields, "error"])
-        stream = itertools.chain([first], rows.records)
+        write = _writer(settings.output, out, [unit, *names, *kind.fields, "error"])
+        stream = itertools.chain([first], records)
         while window := list(itertools.islice(stream, BATCHES_AT_ONCE * settings.batch_size)):
             good = [record.values for record in window if record.error is None]
             answers = iter(answerer(good) if good else [])
             for record in window:
                 if record.error is not None:
                     errors += 1
-                    problem = f"{settings.input}, {rows.unit} {record.line}: {record.error}"
-                    if errors <= NAMED_ERRORS + 1:
-                        bar.write(problem if errors <= NAMED_ERRORS else FURTHER_ERRORS, file=sys.stderr)
+                    problem = f"{settings.input}, {unit} {record.line}: {record.error}"
+                    if errors <= NAMED_ERRORS:
+                        bar.write(problem, file=sys.stderr)
                 answer = next(answers) if record.error is None else {"error": record.error}
-                write({rows.unit: record.line, **record.values, **answer})
+                write({unit: record.line, **record.values, **answer})
             count += len(window)
             rate = count / (time.perf_counter() - started)
             bar.set_description_str(f"{count:,} rows, {rate:,.0f} rows/s", refresh=False)
-            bar.update(rows.table.position - bar.n if rows.table else len(window))
+            bar.update(table.position - bar.n if table else len(window))
         out.detach()  # flushes, and leaves the file to be closed
     notes = f", {errors:,} of them with an error" if errors else ""
     notes += f", {answerer.cut:,} truncated to {checkpoint.max_length} tokens" if answerer.cut else ""
@@ -191,18 +190,10 @@ class Answerer:
         return outputs
 
 
-@dataclass(frozen=True)
-class Rows:
-    """The rows of a file as texts by name; a bad row has an error instead."""
+def open_rows(settings: PredictSettings, kind: Kind) -> tuple[Iterator[Record], tuple[str, ...], TableFile | None]:
+    """Return the rows of the input, the names of their texts, and the table that knows how much of it was read.
 
-    records: Iterator[Record]
-    names: tuple[str, ...]  # of the texts
-    unit: str = "line"  # what `Record.line` counts
-    table: TableFile | None = None  # knows how much of it was read
-
-
-def open_rows(settings: PredictSettings, kind: Kind) -> Rows:
-    """Open the input: a table, or questions in SQuAD's JSON, which are numbered from 1 and read as a whole.
+    A bad row has an error instead of texts. SQuAD's JSON is no table: it is read as a whole, and numbered from 1.
 
     Raises:
         UserError: A flag does not apply to the model, or the file is wrong or has no such column.
@@ -218,7 +209,7 @@ def open_rows(settings: PredictSettings, kind: Kind) -> Rows:
         raise UserError(f"--{flag}: a {suffix} file has no columns; leave it out")
     if is_squad:
         fields = {name: [name] for name in ("id", "question", "text")}
-        return Rows(_texts_of(list(_questions(path)), fields), tuple(fields), "question")
+        return _texts_of(list(_questions(path)), fields), tuple(fields), None
     names = tuple(name for name in kind.reads if kind.reads[name] or name in given)
     if suffix == ".txt" and names != (TEXT_COLUMN,):
         raise UserError(f"--input {path}: this model reads {' and '.join(names)}; use a .csv or .jsonl file")
@@ -233,7 +224,7 @@ def open_rows(settings: PredictSettings, kind: Kind) -> Rows:
     if len(columns.get(CHOICES, ("", ""))) == 1 and suffix in DELIMITERS:
         raise UserError(f"--{CHOICES}: a {suffix} file has one choice per column; name two or more")
     table = TableFile(path, list(dict.fromkeys(itertools.chain(*columns.values()))), "--input")
-    return Rows(_texts_of(table, columns), names, table=table)
+    return _texts_of(table, columns), names, table
 
 
 def _texts_of(table: Iterable[Record], columns: dict[str, Sequence[str]]) -> Iterator[Record]:

@@ -104,11 +104,9 @@ def table_cells(rows: Sequence[Row], main: str) -> list[tuple[str, ...]]:
 
 def text_table(cells: Sequence[Sequence[str]]) -> str:
     """Align the columns: the name to the left, figures to the right."""
-    widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
-    return "\n".join(
-        "  ".join([line[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(line[1:], widths[1:], strict=True))])
-        for line in cells
-    )
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = [[line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])] for line in cells]
+    return "\n".join(map("  ".join, lines))
 
 
 def markdown_report(results: Results, rows: Sequence[Row]) -> str:

@@ -73,10 +73,11 @@ class Run:
             if self.settings.search:
                 self.training, self.searched, seconds = train.search(self.training, self.folder / "trials")
                 self.timings[SEARCH] = round(seconds, 2)
-            results = self.train_seeds()
+            results = train.train_seeds(self.training, self.folder / "seeds", self.reported)
+            self.timings[SEEDS] = round(sum(result.seconds for result in results), 2)  # in all parts of a resumed run
             own = Row.of(row_name(self.settings), results, self.task.kind.main, self.timings[SEEDS])
             rows = [*self.compare(), own]
-            published = self.publish(best_of(results), rows)
+            published = self.publish(train.best_of(results), rows)
             if is_main():
                 shutil.rmtree(self.folder)
         wait_for_everyone()
@@ -105,21 +106,6 @@ class Run:
         self.reported = {name: kind.encode(rows, self.checkpoint) for name, rows in self.splits.reported.items()}
         return None
 
-    def train_seeds(self) -> list[SeedResult]:
-        """Train and score all seeds; the weights of the best one on validation are kept."""
-        results: list[SeedResult] = []
-        for seed in range(1, self.settings.seeds + 1):
-            directory = self.seed_directory(seed)
-            if (earlier := train.read_result(directory)) is not None and earlier.scores:
-                say(f"finished before: seed {seed}")
-            train.train_seed(self.training, directory, seed, f"seed {seed}")
-            results.append(train.score_seed(self.training, directory, self.reported))
-            for result in results:
-                if result is not best_of(results):
-                    train.discard_weights(self.seed_directory(result.seed))
-        self.timings[SEEDS] = round(sum(result.seconds for result in results), 2)  # in all parts of a resumed run
-        return results
-
     def compare(self) -> list[Row]:
         """Measure simpler methods."""
         wanted = self.settings.compare or self.baselines
@@ -131,7 +117,7 @@ class Run:
 
     def publish(self, best: SeedResult, rows: Sequence[Row]) -> Results:
         """Write the result directory, complete or absent, and print the table, whose last row is this run's."""
-        model = train.load_seed(self.training, self.seed_directory(best.seed))
+        model = train.load_seed(self.training, self.folder / "seeds" / str(best.seed))
         outputs = {name: train.outputs_of(self.training, model, split) for name, split in self.reported.items()}
         submission = self.answer_test(model) if self.settings.submission else {}
         results = self.collect(best, rows, model)
@@ -206,10 +192,6 @@ class Run:
             writer.writeheader()
             writer.writerows(rows)
 
-    def seed_directory(self, seed: int) -> Path:
-        """Return the directory of a seed."""
-        return self.folder / "seeds" / str(seed)
-
     @contextmanager
     def interruptible(self) -> Iterator[None]:
         """End the run with one line on SIGTERM; the folder stays if there is anything to resume."""
@@ -234,11 +216,6 @@ class Run:
             raise
         finally:
             signal.signal(signal.SIGTERM, before)
-
-
-def best_of(results: Sequence[SeedResult]) -> SeedResult:
-    """Return the best seed on validation, the first among equals."""
-    return max(results, key=lambda result: result.validation)
 
 
 def row_name(settings: FinetuneSettings) -> str:

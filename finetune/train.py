@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from hf_tiny_transformer.common.errors import UserError, first_line
 from hf_tiny_transformer.common.files import atomic_write_json, read_json
-from hf_tiny_transformer.common.processes import is_main, wait_for_everyone, world_size
+from hf_tiny_transformer.common.processes import is_main, say, wait_for_everyone, world_size
 
 from .data import HELD_OUT_SEED
 from .kinds import EncodedSplit
@@ -86,6 +86,28 @@ def score_seed(training: Training, directory: Path, reported: dict[str, EncodedS
             write_result(directory, result)
         wait_for_everyone()
     return result
+
+
+def train_seeds(
+    training: Training, directory: Path, reported: dict[str, EncodedSplit], title: str = ""
+) -> list[SeedResult]:
+    """Train and score all seeds, each in its directory; the weights of the best one on validation are kept."""
+    results: list[SeedResult] = []
+    for seed in range(1, training.settings.seeds + 1):
+        folder, name = directory / str(seed), f"{title}seed {seed}"
+        if (earlier := read_result(folder)) is not None and earlier.scores:
+            say(f"finished before: {name}")
+        train_seed(training, folder, seed, name)
+        results.append(score_seed(training, folder, reported))
+        for result in results:
+            if result is not best_of(results):
+                discard_weights(directory / str(result.seed))
+    return results
+
+
+def best_of(results: Sequence[SeedResult]) -> SeedResult:
+    """Return the best seed on validation, the first among equals."""
+    return max(results, key=lambda result: result.validation)
 
 
 def load_seed(training: Training, directory: Path) -> PreTrainedModel:

@@ -23,13 +23,13 @@ def score(name: str, predictions: Sequence[Any], references: Sequence[Any]) -> d
     return import_module(f"{__name__}.{module}.{module}").compute(predictions, references, *task)
 
 
-def evaluate_module(compute: Callable[..., dict[str, float]], prediction: str, *references: str) -> type:
+def evaluate_module(compute: Callable[..., dict[str, float]], prediction: str, reference: str = "") -> type:
     """Return the class that `evaluate.load` looks for in a module.
 
     Args:
         compute: The module's function; if the module has `TASKS`, it takes one of them as a third argument.
         prediction: The type of a prediction for `datasets.Value`; of a list, with "[]" behind it.
-        references: The types that a reference may have; without any, that of a prediction.
+        reference: The type of a reference, if it is another.
     """
     import datasets
     import evaluate
@@ -39,15 +39,14 @@ def evaluate_module(compute: Callable[..., dict[str, float]], prediction: str, *
         return datasets.Sequence(value) if name.endswith("[]") else value
 
     tasks = compute.__globals__.get("TASKS")
-    rows = [{"predictions": prediction, "references": reference} for reference in references or [prediction]]
+    features = {"predictions": feature(prediction), "references": feature(reference or prediction)}
 
     class Module(evaluate.Metric):
         def _info(self) -> evaluate.MetricInfo:
             if tasks is not None and self.config_name not in tasks:
                 raise KeyError(f"no GLUE task {self.config_name!r}; expected {', '.join(tasks)}")
-            features = [datasets.Features({name: feature(kind) for name, kind in row.items()}) for row in rows]
             about = {"description": compute.__globals__["__doc__"], "inputs_description": compute.__doc__}
-            return evaluate.MetricInfo(citation="", features=features, **about)
+            return evaluate.MetricInfo(citation="", features=datasets.Features(features), **about)
 
         def _compute(self, predictions: Sequence[Any], references: Sequence[Any]) -> dict[str, float]:
             return compute(predictions, references, *(() if tasks is None else (self.config_name,)))

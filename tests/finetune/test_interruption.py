@@ -230,7 +230,7 @@ def test_a_moved_run_resumes_with_the_same_best_weights(toy, tmp_path, monkeypat
 
 def test_sigterm_says_what_is_kept(toy, tmp_path, monkeypatch, capsys):
     kill = lambda *_: os.kill(os.getpid(), signal.SIGTERM)  # noqa: E731
-    monkeypatch.setattr(run_module.Run, "train_seeds", kill)
+    monkeypatch.setattr("finetune.train.train_seeds", kill)
     assert run(*command(toy, tmp_path / "out")) == 143
     assert capsys.readouterr().err == "error: SIGTERM: no epoch was finished\n" and list(tmp_path.iterdir()) == []
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
