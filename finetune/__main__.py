@@ -18,24 +18,19 @@ from hf_tiny_transformer.common.errors import run_command
 from hf_tiny_transformer.common.processes import is_main
 from hf_tiny_transformer.publish.facts import public_name
 
+from .run import Run
+from .settings import PROGRAM, parse_settings
+from .suite import run_suite
+
 
 def main(argv: list[str]) -> None:
-    """Run the command; `predict` has its own flags."""
-    if argv[:1] == ["predict"]:
-        from .predict import main as predict
-
-        return predict(argv[1:])
-    from .run import Run
-    from .settings import PROGRAM, parse_settings
-    from .suite import run_suite
-
+    """Run the command."""
     settings = parse_settings(argv)
     command = shlex.join([*shlex.split(PROGRAM), *map(public_name, argv)])
     if settings.task == "glue":
         run_suite(settings, command)
     else:
         Run(settings, command).execute()
-    return None
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ from hf_tiny_transformer.publish.facts import percent
 from .data import from_hub
 
 PROGRAM = "hf-tiny-transformer blimp"
+LANGUAGE_MODELS = (AutoModelForMaskedLM, AutoModelForCausalLM)
 HUB_PATH, FILES = "nyu-mll/blimp", 67
 FIELDS = ("sentence_good", "sentence_bad", "field", "linguistics_term")
 PAIRS_AT_ONCE = 250  # rows of equal length among these share batches
@@ -134,12 +135,8 @@ def _open(settings: BlimpSettings) -> tuple[PreTrainedModel, PreTrainedTokenizer
     """Open the model and its tokenizer; the third is the mask token of an encoder, None for a decoder."""
     source, trust = settings.model, {"trust_remote_code": settings.trust_remote_code}
     config = read_config(source, **trust)
-    own_classes = getattr(config, "auto_map", {})  # of code that the user trusts
-    classes = [
-        auto_class
-        for auto_class in (AutoModelForMaskedLM, AutoModelForCausalLM)
-        if type(config) in auto_class._model_mapping or auto_class.__name__ in own_classes
-    ]
+    own = getattr(config, "auto_map", {})  # classes in code that the user trusts
+    classes = [c for c in LANGUAGE_MODELS if type(config) in c._model_mapping or c.__name__ in own]
     if config.is_encoder_decoder or not classes:
         raise UserError(f"--model {source}: {config.model_type} is neither a masked nor a causal language model")
     auto_class = classes[-1] if getattr(config, "is_decoder", False) else classes[0]

@@ -37,7 +37,7 @@ from .kinds.text_to_text import TextToText
 from .settings import check_values
 
 KINDS: tuple[type[Kind], ...] = (SequenceKind, Tagging, Spans, MultipleChoice, TextToText)
-PROGRAM = "python -m finetune predict"
+PROGRAM = "hf-tiny-transformer predict"
 BATCHES_AT_ONCE = 16  # are read, sorted by length and written together
 NAMED_ERRORS = 20  # on stderr; all are in the output
 SQUAD = ".json"
@@ -80,13 +80,6 @@ class PredictSettings:
 
 
 def main(argv: list[str]) -> None:
-    """Run the command."""
-    parser = CommandParser(PROGRAM, "Apply a fine-tuned model to every row of a file; one row out for each row in.")
-    parser.add_settings(PredictSettings)
-    predict(build(PredictSettings, parser.parse(argv)))
-
-
-def predict(settings: PredictSettings) -> None:
     """Stream the input through the model into the output, and print how many rows there were.
 
     A row that cannot be read is reported on stderr (the first few of them) and has an `error` in the output.
@@ -94,6 +87,9 @@ def predict(settings: PredictSettings) -> None:
     Raises:
         UserError: Model, file or columns are wrong; nothing is written then.
     """
+    parser = CommandParser(PROGRAM, "Apply a fine-tuned model to every row of a file; one row out for each row in.")
+    parser.add_settings(PredictSettings)
+    settings = build(PredictSettings, parser.parse(argv))
     quieten_libraries()
     keep_freed_memory()
     if settings.output.suffix not in WRITTEN:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from hf_tiny_transformer.common.arguments import CommandParser, build
 from hf_tiny_transformer.common.errors import UserError
@@ -13,10 +13,6 @@ from hf_tiny_transformer.common.processes import world_size
 from hf_tiny_transformer.publish.facts import check_license, public_name
 
 PROGRAM = "python -m finetune"
-DESCRIPTION = (
-    "Fine-tune a model on a task and report its scores. To apply a fine-tuned model to a file, see "
-    f"`{PROGRAM} predict --help`."
-)
 
 
 @dataclass(frozen=True)
@@ -73,7 +69,7 @@ class FinetuneSettings:
     label: str | None = None
     choices: list[str] | None = None
     target: str | None = None
-    metric: str | None = None
+    metric: Literal["rouge", "bleu"] | None = None
     validation: str | None = None
     test: str | None = None
     license: str | None = None
@@ -99,10 +95,6 @@ class FinetuneSettings:
     def __post_init__(self) -> None:
         check_values(self)
         check_license(self.license)
-        if self.compare and self.from_scratch:
-            raise UserError("--compare trains the from-scratch control itself; leave out --from_scratch")
-        if self.lora is not None and self.from_scratch:
-            raise UserError("--lora adapts pretrained weights; leave it out, or leave out --from_scratch")
         if self.batch_size % world_size():
             problem = f"--batch_size {self.batch_size}: cannot be divided among {world_size()} processes"
             raise UserError(f"{problem}; choose a multiple of their number")
@@ -125,7 +117,7 @@ def check_values(settings: Any) -> None:
 
 def parse_settings(argv: list[str]) -> FinetuneSettings:
     """Return the settings that the flags describe."""
-    parser = CommandParser(PROGRAM, DESCRIPTION)
+    parser = CommandParser(PROGRAM, "Fine-tune a model on a task and report its scores.")
     parser.add_settings(FinetuneSettings)
     return build(FinetuneSettings, parser.parse(argv))
 

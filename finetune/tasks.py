@@ -112,7 +112,7 @@ def open_task(settings: FinetuneSettings) -> tuple[Task, Splits]:
         task = Task(name, kind, columns, f"{file}, column {settings.target or settings.label}", file)
     else:
         refuse_own_file_flags(settings)
-        task, splits = _open_named(name, data) if name in OPEN_TASKS else _open_row(name, data)
+        task, splits = _open_named(name, data)
     if settings.submission and task.glue is None:
         raise UserError(f"--submission: {task.name} is not a GLUE task; leave it out")
     splits.require_trainable(f"task {task.name}")
@@ -127,19 +127,12 @@ def refuse_own_file_flags(settings: FinetuneSettings) -> None:
 
 
 def _open_named(name: str, data: str | None) -> tuple[Task, Splits]:
-    """Open ner or qa, whose data define the labels."""
-    if name == "ner":
-        names, splits = load_tagged(data)
-        kind, columns = Tagging(names), ("words",)
-    else:
-        unanswerable, splits = load_squad(data)
-        kind, columns = Spans(unanswerable), ("question", "context")
-    source = str(data).removeprefix(HUB) if str(data).startswith(HUB) else Path(str(data)).resolve().name
-    return Task(name, kind, columns, f"{kind.describe()}, {source}", source), splits
-
-
-def _open_row(name: str, data: str | None) -> tuple[Task, Splits]:
-    """Open a task of the table."""
+    """Open ner or qa, whose data define the labels, or a task of the table."""
+    if name in OPEN_TASKS:
+        found, splits = load_tagged(data) if name == "ner" else load_squad(data)
+        kind, columns = (Tagging(found), ("words",)) if name == "ner" else (Spans(found), ("question", "context"))
+        source = str(data).removeprefix(HUB) if str(data).startswith(HUB) else Path(str(data)).resolve().name
+        return Task(name, kind, columns, f"{kind.describe()}, {source}", source), splits
     if name not in TASKS:
         known, files = [*TASKS, SUITE, *OPEN_TASKS], "or a .csv, .tsv, .jsonl or .parquet file"
         raise UserError(f"--task {name}: unknown task{suggestion(name, known)}; expected {', '.join(known)}, {files}")

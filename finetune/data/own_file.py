@@ -21,7 +21,7 @@ from hf_tiny_transformer.common.tables import FORMATS, TableFile, file_format, p
 from ..kinds import Kind
 from ..kinds.multiple_choice import MultipleChoice
 from ..kinds.sequence import SEPARATOR, MultiLabel, Regression, SingleLabel
-from ..kinds.text_to_text import METRICS, TextToText
+from ..kinds.text_to_text import TextToText
 from . import CHOICES, HELD_OUT_SEED, Example, Splits, texts_of
 
 if TYPE_CHECKING:
@@ -106,8 +106,6 @@ def _check_flags(settings: FinetuneSettings) -> str:
     for flag in ("text", answer):
         if getattr(settings, flag) is None:
             raise UserError(f"--{flag} is required; name the column of {settings.task} that holds it")
-    if settings.metric not in (None, *METRICS):
-        raise UserError(f"--metric {settings.metric}: must be {' or '.join(METRICS)}")
     return getattr(settings, answer)
 
 

@@ -53,12 +53,24 @@ def row_length(row: ModelInput) -> int:
 
 
 @dataclass(frozen=True)
+class Window:
+    """The part of an example's long text that a row holds."""
+
+    example: int
+    first: int  # the row's first token of that text
+    offsets: np.ndarray  # (tokens, 2), the characters of each token of it
+
+
+@dataclass(frozen=True)
 class EncodedSplit:
-    """Examples and their model inputs."""
+    """Examples and their model inputs; the last fields are for the kinds that need them to decode."""
 
     examples: Sequence[Example]
     rows: list[ModelInput]  # one for each example, or several in order (windows of a long document)
     cut: list[bool]  # for each example, whether a text was truncated
+    windows: Sequence[Window] = ()  # of each row
+    first_pieces: Sequence[list[int | None]] = ()  # of each example, the position of each word's first token, if any
+    tokenizer: PreTrainedTokenizerBase | None = None  # decodes what the model generates
 
     @cached_property
     def by_length(self) -> np.ndarray:

@@ -12,27 +12,11 @@ import torch
 from transformers import AutoModelForQuestionAnswering, PreTrainedConfig
 
 from ..data import Example
-from . import Answer, Checkpoint, EncodedSplit, Kind, Outputs, rounded
+from . import Answer, Checkpoint, EncodedSplit, Kind, Outputs, Window, rounded
 
 LONGEST_ANSWER = 30  # tokens, as in the scripts of transformers and of the original BERT
 IMPOSSIBLE = "handle_impossible_answer"  # a field of the config, named after the parameter of transformers' pipeline
 NO_ANSWER = 0  # the position of [CLS], which means "not in this window"
-
-
-@dataclass(frozen=True)
-class Window:
-    """The part of an example's context that a row holds."""
-
-    example: int
-    first: int  # the row's first token of the context
-    offsets: np.ndarray  # (tokens, 2), the characters of each token of it
-
-
-@dataclass(frozen=True)
-class WindowSplit(EncodedSplit):
-    """With a window for each row."""
-
-    windows: list[Window]
 
 
 @dataclass(frozen=True)
@@ -75,7 +59,7 @@ class Spans(Kind):
 answer = model(**encoded)
 print(tokenizer.decode(encoded["input_ids"][0][answer.start_logits.argmax() : answer.end_logits.argmax() + 1]))"""
 
-    def encode(self, examples: Sequence[Example], checkpoint: Checkpoint, *, labelled: bool = True) -> WindowSplit:
+    def encode(self, examples: Sequence[Example], checkpoint: Checkpoint, *, labelled: bool = True) -> EncodedSplit:
         """Tokenize; a context longer than a row becomes several rows, each with the whole question."""
         questions = [example.texts[0] for example in examples]
         shortened = _shorten(questions, checkpoint)
@@ -98,7 +82,7 @@ print(tokenizer.decode(encoded["input_ids"][0][answer.start_logits.argmax() : an
             for row, window in zip(rows, windows, strict=True):
                 row["start_positions"], row["end_positions"] = _positions(window, examples[window.example].label)
         cut = [short != whole for short, whole in zip(shortened, questions, strict=True)]
-        return WindowSplit(examples, rows, cut, windows)
+        return EncodedSplit(examples, rows, cut, windows)
 
     def outputs(self, logits: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
         """Return (B, T, 2): the logits of start and end."""
@@ -113,7 +97,6 @@ print(tokenizer.decode(encoded["input_ids"][0][answer.start_logits.argmax() : an
         With it are its characters, and its probability: that of its first token times that of its last. `outputs` has
         (T, 2) for each row, with or without padding at its end.
         """
-        assert isinstance(split, WindowSplit)
         best = [(-np.inf, 0, NO_ANSWER, NO_ANSWER)] * len(split.examples)  # score, row, first and last token
         empty = [(np.inf, 0)] * len(split.examples)  # the lowest score of an empty answer, and its row
         for row, (logits, window) in enumerate(zip(outputs, split.windows, strict=True)):

@@ -22,13 +22,6 @@ _ENTITY_TAG = re.compile(r"[BIES]-.|O$")
 
 
 @dataclass(frozen=True)
-class TaggedSplit(EncodedSplit):
-    """With the position of each word's first token, None where the word has no token or was truncated."""
-
-    first_pieces: list[list[int | None]]
-
-
-@dataclass(frozen=True)
 class Tagging(Kind):
     """An example's label is the list of its words' tags, in IOB2; words are separated by spaces.
 
@@ -60,7 +53,7 @@ class Tagging(Kind):
     def call(self, example: Example) -> str:
         return super().call(example)[:-2] + ", aggregation_strategy='simple'))"
 
-    def encode(self, examples: Sequence[Example], checkpoint: Checkpoint, *, labelled: bool = True) -> TaggedSplit:
+    def encode(self, examples: Sequence[Example], checkpoint: Checkpoint, *, labelled: bool = True) -> EncodedSplit:
         rows, cut = tokenize(checkpoint, [example.texts[0] for example in examples], return_offsets_mapping=True)
         pieces = [
             [_first_piece(word, offsets) for word in _words(example.texts[0])]
@@ -73,7 +66,7 @@ class Tagging(Kind):
                 for tag, position in zip(example.label, of_row, strict=True):
                     if position is not None:
                         row["labels"][position] = index[tag]
-        return TaggedSplit(examples, rows, cut, pieces)
+        return EncodedSplit(examples, rows, cut, first_pieces=pieces)
 
     def collator(self, checkpoint: Checkpoint) -> Collator:
         return DataCollatorForTokenClassification(checkpoint.tokenizer, label_pad_token_id=UNLABELLED)
@@ -84,7 +77,6 @@ class Tagging(Kind):
         return torch.stack([index.float(), probability], dim=-1)
 
     def decode(self, outputs: Outputs, split: EncodedSplit) -> list[list[str]]:
-        assert isinstance(split, TaggedSplit)
         return [
             [OUTSIDE if position is None else self.label_names[int(row[position, 0])] for position in pieces]
             for row, pieces in zip(outputs, split.first_pieces, strict=True)
@@ -96,7 +88,6 @@ class Tagging(Kind):
         Tags such as B-PER are joined to entities; any other label but O stands for its word. An entity's probability is
         the mean over its words. Its characters exclude punctuation around it.
         """
-        assert isinstance(split, TaggedSplit)
         iob = all(_ENTITY_TAG.match(name) for name in self.label_names)
         answers: list[Answer] = []
         decoded = zip(self.decode(outputs, split), split.examples, outputs, split.first_pieces, strict=True)

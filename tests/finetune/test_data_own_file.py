@@ -147,7 +147,6 @@ FLAGS = {
     "--label: does not apply to a table with --target": {"label": "label", "target": "target"},
     "--choices: does not apply": {"choices": ["a"], "target": "target"},
     "--metric: does not apply": {"metric": "bleu"},
-    "--metric x: must be rouge or bleu": {"target": "target", "metric": "x"},
     "--pair: does not apply": {"target": "target", "pair": "b"},
     "b.csv, line 3, column 'label': label '7'; expected 0, 1": {"test": "b.csv"},
     "--validation c.csv: no such file": {"validation": "c.csv"},
