@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import mode
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,11 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.multiclass import OneVsRestClassifier
 
 from .data import Example, Splits
+from .data.conll import OUTSIDE
 from .kinds import EncodedSplit, Kind
 from .kinds.multiple_choice import MultipleChoice
 from .kinds.sequence import MultiLabel, Regression, SequenceKind, SingleLabel
-from .kinds.tagging import OUTSIDE, Tagging
+from .kinds.tagging import Tagging
 from .report import Row
 from .train import SeedResult, Training, train_seed, train_seeds
 
@@ -34,13 +36,9 @@ LINEAR = {  # name, and estimator of a strength
 }
 
 
-def _most_frequent(labels: Sequence[int]) -> int:
-    return Counter(labels).most_common(1)[0][0]
-
-
 CONSTANTS = {  # name, and the prediction made from all training labels
-    SingleLabel: ("majority class", _most_frequent),
-    MultipleChoice: ("most frequent place", _most_frequent),
+    SingleLabel: ("majority class", mode),
+    MultipleChoice: ("most frequent place", mode),
     MultiLabel: ("labels of more than half the rows", lambda labels: (labels.mean(axis=0) > 0.5).astype(int)),
     Regression: ("mean", lambda labels: float(np.mean(labels))),
 }
@@ -106,11 +104,11 @@ def most_alike(kind: MultipleChoice, splits: Splits) -> Method:
 
 def most_frequent_tag(kind: Kind, splits: Splits) -> Method:
     """Predict each word's most frequent tag in the training split."""
-    counts: defaultdict[str, Counter] = defaultdict(Counter)
+    seen: defaultdict[str, list[str]] = defaultdict(list)
     for example in splits.train:
         for word, tag in zip(example.texts[0].split(" "), example.label, strict=True):
-            counts[word][tag] += 1
-    tags = {word: count.most_common(1)[0][0] for word, count in counts.items()}
+            seen[word].append(tag)
+    tags = {word: mode(tags) for word, tags in seen.items()}
 
     def predict(examples: Sequence[Example]) -> list[list[str]]:
         return [[tags.get(word, OUTSIDE) for word in example.texts[0].split(" ")] for example in examples]

@@ -74,11 +74,7 @@ class BlimpSettings:
 
 
 def main(argv: list[str]) -> None:
-    """Score all pairs, print the table and write the files.
-
-    Raises:
-        UserError: A flag, the model or the data is wrong; nothing is written then.
-    """
+    """Score all pairs, print the table and write the files."""
     parser = CommandParser(PROGRAM, "Measure how often a language model prefers BLiMP's grammatical sentences.")
     parser.add_settings(BlimpSettings)
     settings = build(BlimpSettings, parser.parse(argv))

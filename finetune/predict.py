@@ -59,8 +59,7 @@ class PredictSettings:
         question: Column of the questions; default: question.
         choices: Columns with one choice each, or one column with lists of choices; default: choices.
         batch_size: Texts per batch. Default: 32.
-        max_length: Tokens per text; default: what the model takes, for questions 384 and for generated text 128, as in
-            training.
+        max_length: Tokens per text; default: the model's limit, but 384 for questions and 128 for generated text.
         trust_remote_code: Run Python that the model's files name (auto_map).
     """
 
@@ -190,9 +189,6 @@ def open_rows(settings: PredictSettings, kind: Kind) -> tuple[Iterator[Record], 
     """Return the rows of the input, the names of their texts, and the table that knows how much of it was read.
 
     A bad row has an error instead of texts. SQuAD's JSON is no table: it is read as a whole, and numbered from 1.
-
-    Raises:
-        UserError: A flag does not apply to the model, or the file is wrong or has no such column.
     """
     path, flags = settings.input, {name: getattr(settings, name) for name in ("question", "text", "pair", CHOICES)}
     given = {name: [flag] if isinstance(flag, str) else flag for name, flag in flags.items() if flag is not None}

@@ -110,7 +110,7 @@ def text_table(cells: Sequence[Sequence[str]]) -> str:
 
 
 def markdown_report(results: Results, rows: Sequence[Row]) -> str:
-    """Return the report: table, choices, search and command; results.json has the rest."""
+    """Return the report: table, choices and command; results.json has the rest."""
     header, *lines = table_cells(rows, results.metric)
     parts = [
         f"# {escape(results.task)}: {escape(results.model)}",
@@ -119,10 +119,6 @@ def markdown_report(results: Results, rows: Sequence[Row]) -> str:
         f"validation; the {' and '.join(results.scores)} split was read once per run.",
         "\n".join(f"- {escape(row.name)}: {escape(row.choice)}" for row in rows if row.choice),
     ]
-    if results.search:
-        trials, names = results.search["trials"], list(results.search["chosen"])
-        lines = [(*(f"{trial[name]:g}" for name in names), percent(trial["validation"])) for trial in trials]
-        parts += ["## Search", markdown_table((*names, "validation, %"), lines)]
     parts += ["## Command", f"```\n{escape(results.command, 'block')}\n```"]
     return "\n\n".join(filter(None, parts)) + "\n"
 

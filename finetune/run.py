@@ -243,10 +243,8 @@ def check_output(settings: FinetuneSettings) -> None:
     if not (settings.resume and finished):
         files.require_free_output(output)
     if not settings.resume and has_progress(folder):
-        raise UserError(
-            f"--output {output}: its run was interrupted, and {folder} has the finished parts; continue with --resume, "
-            "or delete that folder to start again"
-        )
+        problem = f"--output {output}: its run was interrupted, and {folder} has the finished parts"
+        raise UserError(f"{problem}; continue with --resume, or delete that folder to start again")
     if settings.report is not None:
         if Path(settings.report).is_dir():
             raise UserError(f"--report {settings.report}: is a directory; name a file")
@@ -271,10 +269,9 @@ def require_same(path: Path, before: dict[str, Any], now: dict[str, Any], skippe
     """Compare what a run was made of, as `path` has it, with what it would be made of now."""
     for name, value in now.items():
         if name not in {*NOT_COMPARED, *skipped} and before.get(name) != value:
-            raise UserError(
-                f"--resume: {path} was made with {name} {before.get(name)}, now it is {value}; restore it, or name a "
-                f"new --output, or delete {path.parent} to start again"
-            )
+            problem = f"{path} was made with {name} {before.get(name)}, now it is {value}"
+            advice = f"restore it, or name a new --output, or delete {path.parent} to start again"
+            raise UserError(f"--resume: {problem}; {advice}")
 
 
 def _read_run(folder: Path) -> dict[str, Any]:

@@ -29,8 +29,7 @@ class FinetuneSettings:
             For ner a folder of files in CoNLL's columns with train, dev (or valid, testa) and test in their names, or
             hub:NAME[:CONFIG]. For qa a folder with train*.json and dev*.json in SQuAD's format.
         text: Own table: the column of the text.
-        pair: Own table: the column of the second text of a pair; with --choices the question, or the beginning of every
-            choice.
+        pair: Own table: the column of the second text of a pair; with --choices, of what each choice begins with.
         label: Own table: the column of the label, the labels (a list, or joined by |) or the number; with --choices the
             right one, as a number from 0 or from 1, a letter, or its own text.
         choices: Own table: the columns with one choice each, or one column with lists of choices.
@@ -54,8 +53,7 @@ class FinetuneSettings:
         weight_decay: AdamW's weight decay, on matrices only (not on norms and biases). Default: 0.01.
         dropout: Value of every dropout field of the model's config. Default: null (the checkpoint's own).
         token_masking: Share of the training tokens that [MASK] replaces, drawn again in every epoch. Default: 0.
-        max_length: Tokens per text; longer texts are truncated. Default: 128, for question and context together 384,
-            or fewer if the model has fewer positions.
+        max_length: Tokens per text; longer texts are truncated. Default: 128, for questions 384, or the model's limit.
         from_scratch: Train the same architecture from fresh weights, as a control.
         compare: Also measure simpler methods (a constant, TF-IDF with a linear model) and training from scratch.
     """

@@ -100,11 +100,7 @@ TASKS = {task.name: task for task in _ROWS}
 
 
 def open_task(settings: FinetuneSettings) -> tuple[Task, Splits]:
-    """Find the task, and read and split its data.
-
-    Raises:
-        UserError: There is no such task, a flag does not apply to it, or data are missing or wrong.
-    """
+    """Find the task, and read and split its data; errors have file and line where there is one."""
     name, data = settings.task, settings.data
     if is_own_file(name):
         kind, columns, splits = read_own_file(settings)

@@ -24,6 +24,7 @@ from .data import HELD_OUT_SEED
 from .kinds import EncodedSplit
 from .trainer import FineTuner, Training, epoch_records, redo, remove_checkpoints, with_adapters
 
+Reported = dict[str, EncodedSplit]
 RESULT, WEIGHTS = "result.json", "model.safetensors"
 RATE_SPAN = 10.0  # a search goes from a tenth of --learning_rate to ten times it
 BATCH_SIZES = (8, 16, 32, 64)  # of a search
@@ -71,38 +72,34 @@ def train_seed(training: Training, directory: Path, seed: int, title: str) -> Se
     return result
 
 
-def score_seed(training: Training, directory: Path, reported: dict[str, EncodedSplit]) -> SeedResult:
-    """Score the reported splits with a trained seed's weights, once, and add the scores to its result."""
-    result = read_result(directory)
-    assert result is not None
-    if not result.scores:
-        started = time.perf_counter()
-        model = load_seed(training, directory)
-        scores = {name: training.kind.scores(outputs_of(training, model, s), s) for name, s in reported.items()}
-        seconds = round(result.seconds + time.perf_counter() - started, 2)
-        result = dataclasses.replace(result, scores=scores, seconds=seconds)
-        wait_for_everyone()
-        if is_main():
-            write_result(directory, result)
-        wait_for_everyone()
-    return result
-
-
-def train_seeds(
-    training: Training, directory: Path, reported: dict[str, EncodedSplit], title: str = ""
-) -> list[SeedResult]:
+def train_seeds(training: Training, directory: Path, reported: Reported, title: str = "") -> list[SeedResult]:
     """Train and score all seeds, each in its directory; the weights of the best one on validation are kept."""
     results: list[SeedResult] = []
     for seed in range(1, training.settings.seeds + 1):
         folder, name = directory / str(seed), f"{title}seed {seed}"
-        if (earlier := read_result(folder)) is not None and earlier.scores:
+        result = train_seed(training, folder, seed, name)
+        if result.scores:
             say(f"finished before: {name}")
-        train_seed(training, folder, seed, name)
-        results.append(score_seed(training, folder, reported))
-        for result in results:
-            if result is not best_of(results):
-                discard_weights(directory / str(result.seed))
+        else:
+            result = score_seed(training, folder, result, reported)
+        results.append(result)
+        for each in results:
+            if each is not best_of(results):
+                discard_weights(directory / str(each.seed))
     return results
+
+
+def score_seed(training: Training, directory: Path, result: SeedResult, reported: Reported) -> SeedResult:
+    """Score the reported splits with a trained seed's weights, and add the scores to its result."""
+    started = time.perf_counter()
+    model = load_seed(training, directory)
+    scores = {name: training.kind.scores(outputs_of(training, model, split), split) for name, split in reported.items()}
+    seconds = round(result.seconds + time.perf_counter() - started, 2)
+    result = dataclasses.replace(result, scores=scores, seconds=seconds)
+    if is_main():
+        write_result(directory, result)
+    wait_for_everyone()
+    return result
 
 
 def best_of(results: Sequence[SeedResult]) -> SeedResult:

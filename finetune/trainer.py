@@ -214,15 +214,9 @@ class Progress(TrainerCallback):
             state.best_model_checkpoint = f"{args.output_dir}/{PREFIX_CHECKPOINT_DIR}-{state.best_global_step}"
         self.began = self.last_line = self.epoch_began = time.monotonic()
         self.first_step, self.texts = state.global_step, args.train_batch_size * world_size()  # texts per step
-        self.bar = tqdm(
-            desc=self.title,
-            total=state.max_steps,
-            initial=state.global_step,
-            unit=" texts",
-            unit_scale=self.texts,
-            leave=False,
-            disable=not (is_main() and sys.stderr.isatty()),
-        )
+        texts = {"unit": " texts", "unit_scale": self.texts, "leave": False}
+        hidden = not (is_main() and sys.stderr.isatty())
+        self.bar = tqdm(desc=self.title, total=state.max_steps, initial=state.global_step, disable=hidden, **texts)
         if state.global_step and state.epoch < args.num_train_epochs:
             self.write(f"{self.title}  continues after epoch {round(state.epoch)}/{self.total}")
 

@@ -98,18 +98,12 @@ def hold_out(train: Sequence[Example], groups: Sequence[int] | None = None) -> t
             break
         held_out.add(group)
         wanted -= sizes[group]
-    parts: tuple[list[Example], list[Example]] = ([], [])
-    for example, group in zip(train, groups, strict=True):
-        parts[group in held_out].append(example)
-    return parts
+    grouped = list(zip(train, groups, strict=True))
+    return [e for e, group in grouped if group not in held_out], [e for e, group in grouped if group in held_out]
 
 
 def find_splits(names: Iterable[str], origin: str) -> dict[str, str]:
-    """Return the names of `train` and of `dev`, `test` or both, known by a word in them (eng.testa, dev-v2.0.json).
-
-    Raises:
-        UserError: Two names match one split, or there is nothing to train on or nothing to report; in `origin`.
-    """
+    """Return the names of `train` and of `dev`, `test` or both, known by a word in them (eng.testa, dev-v2.0.json)."""
     found: dict[str, str] = {}
     for name in names:
         words = set(re.split(r"[^a-z]+", name.lower()))

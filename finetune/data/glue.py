@@ -57,11 +57,7 @@ class GlueSource:
 
 
 def load_glue(source: GlueSource, text_columns: Sequence[str], data: str | None) -> Splits:
-    """Read a task's labelled splits from a folder in GLUE's layout or the task's own, or from the Hub (None).
-
-    Raises:
-        UserError: A folder, file, column or label is missing or wrong, or the Hub cannot be reached.
-    """
+    """Read a task's labelled splits from a folder in GLUE's layout or the task's own, or from the Hub (None)."""
     parts = (Part("train", "train.tsv", "train"), *source.dev)
     found = {part.name: [row for _, row in _read(source, part, text_columns, data, True)] for part in parts}
     return Splits(*source.hold_out(found.pop("train")), found)
@@ -123,9 +119,8 @@ def _read(source: GlueSource, part: Part, text_columns: Sequence[str], data: str
         return [(str(row.get("idx")), Example(*pair)) for row, *pair in zip(rows, texts, labels, strict=True)]
     path = _task_folder(data, source) / part.file
     if not labelled:  # the first column is the index, whatever its name
-        return [(first, Example(tuple(texts), None)) for _, first, texts in _rows(path, source.file_columns)]
-    columns = (*source.file_columns, source.label_column)
-    rows = _rows(path, columns, source.header, source.drops_broken_rows)
+        return [(first, Example(tuple(texts), None)) for _, first, texts in _rows(path, source.file_columns, None)]
+    rows = _rows(path, (*source.file_columns, source.label_column), source)
     return [(first, Example(tuple(texts), _label(where, label, source))) for where, first, (*texts, label) in rows]
 
 
@@ -135,12 +130,10 @@ def _task_folder(data: str, source: GlueSource) -> Path:
     return Path(data) / source.folder if is_present(source, data) else Path(data)
 
 
-def _rows(
-    path: Path, columns: Sequence[str], header: Sequence[str] = (), drops_broken_rows: bool = False
-) -> Iterator[tuple[str, str, list[str]]]:
+def _rows(path: Path, columns: Sequence[str], source: GlueSource | None) -> Iterator[tuple[str, str, list[str]]]:
     """Iterate over rows, in which quotes are text: place for messages, first field, and the fields of `columns`."""
     lines = ((number, line.removesuffix("\r").split("\t")) for number, line in read_lines(path, newline="\n"))
-    header = header or next(lines, (0, [""]))[1]
+    header = (source and source.header) or next(lines, (0, [""]))[1]  # test files have one
     if missing := [column for column in columns if column not in header]:
         raise UserError(f"{path}, line 1: no column {missing[0]!r}; expected {', '.join(columns)}")
     places, broken = [header.index(column) for column in columns], 0
@@ -148,7 +141,7 @@ def _rows(
         where = f"{path}, line {number}"
         if len(fields) == len(header):
             yield where, fields[0], [fields[place].strip() for place in places]
-        elif not drops_broken_rows:
+        elif not (source and source.drops_broken_rows):
             raise UserError(f"{where}: {len(fields)} fields, but there are {len(header)} columns; correct the row")
         else:
             broken += 1

@@ -12,7 +12,7 @@ from itertools import chain
 from pathlib import Path
 from string import ascii_uppercase
 from textwrap import shorten
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hf_tiny_transformer.common.errors import UserError
 from hf_tiny_transformer.common.processes import say
@@ -22,10 +22,8 @@ from ..kinds import Kind
 from ..kinds.multiple_choice import MultipleChoice
 from ..kinds.sequence import SEPARATOR, MultiLabel, Regression, SingleLabel
 from ..kinds.text_to_text import TextToText
+from ..settings import FinetuneSettings
 from . import CHOICES, HELD_OUT_SEED, Example, Splits, texts_of
-
-if TYPE_CHECKING:
-    from ..settings import FinetuneSettings
 
 TABLES = tuple(suffix for suffix in FORMATS if suffix != ".txt")
 SHARE = 0.1  # of the rows, for each split that is not given

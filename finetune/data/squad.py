@@ -48,11 +48,7 @@ def _read(path: Path) -> tuple[list[Example], list[int]]:
 
 
 def each_question(path: Path) -> Iterator[tuple[str, int, str, Any]]:
-    """Iterate over the questions of a file, which is read as a whole.
-
-    Yields:
-        The question's place for error messages, the number of its document, its context, and its unchecked object.
-    """
+    """Iterate over (place for error messages, number of the document, context, unchecked question) of a file."""
     content = read_json(path, "expected SQuAD's format")
     for d, document in enumerate(_field(content, "data", list, f"{path}")):
         for p, paragraph in enumerate(_field(document, "paragraphs", list, f"{path}, data[{d}]")):

@@ -25,8 +25,6 @@ ModelInput = dict[str, Any]  # input_ids, attention_mask, ..., labels; not padde
 Collator = Callable[[list[ModelInput]], dict[str, torch.Tensor]]
 Outputs = Sequence[np.ndarray]  # one array for each row of a split, padded or not
 Answer = dict[str, Any]
-_DROPOUT_FIELDS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")  # BERT's
-_DROPOUT_FIELDS += ("attention_dropout", "embedding_dropout", "mlp_dropout")
 
 
 @dataclass(frozen=True)
@@ -79,11 +77,10 @@ class EncodedSplit:
 
 
 class Kind(ABC):
-    """A kind of task. `metrics` are reported scores of the module `metric`; `main` is used for model selection."""
+    """A kind of task; `metrics` are the reported scores of the module `metric`."""
 
     metric: str = "accuracy"  # as `finetune.metrics.score` takes it
     metrics: tuple[str, ...] = ("accuracy",)
-    main: str = "accuracy"
 
     auto_class: ClassVar[Any]  # the Auto class that opens the model
     ending: ClassVar[str]  # of the model's class name
@@ -97,6 +94,11 @@ class Kind(ABC):
     # The texts that prediction reads, each with its default columns; one without is read if its flag is given.
     reads: ClassVar[dict[str, tuple[str, ...]]] = {"text": ("text",)}
     fields: tuple[str, ...] = ("prediction",)  # the keys of an answer
+
+    @property
+    def main(self) -> str:
+        """Return the score used for model selection."""
+        return self.metrics[0]
 
     @classmethod
     def from_config(cls, config: PreTrainedConfig) -> Kind:
@@ -206,8 +208,8 @@ class Kind(ABC):
         tokenizer = read_tokenizer(source, config, trust_remote_code=trust_remote_code)
         if self.needs_fast_tokenizer and not tokenizer.is_fast:
             raise UserError(f"--model {source}: its tokenizer cannot locate tokens in a text; save a fast one")
-        for name in _DROPOUT_FIELDS if dropout is not None else ():
-            if hasattr(config, name):
+        for name in vars(config).copy() if dropout is not None else ():
+            if "dropout" in name:
                 setattr(config, name, dropout)
         length = usable_length(max_length, config, tokenizer, default=default)
         return Checkpoint(source, self.auto_class, config, tokenizer, length, trust_remote_code)

@@ -85,7 +85,6 @@ class MultiLabel(SequenceKind):
     label_names: tuple[str, ...]
     metric = "multilabel"
     metrics = ("micro_f1", "macro_f1", "exact_match")
-    main = "micro_f1"
     fields = ("prediction", "probabilities")
 
     def config_fields(self) -> dict[str, Any]:
@@ -125,7 +124,6 @@ class Regression(SequenceKind):
 
     metric = "glue/stsb"
     metrics = ("pearson", "spearmanr")
-    main = "pearson"
 
     def config_fields(self) -> dict[str, Any]:
         return {"problem_type": "regression"} | label_fields(["score"])

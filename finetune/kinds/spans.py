@@ -32,7 +32,6 @@ class Spans(Kind):
 
     metric = "squad"
     metrics = ("f1", "exact_match")
-    main = "f1"
     auto_class = AutoModelForQuestionAnswering
     ending = "ForQuestionAnswering"
     pipeline_tag = "question-answering"

@@ -12,9 +12,9 @@ from seqeval.metrics.sequence_labeling import get_entities
 from transformers import AutoModelForTokenClassification, DataCollatorForTokenClassification, PreTrainedConfig
 
 from ..data import Example
+from ..data.conll import OUTSIDE
 from . import Answer, Checkpoint, Collator, EncodedSplit, Kind, Outputs, label_fields, label_names, rounded, tokenize
 
-OUTSIDE = "O"
 UNLABELLED = -100  # ignored by torch's cross entropy
 PUNCTUATION = ".,;:!?()[]{}\"'«»\u2018\u2019\u201c\u201d\u201e\u2026"
 _WORD = re.compile(r"[^ \t\r\n]+")  # a no-break space is part of a word, as in `data.conll`
@@ -32,7 +32,6 @@ class Tagging(Kind):
 
     metric = "ner"
     metrics = ("f1", "precision", "recall")
-    main = "f1"
     auto_class = AutoModelForTokenClassification
     ending = "ForTokenClassification"
     pipeline_tag = "token-classification"

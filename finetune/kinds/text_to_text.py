@@ -36,11 +36,6 @@ class TextToText(Kind):
         """Return the scores of `metric`."""
         return METRICS[self.metric]
 
-    @property
-    def main(self) -> str:  # type: ignore[override]
-        """Return the first of them."""
-        return METRICS[self.metric][0]
-
     def describe(self) -> str:
         return "writing a text for a text"
 
