@@ -26,7 +26,7 @@ FOUND = {
 def test_the_kind_is_found_and_printed(name, suffix, tmp_path, capsys):
     labels, kind, names, finding = FOUND[name]
     rows = [(text, labels[i % len(labels)]) for i, (text, _) in enumerate(ROWS)]
-    found, columns, splits = read_own_file(settings(write_table(tmp_path / f"data{suffix}", rows)))
+    found, columns, _ = read_own_file(settings(write_table(tmp_path / f"data{suffix}", rows)))
     assert type(found) is kind and getattr(found, "label_names", None) == names
     assert columns == ("text",)
     printed = capsys.readouterr().err
@@ -35,16 +35,15 @@ def test_the_kind_is_found_and_printed(name, suffix, tmp_path, capsys):
 
 def test_lists_are_several_labels_and_may_be_empty(tmp_path):
     rows = [(text, [["x"], ["y", "x"], []][i % 3]) for i, (text, _) in enumerate(ROWS)]
-    found, columns, splits = read_own_file(settings(write_table(tmp_path / "data.jsonl", rows)))
+    found, _, splits = read_own_file(settings(write_table(tmp_path / "data.jsonl", rows)))
     assert found == MultiLabel(("x", "y"))
     assert {example.label for example in splits.train} == {(0,), (0, 1), ()}
 
 
 def test_targets_are_texts_to_write(tmp_path):
     rows = [(text, f" nan {i} ") for i, (text, _) in enumerate(ROWS)]
-    found, columns, splits = read_own_file(
-        settings(write_table(tmp_path / "a.csv", rows), target="label", metric="bleu")
-    )
+    path = write_table(tmp_path / "a.csv", rows)
+    found, _, splits = read_own_file(settings(path, target="label", metric="bleu"))
     assert found == TextToText("bleu") and splits.train[0].label.startswith("nan ")
 
 
