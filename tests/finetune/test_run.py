@@ -226,11 +226,3 @@ def test_a_fine_tuned_model_can_be_fine_tuned_again_also_after_another_head(toy,
     sst2(tmp_path, tmp_path / "out", "--seeds", 1, "--epochs", 1, glue=toy / "glue")
     again = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
     assert again.classifier.weight.shape == (2, 32)
-
-
-def test_a_run_does_not_replace_another(toy, tmp_path, capsys):
-    sst2(toy, tmp_path / "out", "--seeds", 1, "--epochs", 1)
-    before = {file: file.read_bytes() for file in (tmp_path / "out").rglob("*") if file.is_file()}
-    assert run("--model", toy / "encoder", "--task", "sst2", "--data", toy / "glue", "--output", tmp_path / "out") == 2
-    assert "is not empty" in capsys.readouterr().err
-    assert {file: file.read_bytes() for file in (tmp_path / "out").rglob("*") if file.is_file()} == before
