@@ -120,7 +120,8 @@ class Run:
         model = train.load_seed(self.training, self.folder / "seeds" / str(best.seed))
         outputs = {name: train.outputs_of(self.training, model, split) for name, split in self.reported.items()}
         submission = self.answer_test(model) if self.settings.submission else {}
-        results = self.collect(best, rows, model)
+        first = next(iter(self.reported))
+        results = self.collect(best, rows, model, self.task.kind.by_class(outputs[first], self.reported[first]))
         if not is_main():
             return results
         failure = None
@@ -131,6 +132,8 @@ class Run:
             for name, text in submission.items():
                 files.atomic_write_text(staging / "submission" / name, text)
             report.draw_curve(results, staging / "training" / "loss.png")
+            if report.is_drawn(results):
+                report.draw_confusion(results, staging / "training" / "confusion.png")
             files.atomic_write_json(staging / RESULTS_FILE, vars(results))
             name, example = self.output.absolute().name, self.splits.train[0]
             try:
@@ -146,7 +149,9 @@ class Run:
             raise RunError(f"{self.output}: {failure}") from failure
         return results
 
-    def collect(self, best: SeedResult, rows: Sequence[Row], model: PreTrainedModel) -> Results:
+    def collect(
+        self, best: SeedResult, rows: Sequence[Row], model: PreTrainedModel, by_class: dict[str, Any] | None
+    ) -> Results:
         """Return the content of results.json."""
         *others, own = map(asdict, rows)
         return Results(
@@ -167,6 +172,7 @@ class Run:
             energy=estimate_energy(self.timings[SEEDS] + self.timings.get(SEARCH, 0.0), world_size()),
             timings=self.timings,
             seconds=round(sum(self.timings.values()), 2),
+            by_class=by_class,
         )
 
     def answer_test(self, model: PreTrainedModel) -> dict[str, str]:

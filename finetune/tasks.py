@@ -21,7 +21,7 @@ from .settings import FinetuneSettings
 
 SUITE = "glue"  # --task glue: every task of the table that has a `glue`
 OPEN_TASKS = ("ner", "qa")  # whose data define the labels
-OWN_FILE_FLAGS = ("text", "pair", "label", "choices", "target", "metric", "validation", "test")
+OWN_FILE_FLAGS = ("text", "pair", "label", "label_type", "choices", "target", "metric", "validation", "test")
 
 
 @dataclass(frozen=True)
@@ -109,6 +109,8 @@ def open_task(settings: FinetuneSettings) -> tuple[Task, Splits]:
     else:
         refuse_own_file_flags(settings)
         task, splits = _open_named(name, data)
+    if settings.class_weights and not isinstance(task.kind, SingleLabel):
+        raise UserError(f"--class_weights: the task {task.name} does not have one label per text; leave it out")
     if settings.submission and task.glue is None:
         raise UserError(f"--submission: {task.name} is not a GLUE task; leave it out")
     splits.require_trainable(f"task {task.name}")

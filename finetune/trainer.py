@@ -8,7 +8,7 @@ import shutil
 import sys
 import time
 import warnings
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,7 @@ class FineTuner(Trainer):
             data_collator=kind.collator(checkpoint),
             train_dataset=MaskedTexts(training.train.rows, checkpoint.tokenizer, settings.token_masking),
             eval_dataset=[self.evaluated.rows[i] for i in self.evaluated.by_length],
+            compute_loss_func=balanced_loss(training) if settings.class_weights else None,
             compute_metrics=lambda found: kind.scores(self._in_order(found.predictions), self.evaluated),
             preprocess_logits_for_metrics=lambda logits, _labels: kind.outputs(logits),
         )
@@ -146,6 +147,25 @@ class FineTuner(Trainer):
             sizes = {file.name: file.stat().st_size for file in (directory / last).iterdir()}
             atomic_write_json(directory / LAST, {"checkpoint": last, "bytes": sizes})
             remove_checkpoints(directory, {last, f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}"})
+
+
+def balanced_loss(training: Training) -> Callable[..., torch.Tensor]:
+    """Return the cross-entropy in which all classes of the training split weigh the same in sum.
+
+    The weights are rows / (classes * rows of the class), as `class_weight="balanced"` of scikit-learn; their mean over
+    the rows is 1. The sum is divided by the rows of the whole batch, over all processes.
+    """
+    counts = np.bincount([example.label for example in training.train.examples])
+    weights = torch.tensor(counts.sum() / (np.count_nonzero(counts) * np.maximum(counts, 1)), dtype=torch.float)
+
+    def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
+        logits = training.kind.outputs(outputs["logits"])
+        missing = logits.shape[-1] - len(weights)  # classes after the last one that occurs in training
+        of_all = torch.nn.functional.pad(weights, (0, missing)).to(logits.device)
+        total = torch.nn.functional.cross_entropy(logits, labels, weight=of_all, reduction="sum")
+        return total / (len(labels) if num_items_in_batch is None else num_items_in_batch)
+
+    return loss
 
 
 class LengthGroupedOrder(torch.utils.data.Sampler[int]):

@@ -138,6 +138,10 @@ class Kind(ABC):
         scores = metrics.score(self.metric, predictions, self.references(examples))
         return {name: scores[name] for name in self.metrics}
 
+    def by_class(self, outputs: Outputs, split: EncodedSplit) -> dict[str, Any] | None:
+        """Return the figures of each class, if a text has one."""
+        return None
+
     def collator(self, checkpoint: Checkpoint) -> Collator:
         """Return a function that pads rows to a batch."""
         return DataCollatorWithPadding(checkpoint.tokenizer)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -59,6 +59,22 @@ class SingleLabel(SequenceKind):
     metrics: tuple[str, ...] = ("accuracy",)
     main: str = "accuracy"
     fields = ("prediction", "probability")
+
+    def selected_by(self, metric: str) -> SingleLabel:
+        """Return the same with another score for model selection; accuracy and macro F1 are reported in any case."""
+        metrics = dict.fromkeys(("accuracy", "macro_f1", metric))
+        return replace(self, metric="classes", metrics=tuple(metrics), main=metric)
+
+    def by_class(self, outputs: Outputs, split: EncodedSplit) -> dict[str, Any]:
+        """Return precision, recall, F1 and number of rows of each class, and the confusion matrix (true, predicted)."""
+        from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+        true, predicted = self.references(split.examples), self.decode(outputs, split)
+        numbers = range(len(self.label_names))
+        figures = precision_recall_fscore_support(true, predicted, labels=numbers, zero_division=0.0)
+        named = dict(zip(("precision", "recall", "f1", "rows"), map(np.ndarray.tolist, figures), strict=True))
+        confusion = confusion_matrix(true, predicted, labels=numbers).tolist()
+        return {"labels": list(self.label_names), **named, "confusion": confusion}
 
     def config_fields(self) -> dict[str, Any]:
         return {"problem_type": "single_label_classification"} | label_fields(self.label_names)
