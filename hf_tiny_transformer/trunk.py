@@ -78,7 +78,6 @@ class TinyTransformerLayer(GradientCheckpointingLayer):
 class TinyTransformerTrunkPreTrainedModel(TinyTransformerPreTrainedModel):
     """Weight initialisation of the families built on this trunk."""
 
-    config: TinyTransformerTrunkConfig
     _no_split_modules = ["TinyTransformerLayer"]
 
     @torch.no_grad()
