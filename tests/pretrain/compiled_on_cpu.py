@@ -1,4 +1,4 @@
-"""`python -m pretrain --compile true` that generates no code (backend eager); prints how often gradients are reduced."""
+"""`python -m pretrain --compile true` without code generation (backend eager); counts the reductions of gradients."""
 
 import sys
 from functools import partialmethod
