@@ -107,6 +107,10 @@ class Run:
         parts = (kind.encode(rows, self.checkpoint) for rows in (self.splits.train, self.splits.validation))
         self.training = Training(kind, self.checkpoint, settings, *parts)
         self.reported = {name: kind.encode(rows, self.checkpoint) for name, rows in self.splits.reported.items()}
+        splits = {"train": self.training.train, "validation": self.training.validation, **self.reported}
+        if any(any(split.cut) for split in splits.values()):
+            counts = ", ".join(f"{name} {sum(split.cut)}" for name, split in splits.items())
+            say(f"texts truncated to {self.checkpoint.max_length} tokens (--max_length): {counts}")
         return None
 
     def compare(self) -> list[Row]:
@@ -130,6 +134,8 @@ class Run:
         failure = None
         with disk_errors(self.output), files.atomic_directory(self.output) as staging:
             model.save_pretrained(staging)
+            if self.task.kind.keeps_length:  # longer texts were not evaluated
+                self.checkpoint.tokenizer.model_max_length = self.checkpoint.max_length
             self.checkpoint.tokenizer.save_pretrained(staging)
             self.write_predictions(staging / "predictions.csv", outputs)
             for name, text in submission.items():

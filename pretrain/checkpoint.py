@@ -82,6 +82,9 @@ def load_checkpoint(directory: Path, loop: TrainingLoop) -> Progress:
         states = torch.load(directory / OPTIMIZER_FILE, weights_only=True, map_location="cpu")["optimizers"]
         for optimizer, state in zip(loop.optimizers, states, strict=True):
             if state["state"]:
+                known = optimizer.param_groups[0].keys()  # torch.optim.Muon, of older runs, has more settings
+                groups = [{name: group[name] for name in known & group.keys()} for group in state["param_groups"]]
+                state["param_groups"] = groups
                 set_optimizer_state_dict(model, optimizer.optimizer, optim_state_dict=state, options=WHOLE)
         return read_progress(directory)
     except Exception as error:  # safetensors, pickle, zip and json each have their own types for a damaged file

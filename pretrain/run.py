@@ -116,8 +116,9 @@ def compiles_well(accelerator: Accelerator, model: PreTrainedModel) -> bool:
 def _describe(loop: TrainingLoop) -> str:
     """Describe how a loop computes, for the log."""
     accelerator, model = loop.accelerator, loop.accelerator.unwrap_model(loop.model)
-    parts = [f"{accelerator.num_processes} x {accelerator.device.type}", accelerator.mixed_precision]
+    parts = [f"{accelerator.num_processes} x {accelerator.device.type}"]
     parts += [accelerator.distributed_type.value] if accelerator.num_processes > 1 else []
+    parts += ["fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision]
     parts += [model.config._attn_implementation] + (["compiled"] if model._compiled_call_impl else [])
     return ", ".join(parts)
 

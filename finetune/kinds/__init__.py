@@ -99,6 +99,7 @@ class Kind(ABC):
     default_max_length: ClassVar[int] = 128  # in training
     answer_length: ClassVar[int] = UNLIMITED  # the default in prediction
     shortest: ClassVar[int] = 0  # tokens per row
+    keeps_length: ClassVar[bool] = False  # the result reads no longer texts than it was evaluated on
     # The texts that prediction reads, each with its default columns; one without is read if its flag is given.
     reads: ClassVar[dict[str, tuple[str, ...]]] = {"text": ("text",)}
     fields: tuple[str, ...] = ("prediction",)  # the keys of an answer

@@ -22,6 +22,7 @@ class SequenceKind(Kind):
     auto_class = AutoModelForSequenceClassification
     ending = "ForSequenceClassification"
     pipeline_tag = "text-classification"
+    keeps_length = True
     reads: ClassVar = {"text": ("text",), "pair": ()}
 
     @classmethod

@@ -21,6 +21,7 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # from glibc's malloc.h
 def quieten_libraries() -> None:
     """Silence the notices and loading bars of the libraries, so that an error is one line."""
     warnings.filterwarnings("ignore", category=UserWarning, module="sklearn")  # labels that are absent from a split
+    warnings.filterwarnings("ignore", category=FutureWarning, message="`broadcast_buffers`")  # in torch 2.13
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     for name in NOISY:
