@@ -1,4 +1,4 @@
-"""`python -m pretrain --compile true` that generates no code (backend eager); prints how often gradients are reduced."""
+"""`python -m pretrain --compile true` without generated code; prints how often gradients are reduced."""
 
 import sys
 from functools import partialmethod
