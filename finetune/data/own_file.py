@@ -139,7 +139,7 @@ def _read(flag: str, file: str, columns: Mapping[str, Sequence[str]], answer: st
 def _label_answers(rows: list[_Row], column: str, label_type: str | None) -> _Answers:
     """Find out whether a column holds several labels per text, numbers on a scale, or one label per text.
 
-    `label_type` (classification, regression or multi-label) is what the user says it holds.
+    `label_type` (classification, regression or multi-label) is what the user states that it holds.
     """
     values = [example.label for example, _ in rows]
     several = label_type == "multi-label"
