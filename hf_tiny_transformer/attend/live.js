@@ -31,7 +31,8 @@ function compute(altered) {
 function update() {
   const start = performance.now();
   current = compute(true);
-  original = isAltered() ? compute(false) : current;
+  if (!isAltered()) original = current;
+  else if (!original || String(original.ids) !== String(current.ids)) original = compute(false);
   readPalette();
   for (const draw of [drawTokens, drawPrediction, drawThumbnails, drawMap, drawLines, drawSteps]) draw();
   live.milliseconds = performance.now() - start;
@@ -97,8 +98,8 @@ function press(t) {
 }
 
 function bar(word, share, before, highest, { mark = false, action = false } = {}) {
-  const tag = action ? "button type=button" : "span", change = isAltered() ? ` was ${percent(before)}` : "";
-  const tick = isAltered() ? `<b style="left:calc(${100 * before / highest}% - 1.5px)"></b>` : "";
+  const tag = action ? "button type=button" : "span", change = isAltered() ? `, was ${percent(before)}` : "";
+  const tick = isAltered() ? `<b style="left:clamp(0px, ${100 * before / highest}% - 1.5px, 100% - 3px)"></b>` : "";
   return `<li><${tag} class="word ${mark ? "true" : ""}" dir=auto>${escaped(word)}</${tag.split(" ")[0]}><span class=track aria-hidden=true>` +
     `<i style="width:${100 * share / highest}%"></i>${tick}</span><span class="number muted">${percent(share)}${change}</span></li>`;
 }
@@ -125,7 +126,7 @@ function drawPrediction() {
     const rank = shares.reduce((count, share) => count + (share > shares[truth]), 1);
     answer += ` The hidden word is “${pieceOf(truth)}”: ${percent(shares[truth])}, rank ${rank} of ${shares.length}.`;
   }
-  $("#answer").textContent = isAltered() ? `${answer} The black marks show the whole model.` : answer;
+  $("#answer").textContent = isAltered() ? `${answer} The marks show the whole model.` : answer;
   if (action) [...bars.children].forEach((li, i) => li.firstChild.addEventListener("click", () => append(best[i])));
 }
 
@@ -186,7 +187,7 @@ function readPalette() {  // 256 steps through the three stops of the style, and
   const stops = [0, 1, 2].map((i) => [1, 3, 5].map((at) => parseInt(value(`--heat-${i}`).slice(at, at + 2), 16)));
   palette = Array.from({ length: 256 }, (_, i) => {
     const at = i / 127.5, low = Math.min(1, Math.floor(at));
-    return [0, 1, 2].map((c) => Math.round(stops[low][c] * (1 - at + low) + stops[low + 1][c] * (at - low)));
+    return [...[0, 1, 2].map((c) => Math.round(stops[low][c] * (1 - at + low) + stops[low + 1][c] * (at - low))), 255];
   });
   colors = { accent: value("--accent"), rule: value("--rule") };
 }
@@ -215,7 +216,7 @@ function drawThumbnails() {
     const layer = Math.floor(i / HEADS), head = i % HEADS, map = mapOf(layer, head), highest = highestOf(map);
     const canvas = Object.assign(box.querySelector("canvas"), { width: T, height: T }), context = canvas.getContext("2d");
     const pixels = context.createImageData(T, T);
-    map.forEach((weight, at) => pixels.data.set([...colorOf(weight / highest), 255], 4 * at));
+    for (let at = 0; at < T * T; at++) pixels.data.set(colorOf(map[at] / highest), 4 * at);
     context.putImageData(pixels, 0, 0);
     box.querySelector("button").ariaPressed = String(layer === state.layer && head === state.head);
     box.classList.toggle("off", state.off.has(`${layer}.${head}`));
@@ -253,13 +254,14 @@ function drawMap() {
       context.stroke();
       continue;
     }
-    context.fillStyle = `rgb(${colorOf(map[at] / highest).join(" ")})`;
+    context.fillStyle = `rgb(${colorOf(map[at] / highest).slice(0, 3).join(" ")})`;
     context.fillRect(x, y, cell - 1, cell - 1);
   }
   context.strokeStyle = colors.accent;
   context.lineWidth = 2;
   context.strokeRect(1, state.query * cell + 1, size - 2, cell - 2);
   const name = `layer ${state.layer}, head ${state.head}`;
+  $("#highest").textContent = highest.toFixed(3);
   $("#which").textContent = `Attention of ${name}`;
   canvas.ariaLabel = `Attention weights of ${name}. Arrow keys move over the cells.`;
 }
@@ -284,8 +286,12 @@ function drawLines() {
 
 // 5. Step by step
 
-const signed = (value, most) => `<td style="background:color-mix(in srgb, var(--series-${value < 0 ? 1 : 0}) ` +
-  `${Math.round(60 * Math.min(1, Math.abs(value) / most))}%, transparent)">${value.toFixed(2).replace("-", "−")}</td>`;
+const fixed = (value) => value.toFixed(2).replace(/^-0\.00$/, "0.00").replace("-", "−");
+function signed(value, most) {
+  const share = Math.round(60 * Math.min(1, Math.abs(value) / most));
+  const style = share > 2 ? ` style="background:color-mix(in srgb, var(--series-${value < 0 ? 1 : 0}) ${share}%, transparent)"` : "";
+  return `<td${style}>${fixed(value)}</td>`;
+}
 
 function numberTable(table, caption, rows) {  // [name, values, class] of each row
   const most = Math.max(1e-9, ...rows.map(([, values]) => values.reduce((a, b) => Math.max(a, Math.abs(b)), 0)));
@@ -309,13 +315,13 @@ function drawSteps() {
   for (const id of ["#product", "#weighted"]) $(id).hidden = book;
   if (!book) {
     const product = part(k, key).map((value, i) => value * query[i]);
-    numberTable($("#product"), `1. Multiply the query of “${asks}” by the key of “${escaped(names[key])}”, number by number. The sum, <b>q · k = ${dots[key].toFixed(2)}</b>, is the score.`,
+    numberTable($("#product"), `1. Multiply the query of “${asks}” by the key of “${escaped(names[key])}”, number by number. The sum, <b>q · k = ${fixed(dots[key])}</b>, is the score.`,
       [["query q", query], ["key k", part(k, key)], ["q × k", product, "sum"]]);
   }
   html($("#softmax"), `<caption><span>2. Divide each score by √${width} = ${Math.sqrt(width).toFixed(2)}. Softmax turns the results into weights that sum to 1.</span></caption>` +
     `<thead><tr><th scope=col>key</th><th scope=col>q · k</th><th scope=col>÷ √${width}</th><th scope=col>softmax</th><td></td></tr></thead><tbody>` +
     names.map((name, t) => `<tr aria-selected=${t === key} ${book ? "" : `tabindex=${t === key ? 0 : -1}`}><th scope=row>${escaped(name)}</th>` + (visible[t] ?
-      `<td>${dots[t].toFixed(2)}</td><td>${scores[t].toFixed(2)}</td><td>${rounded(shares[t])}</td>` +
+      `<td>${fixed(dots[t])}</td><td>${fixed(scores[t])}</td><td>${rounded(shares[t])}</td>` +
       `<td><span class=track style="display:block"><i style="width:${100 * shares[t]}%"></i></span></td>` : "<td colspan=4>hidden by the causal mask</td>") + "</tr>").join("") + "</tbody>");
   if (book) return;
   const rows = names.map((name, t) => [name, part(v, t).map((value) => value * shares[t])]).filter((_, t) => visible[t]);
