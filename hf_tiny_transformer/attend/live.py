@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+import hf_tiny_transformer
+
 from ..common.checkpoints import load_model, read_config, read_tokenizer, saved_class, usable_length
 from ..common.errors import UserError
 from ..common.pages import render_page
@@ -19,11 +21,11 @@ FOLDER = Path(__file__).parent
 SCRIPTS = (FOLDER / "live_model.js", FOLDER / "live.js")
 MAX_PARAMETERS = 10_000_000  # 13 MB of page; each key stroke would take a second in a browser
 MAX_TOKENS = 64  # the map of a longer text is not legible
-FAMILIES = ("encoder", "bert", "decoder")
-TASKS = {"ForMaskedLM": "masked", "ForPreTraining": "masked", "ForCausalLM": "causal"}
-TASKS |= {"ForSequenceClassification": "labels"}
+FAMILIES = {f"tiny_transformer_{family}": family for family in ("encoder", "bert", "decoder")}
+TASKS = {"MaskedLM": "masked", "PreTraining": "masked", "CausalLM": "causal", "SequenceClassification": "labels"}
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu", "swish", "tanh")  # of live_model.js
 FIXED_ROPE = ("default", "linear", "llama3", "yarn")  # the others depend on the length of the text
+TOKENIZER_PARTS = {"model": "WordPiece", "normalizer": "BertNormalizer", "pre_tokenizer": "BertPreTokenizer"}
 SENTENCE = "the acting is great and the story moved me to tears ."
 
 
@@ -39,17 +41,18 @@ def live_page(source: str | Path, *, text: str | None = None, fp32: bool = False
         UserError: The page cannot run this model or its tokenizer.
     """
     config = read_config(source)
-    family = config.model_type.removeprefix("tiny_transformer_")
-    if family not in FAMILIES:
+    if (family := FAMILIES.get(config.model_type)) is None:
         families = "Encoder, Bert and Decoder (convert a stock bert model with hf-tiny-transformer import)"
         raise _refused(source, f"model_type is {config.model_type}", families)
-    saved = saved_class(source, config)
-    task = next((task for ending, task in TASKS.items() if saved.__name__.endswith(ending)), None)
-    if task is None:
-        raise _refused(source, f"it is a {saved.__name__}", "language models and text classifiers")
-    model, tokenizer = load_model(source, _masked_lm(saved), config), read_tokenizer(source, config)
+    saved = saved_class(source, config).__name__
+    if (task := TASKS.get(saved.rpartition("For")[2])) is None:
+        raise _refused(source, f"it is a {saved}", "language models and text classifiers")
+    opened = getattr(hf_tiny_transformer, saved.replace("ForPreTraining", "ForMaskedLM"))
+    model, tokenizer = load_model(source, opened, config), read_tokenizer(source, config)
     if (count := model.num_parameters()) > MAX_PARAMETERS:
         raise _refused(source, f"it has {count:,} parameters", f"at most {MAX_PARAMETERS:,}")
+    if task == "masked" and tokenizer.mask_token_id is None:
+        raise _refused(source, "its tokenizer has no mask_token", "masked language models with one")
     data = {
         "name": Path(source).resolve().name,
         "task": task,
@@ -58,7 +61,7 @@ def live_page(source: str | Path, *, text: str | None = None, fp32: bool = False
         "room": min(MAX_TOKENS, usable_length(None, config, tokenizer)),
         "config": _shape(source, model, config, family, task),
         "tokenizer": tokenizer_settings(source, tokenizer),
-        "tensors": {name: pack(tensor, fp32) for name, tensor in _tensors(model)},
+        "tensors": {name: pack(tensor, fp32) for name, tensor in model.named_parameters()},
     }
     return render_page(FOLDER / "live.html", f"Live: {data['name']}", data, SCRIPTS)
 
@@ -81,21 +84,15 @@ def tokenizer_settings(source: str | Path, tokenizer: PreTrainedTokenizerBase) -
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     parts = {} if backend is None else json.loads(backend.to_str())
-    for part, needed in (
-        ("model", "WordPiece"),
-        ("normalizer", "BertNormalizer"),
-        ("pre_tokenizer", "BertPreTokenizer"),
-    ):
+    for part, needed in TOKENIZER_PARTS.items():
         if (kind := (parts.get(part) or {}).get("type")) != needed:
             raise _refused(source, f"the {part} of its tokenizer is {kind}", needed)
     for token in parts["added_tokens"]:
         if token["normalized"] or token["single_word"]:
             raise _refused(source, f"its tokenizer normalizes the added token {token['content']}", "plain added tokens")
     model, normalizer = parts["model"], parts["normalizer"]
-    text = model["unk_token"]
-    plain, whole = (tokenizer(text, add_special_tokens=flag)["input_ids"] for flag in (False, True))
+    plain, whole = (tokenizer(model["unk_token"], add_special_tokens=flag)["input_ids"] for flag in (False, True))
     start = next(i for i in range(len(whole)) if whole[i : i + len(plain)] == plain)
-    accents = normalizer["strip_accents"]
     return {
         "pieces": tokenizer.convert_ids_to_tokens(range(len(tokenizer))),
         "added": [token["content"] for token in parts["added_tokens"]],
@@ -109,19 +106,8 @@ def tokenizer_settings(source: str | Path, tokenizer: PreTrainedTokenizerBase) -
         "clean": normalizer["clean_text"],
         "spaceCjk": normalizer["handle_chinese_chars"],
         "lowercase": normalizer["lowercase"],
-        "stripAccents": normalizer["lowercase"] if accents is None else accents,
+        "stripAccents": normalizer["lowercase" if normalizer["strip_accents"] is None else "strip_accents"],
     }
-
-
-def _masked_lm(saved: type[PreTrainedModel]) -> Any:
-    """Return the class to load: a masked language model for `ForPreTraining`, whose second head is not shown."""
-    import hf_tiny_transformer
-
-    return getattr(hf_tiny_transformer, saved.__name__.replace("ForPreTraining", "ForMaskedLM"))
-
-
-def _tensors(model: PreTrainedModel) -> list[tuple[str, torch.Tensor]]:
-    return list(model.named_parameters())  # a tied output matrix is not among them
 
 
 def _shape(
@@ -135,7 +121,6 @@ def _shape(
         raise _refused(source, f"rope_type is {rotary.rope_type}", ", ".join(FIXED_ROPE))
     if task == "labels" and (config.num_labels < 2 or config.problem_type == "regression"):
         raise _refused(source, "it predicts a number", "classifiers of two or more labels")
-    pooling = {"bert": "pooler", "decoder": "last"}.get(family) or config.classifier_pooling
     return {
         "family": family,
         "width": config.hidden_size,
@@ -148,7 +133,7 @@ def _shape(
         "positionKind": "learned" if family == "bert" else config.position_embedding_type,
         "inverse": None if rotary is None else rotary.inv_freq.tolist(),
         "scale": None if rotary is None else rotary.attention_scaling,
-        "pooling": pooling,
+        "pooling": {"bert": "pooler", "decoder": "last"}.get(family) or config.classifier_pooling,
         "several": config.problem_type == "multi_label_classification",
         "labels": [config.id2label[i] for i in range(config.num_labels)] if task == "labels" else None,
     }

@@ -16,7 +16,7 @@ from commands import fails, run
 from conftest import make_documents
 from families import tiny_model, tiny_tokenizer
 from tokenizers import normalizers
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import BertConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from hf_tiny_transformer.attend import live
 from hf_tiny_transformer.attend.live import live_page
@@ -185,6 +185,12 @@ def test_a_page_is_one_file_and_8_bits_are_a_quarter(tmp_path):
     assert weights[0] < 0.45 * weights[1]  # the page's own code is in both
 
 
+def test_a_stock_model_is_refused_with_the_way_out(tmp_path, capsys):
+    BertConfig(vocab_size=PIECES, architectures=["BertForMaskedLM"]).save_pretrained(tmp_path)
+    error = fails(capsys, "attend", "--model", tmp_path, "--live", "--output", tmp_path / "page.html")
+    assert "model_type is bert" in error and "hf-tiny-transformer import" in error
+
+
 def refusals() -> list[tuple[str, str | None, dict, str]]:
     return [
         ("Seq2Seq", "ForConditionalGeneration", {}, "model_type is tiny_transformer_seq2seq"),
@@ -214,6 +220,10 @@ def test_large_models_and_other_tokenizers_are_refused(tmp_path, monkeypatch, ca
     tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
     tokenizer.save_pretrained(folder)
     assert "the normalizer of its tokenizer is NFC; a live page supports BertNormalizer" in fails(capsys, *command)
+    tokenizer = tokenizer_of("Encoder")
+    tokenizer.mask_token = None
+    tokenizer.save_pretrained(folder)
+    assert "its tokenizer has no mask_token" in fails(capsys, *command)
     tiny_tokenizer().save_pretrained(folder)
     assert "the normalizer of its tokenizer is None" in fails(capsys, *command)
 
