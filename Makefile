@@ -28,6 +28,7 @@ pretrain: $(READY)  ## the main job: raw text in, a fine-tuned model and its fig
 	$(BIN)/python -m finetune --model $(RUN)/pretrained --task sample-sentiment --seeds 3 --compare \
 		--learning_rate 5e-4 --epochs 4 --token_masking 0.15 --dropout 0.1 \
 		--report $(RUN)/report.md --output $(RUN)/finetuned
+	$(BIN)/python -m hf_tiny_transformer attend --model $(RUN)/pretrained --live --output $(RUN)/live.html
 
 $(VENV)/.extras: $(READY)
 	for extra in web; do \
