@@ -151,7 +151,7 @@ def flash_attn_func(q, k, v, dropout_p=0.0, softmax_scale=None, causal=False, wi
 
 
 def flash_attn_varlen_func(
-    q, k, v, cu_seqlens_q, cu_seqlens_k, _, __, softmax_scale=None, causal=False, window_size=(-1, -1)
+    q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, softmax_scale=None, causal=False, window_size=(-1, -1)
 ):
     window = (window_size[0], 0) if causal else window_size
     return in_documents(q, k, v, cu_seqlens_q.tolist(), softmax_scale, window)
