@@ -23,6 +23,7 @@ class MultiHeadAttention(nn.Module):
         is_causal: Whether a query attends to itself and earlier tokens only.
         bias: Whether the four projections have a bias.
         dropout: Rate on the attention weights during training.
+        sliding_window: Tokens that a query sees on either side, itself included; flash attention has no other mask.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class MultiHeadAttention(nn.Module):
         is_causal: bool = False,
         bias: bool = False,
         dropout: float = 0.0,
+        sliding_window: int | None = None,
     ):
         super().__init__()
         self.config = config
@@ -41,6 +43,7 @@ class MultiHeadAttention(nn.Module):
         self.head_dim = config.hidden_size // config.num_attention_heads
         self.scaling = self.head_dim**-0.5
         self.dropout = dropout
+        self.sliding_window = sliding_window
         self.q_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=bias)
         self.k_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=bias)
         self.v_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=bias)
@@ -94,6 +97,7 @@ class MultiHeadAttention(nn.Module):
             attention_mask,
             dropout=self.dropout if self.training else 0.0,
             scaling=self.scaling,
+            sliding_window=self.sliding_window,
             **kwargs,
         )
         return self.o_proj(attended.reshape(*batch_shape, -1).contiguous()), weights

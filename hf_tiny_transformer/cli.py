@@ -20,7 +20,7 @@ COMMANDS = {
     "report": ("pretrain.report:main", "compare pretraining runs on one HTML page"),
     "attend": ("hf_tiny_transformer.attend.page:main", "show a model's attention as a page or a picture"),
     "export": ("hf_tiny_transformer.convert.stock:export", "convert a model to a stock architecture or ONNX"),
-    "import": ("hf_tiny_transformer.convert.stock:import_", "convert a stock bert checkpoint to the Bert family"),
+    "import": ("hf_tiny_transformer.convert.stock:import_", "convert a stock bert or modernbert checkpoint to ours"),
     "verify": ("hf_tiny_transformer.publish.verify:main", "check a model directory before it is published"),
     "push": ("hf_tiny_transformer.publish.push:main", "verify a model directory, then upload it to the Hub"),
 }

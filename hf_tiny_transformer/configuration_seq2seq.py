@@ -6,7 +6,7 @@ import copy
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
 
-from .configuration_trunk import TinyTransformerTrunkConfig
+from .configuration_trunk import FULL, SLIDING, TinyTransformerTrunkConfig
 
 
 @strict
@@ -42,6 +42,8 @@ class TinyTransformerSeq2SeqConfig(TinyTransformerTrunkConfig):
         super().validate_architecture()
         if self.num_decoder_layers is not None and self.num_decoder_layers < 1:
             raise ValueError(f"num_decoder_layers ({self.num_decoder_layers}) must be at least 1")
+        if SLIDING in (self.layer_types or ()):
+            raise ValueError(f"layer_types: Seq2Seq supports only {FULL!r}")
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
         """Return the config of one side; transformers sizes the decoder's cache by its `num_hidden_layers`.
@@ -52,5 +54,5 @@ class TinyTransformerSeq2SeqConfig(TinyTransformerTrunkConfig):
         if not decoder or encoder or depth == self.num_hidden_layers:
             return self
         config = copy.deepcopy(self)
-        config.num_hidden_layers = depth
+        config.num_hidden_layers, config.layer_types = depth, [FULL] * depth
         return config

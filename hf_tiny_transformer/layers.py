@@ -1,5 +1,6 @@
 """Parts shared by several families: the base class, rotary and sinusoidal positions, MLP, prediction head, pooling."""
 
+import copy
 from typing import TypedDict
 
 import torch
@@ -49,12 +50,16 @@ class TinyTransformerPreTrainedModel(PreTrainedModel):
 class RotaryEmbedding(nn.Module):
     """cos and sin of the rotation angles of each position (Su et al. 2021), scaled as in `config.rope_parameters`.
 
+    These may be nested by layer type; then the settings of `layer_type` are used.
     The two buffers are not saved. `PreTrainedModel._init_weights` recognises this class by its name and fills them
     after a model was loaded on the meta device.
     """
 
-    def __init__(self, config: PreTrainedConfig):
+    def __init__(self, config: PreTrainedConfig, layer_type: str = "full_attention"):
         super().__init__()
+        if layer_type in config.rope_parameters:
+            config = copy.copy(config)
+            config.rope_parameters = config.rope_parameters[layer_type]
         self.config = config
         self.max_seq_len_cached = config.max_position_embeddings
         self.original_max_seq_len = config.max_position_embeddings

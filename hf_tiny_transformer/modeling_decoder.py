@@ -36,10 +36,8 @@ class TinyTransformerDecoderPreTrainedModel(TinyTransformerTrunkPreTrainedModel)
 class TinyTransformerDecoderModel(TinyTransformerTrunk, TinyTransformerDecoderPreTrainedModel):
     """Decoder trunk: one vector per token, computed from that token and earlier ones."""
 
-    def __init__(
-        self, config: TinyTransformerTrunkConfig, *, num_layers: int | None = None, cross_attention: bool = False
-    ):
-        super().__init__(config, num_layers=num_layers, is_causal=True, cross_attention=cross_attention)
+    def __init__(self, config: TinyTransformerTrunkConfig, *, cross_attention: bool = False):
+        super().__init__(config, is_causal=True, cross_attention=cross_attention)
 
     def new_cache(self) -> Cache:
         """Build an empty cache of keys and values."""
@@ -72,7 +70,11 @@ class TinyTransformerDecoderModel(TinyTransformerTrunk, TinyTransformerDecoderPr
         """
         inputs_embeds = self.embed(input_ids, inputs_embeds)
         # The masks come before a new cache: transformers looks for packed documents only if there is no cache.
-        mask, cross_mask = causal_mask(self.config, inputs_embeds, attention_mask, position_ids, past_key_values), None
+        masks = {
+            kind: causal_mask(self.config, inputs_embeds, attention_mask, position_ids, past_key_values, kind)
+            for kind in self.layer_types
+        }
+        cross_mask = None
         if encoder_hidden_states is not None:
             is_packed = attention_mask is None and past_key_values is None
             cross_mask = cross_attention_mask(
@@ -90,12 +92,13 @@ class TinyTransformerDecoderModel(TinyTransformerTrunk, TinyTransformerDecoderPr
             position_ids = (torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + past).unsqueeze(0)
         hidden_states, position_embeddings = self.add_positions(inputs_embeds, position_ids)
         for layer in self.layers:
+            kind = str(layer.layer_type)
             hidden_states = layer(
                 hidden_states,
-                mask,
+                masks[kind],
                 encoder_hidden_states,  # positional, because reentrant checkpointing drops gradients of keywords
                 cross_mask,
-                position_embeddings=position_embeddings,
+                position_embeddings=position_embeddings[kind],
                 position_ids=position_ids,
                 past_key_values=past_key_values,
                 **kwargs,

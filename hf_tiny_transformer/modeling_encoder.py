@@ -50,15 +50,19 @@ class TinyTransformerEncoderModel(TinyTransformerTrunk, TinyTransformerEncoderPr
     ) -> BaseModelOutput:
         """Encode texts; `token_type_ids` are ignored, and accepted because some tokenizers always return them."""
         inputs_embeds = self.embed(input_ids, inputs_embeds)
-        mask = bidirectional_mask(self.config, inputs_embeds, attention_mask, position_ids)
+        masks = {
+            kind: bidirectional_mask(self.config, inputs_embeds, attention_mask, position_ids, kind)
+            for kind in self.layer_types
+        }
         if position_ids is None:
             position_ids = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device).unsqueeze(0)
         hidden_states, position_embeddings = self.add_positions(inputs_embeds, position_ids)
         for layer in self.layers:
+            kind = str(layer.layer_type)
             hidden_states = layer(
                 hidden_states,
-                attention_mask=mask,
-                position_embeddings=position_embeddings,
+                attention_mask=masks[kind],
+                position_embeddings=position_embeddings[kind],
                 position_ids=position_ids,
                 **kwargs,
             )

@@ -36,7 +36,7 @@ class TinyTransformerSeq2SeqDecoder(TinyTransformerDecoderModel):
     }
 
     def __init__(self, config: TinyTransformerSeq2SeqConfig):
-        super().__init__(config, num_layers=config.num_decoder_layers, cross_attention=True)
+        super().__init__(config, cross_attention=True)
 
     def new_cache(self) -> Cache:
         """Build two empty caches: for self-attention, and for the encoder's keys and values."""

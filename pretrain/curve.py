@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -34,7 +35,7 @@ def draw_curve(metrics: list[dict], path: Path, plans: Sequence[StagePlan] = ())
             f"validation: {100 * VALIDATION_MASK_RATE:g} % masked, without dropout" if _masked(plans) else "validation"
         )
         top.plot(x, y, color=ORANGE, marker="o", markersize=5, linewidth=1.5, label=label, clip_on=False, zorder=3)
-        place = {"xytext": (4, -18), "textcoords": "offset points", "ha": "right", "color": ORANGE}
+        place: dict[str, Any] = {"xytext": (4, -18), "textcoords": "offset points", "ha": "right", "color": ORANGE}
         top.annotate(f"{y[-1]:.3f}", (x[-1], y[-1]), fontweight="bold", **place)
     top.margins(y=0.1)  # room for the label of the last validation loss
     top.set_ylabel("loss, nats per target token")
@@ -49,8 +50,8 @@ def draw_curve(metrics: list[dict], path: Path, plans: Sequence[StagePlan] = ())
         for axes in (top, bottom):
             axes.axvline(start, color=GREY, linewidth=0.9, linestyle=(0, (4, 3)), alpha=0.7)
         name = f"{plan.stage.batch_size} x {plan.stage.block_size} tokens"
-        place = {"xytext": (3, 3), "textcoords": "offset points", "fontsize": 8, "color": GREY}
-        bottom.annotate(name, (start, 0), xycoords=("data", "axes fraction"), **place)
+        beside: dict[str, Any] = {"xytext": (3, 3), "textcoords": "offset points", "fontsize": 8, "color": GREY}
+        bottom.annotate(name, (start, 0), xycoords=("data", "axes fraction"), **beside)
     for axes in (top, bottom):
         axes.grid(color=RULE, linewidth=0.8)
         axes.set_axisbelow(True)

@@ -7,12 +7,11 @@ import json
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from transformers import BertConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from hf_tiny_transformer.common.checkpoints import load_model, read_config, read_config_json, read_tokenizer
 from hf_tiny_transformer.common.errors import UserError
-from hf_tiny_transformer.convert.bert import config_from_stock, load_stock_bert
-from hf_tiny_transformer.modeling_bert import TinyTransformerBertPreTrainedModel
+from hf_tiny_transformer.convert.stock import STOCK_FAMILIES, config_from_stock, load_stock
 
 from .data.tokenizer import GENERATES
 from .recipe import CONFIG_CLASSES, OBJECTIVES, Family, Recipe
@@ -50,8 +49,8 @@ class InitialModel:
         Raises:
             UserError: Weights are unreadable, or some of the trunk are missing.
         """
-        if self.is_stock and issubclass(model_class, TinyTransformerBertPreTrainedModel):
-            return load_stock_bert(self.directory, model_class, flag=FLAG, seed=seed).float().train()
+        if self.is_stock:
+            return load_stock(self.directory, model_class, flag=FLAG, seed=seed).float().train()
         return load_model(self.directory, model_class, self.config, flag=FLAG, new_head=True, seed=seed).train()
 
 
@@ -59,20 +58,20 @@ def open_initial(directory: str | Path, *, trust_remote_code: bool = False) -> I
     """Read the config and the tokenizer of a model directory; the weights are loaded later.
 
     Raises:
-        UserError: There is no such directory, it is neither one of our models nor a stock bert, or it has no usable
-            tokenizer.
+        UserError: There is no such directory, it is neither one of our models nor a stock one that we convert, or it
+            has no usable tokenizer.
     """
     directory = Path(directory)
     model_type = read_config_json(directory, FLAG)["model_type"]
     families = {config_class.model_type: family for family, config_class in CONFIG_CLASSES.items()}
-    if model_type not in (*families, BertConfig.model_type):
-        known = ", ".join([*families, BertConfig.model_type])
+    stock = {config_class.model_type: families[ours.model_type] for config_class, ours in STOCK_FAMILIES.items()}
+    if model_type not in families | stock:
+        known = ", ".join(families | stock)
         raise UserError(f"{directory / 'config.json'}: model_type is {model_type!r}; --init takes one of {known}")
     config = read_config(directory, flag=FLAG)
-    is_stock = isinstance(config, BertConfig)
-    if isinstance(config, BertConfig):
+    if model_type in stock:
         config = config_from_stock(config, source=directory / "config.json")
-    initial = InitialModel(directory, families.get(model_type, "bert"), config, is_stock, trust_remote_code)
+    initial = InitialModel(directory, (families | stock)[model_type], config, model_type in stock, trust_remote_code)
     where, tokenizer = f"--init {directory}", initial.tokenizer()
     needed = ("bos_token", "eos_token") if initial.family in GENERATES else ("mask_token",)
     missing = [name for name in ("pad_token", "cls_token", "sep_token", *needed) if getattr(tokenizer, name) is None]

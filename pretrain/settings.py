@@ -28,7 +28,8 @@ class RunSettings:
         output: Directory of the run; must be new or empty, except with --resume.
         corpus: Text to train on: sample, files, folders, globs, hub:NAME[:CONFIG] or hub-stream:NAME[:CONFIG] (without
             a download).
-        init: Directory of a model, ours or a stock bert, whose weights, config and tokenizer the run starts from.
+        init: Directory of a model, ours or a stock bert, modernbert or modernbert-decoder, whose weights, config and
+            tokenizer the run starts from.
         text_field: Column or field with the text, in .csv, .tsv, .jsonl, .parquet and Hub data.
         seed: Seed of the initial weights, the order of the blocks and the masks.
         minutes: Minutes of training, converted once into a number of steps. Default: 5.

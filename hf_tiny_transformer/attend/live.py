@@ -16,6 +16,7 @@ import hf_tiny_transformer
 from ..common.checkpoints import load_model, read_config, read_tokenizer, saved_class, usable_length
 from ..common.errors import UserError
 from ..common.pages import render_page
+from ..configuration_trunk import FULL, SLIDING
 
 FOLDER = Path(__file__).parent
 SCRIPTS = (FOLDER / "live_model.js", FOLDER / "live.js")
@@ -94,7 +95,7 @@ def tokenizer_settings(source: str | Path, tokenizer: PreTrainedTokenizerBase) -
     plain, whole = (tokenizer(model["unk_token"], add_special_tokens=flag)["input_ids"] for flag in (False, True))
     start = next(i for i in range(len(whole)) if whole[i : i + len(plain)] == plain)
     return {
-        "pieces": tokenizer.convert_ids_to_tokens(range(len(tokenizer))),
+        "pieces": tokenizer.convert_ids_to_tokens(list(range(len(tokenizer)))),
         "added": [token["content"] for token in parts["added_tokens"]],
         "special": tokenizer.all_special_ids,
         "mask": tokenizer.mask_token_id,
@@ -116,10 +117,13 @@ def _shape(
     """Return the config of the forward pass."""
     if config.hidden_act not in ACTIVATIONS:
         raise _refused(source, f"hidden_act is {config.hidden_act}", ", ".join(ACTIVATIONS))
-    rotary = getattr(model.model, "rotary_emb", None)
+    if SLIDING in (getattr(config, "layer_types", None) or ()):
+        raise _refused(source, "it has layers with windows", f"layer_types of {FULL} alone")
+    rotary = model.model.rotary_emb[FULL] if hasattr(model.model, "rotary_emb") else None
     if rotary is not None and rotary.rope_type not in FIXED_ROPE:
         raise _refused(source, f"rope_type is {rotary.rope_type}", ", ".join(FIXED_ROPE))
-    if task == "labels" and (config.num_labels < 2 or config.problem_type == "regression"):
+    labels = [name for _, name in sorted((config.id2label or {}).items())]
+    if task == "labels" and (len(labels) < 2 or config.problem_type == "regression"):
         raise _refused(source, "it predicts a number", "classifiers of two or more labels")
     return {
         "family": family,
@@ -135,7 +139,7 @@ def _shape(
         "scale": None if rotary is None else rotary.attention_scaling,
         "pooling": {"bert": "pooler", "decoder": "last"}.get(family) or config.classifier_pooling,
         "several": config.problem_type == "multi_label_classification",
-        "labels": [config.id2label[i] for i in range(config.num_labels)] if task == "labels" else None,
+        "labels": labels if task == "labels" else None,
     }
 
 

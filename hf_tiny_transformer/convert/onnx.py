@@ -117,6 +117,8 @@ def export_onnx(source: Path, output: Path, *, int8: bool = False) -> tuple[PreT
     model = open_ours(source).float()
     if isinstance(model, TinyTransformerSeq2SeqPreTrainedModel) or model.main_input_name != "input_ids":
         raise UserError(f"{source}: --format onnx supports the families Bert, Encoder and Decoder, without images")
+    if model.can_generate() and model.config.sliding_window:
+        raise UserError(f"{source}: --format onnx cannot export a Decoder with sliding_attention layers")
     graph = Graph(model).eval()
     with atomic_directory(output) as staging:
         file = staging / MODEL_FILE

@@ -10,7 +10,7 @@ import time
 
 import pytest
 import torch
-from pretraining import ROOT, SHARED, command, finish, pretrain, refused, run, same_weights, start
+from pretraining import ENVIRONMENT, SHARED, command, finish, pretrain, refused, run, same_weights, start
 
 from hf_tiny_transformer.common.errors import EXIT_DIVERGED, EXIT_TERMINATED
 from pretrain import loop as training_loop
@@ -30,7 +30,7 @@ def whole(corpus_file, tmp_path_factory):
 def test_a_run_that_is_stopped_and_resumed_ends_with_the_same_bytes(sent, whole, corpus_file, tmp_path):
     output = tmp_path / "stopped"
     arguments = [sys.executable, "-m", "pretrain", *command(corpus_file, output, *FLAGS)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    environment = {**os.environ, **ENVIRONMENT, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     process = subprocess.Popen(arguments, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     metrics = output / "training" / "metrics.jsonl"
     deadline = time.time() + 120
