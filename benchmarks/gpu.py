@@ -5,7 +5,7 @@
     python -m benchmarks.gpu --part tasks --output runs/gpu --glue GLUE --blimp BLIMP
 
 check: equal losses and gradients, repetition and resume, tokens per second next to stock BERT. train: a model of
-BERT-Mini's size, stopped once by SIGTERM and resumed; the same call again goes on where the deadline came. tasks: the
+BERT-Mini's size, stopped once by SIGTERM and resumed; the same call again continues after the deadline. tasks: the
 model of train on GLUE and BLiMP, side by side, and two ways to shard. Nothing is downloaded. --small rehearses a part
 on a CPU, with a few hundred sentences as --corpus.
 """
@@ -178,7 +178,7 @@ def repeat_and_resume(settings: GpuSettings, steps: Steps) -> None:
 
 
 def train(settings: GpuSettings, steps: Steps) -> None:
-    """Pretrain a mini model: stop it by SIGTERM after a while, resume it at once, and go on to the deadline."""
+    """Pretrain a mini model: stop it by SIGTERM after a while, resume it at once, and continue to the deadline."""
     run = steps.output / "pretrained"
     new = [*MINI, "--minutes", f"{settings.minutes - 2.5:g}"]
     new = [*SMALL, "--max-steps", "300"] if settings.small else new
