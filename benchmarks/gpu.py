@@ -5,7 +5,7 @@
     python -m benchmarks.gpu --part tasks --output runs/gpu --glue GLUE --blimp BLIMP
 
 check: equal losses and gradients, repetition and resume, tokens per second next to stock BERT. train: a model of
-BERT-Mini's size, stopped once by SIGTERM and resumed; the same call again continues after the deadline. tasks: the
+BERT-Mini's size, stopped once by SIGTERM and resumed; the same call continues where the deadline came. tasks: the
 model of train on GLUE and BLiMP, side by side, and two ways to shard. Nothing is downloaded. --small rehearses a part
 on a CPU, with a few hundred sentences as --corpus.
 """

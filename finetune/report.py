@@ -22,8 +22,8 @@ from .tasks import Task
 from .train import SeedResult
 
 RESULTS_FILE = "results.json"
-RECIPE = ("learning_rate", "batch_size", "epochs", "patience", "warmup_ratio", "weight_decay", "dropout")
-RECIPE += ("token_masking", "class_weights", "lora", "search")
+OPTIMIZATION = ("learning_rate", "batch_size", "epochs", "patience", "warmup_ratio", "weight_decay")
+RECIPE = (*OPTIMIZATION, "dropout", "token_masking", "class_weights", "lora", "search")
 SHAPE = (("layers", "num_hidden_layers"), ("wide", "hidden_size"), ("heads", "num_attention_heads"))
 MOST_DRAWN = 20  # classes in the picture of the confusion
 SEARCH, SEEDS = "search", "train and score all seeds"  # steps that made the model, in `Results.timings`
@@ -197,7 +197,7 @@ def _facts(*rows: tuple[str, str], after: str = "") -> Section:
 def _evaluation(results: Results, best: dict[str, Any]) -> list[tuple[str, ...]]:
     counts, own = results.data["counts"], {"name": "this model", "scores": results.scores}
     validation = (f"{counts['validation']:,}", results.metric, spread(**results.validation))
-    rows = [("this model", "validation", *validation, percent(best["validation"]))]
+    rows: list[tuple[str, ...]] = [("this model", "validation", *validation, percent(best["validation"]))]
     for row in (own, *results.comparison):
         for split, metrics in row["scores"].items():
             for metric, score in metrics.items():
@@ -226,13 +226,15 @@ def is_drawn(results: Results) -> bool:
 
 
 def draw_confusion(results: Results, path: Path) -> None:
-    """Draw how many rows of each class were predicted as which; the colour is the share of the class's rows."""
+    """Draw how many rows of each class were predicted as which, if `is_drawn`; the colour is the share."""
+    if (found := results.by_class) is None or not is_drawn(results):
+        return
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    counts, labels = np.array(results.by_class["confusion"]), [label[:20] for label in results.by_class["labels"]]
+    counts, labels = np.array(found["confusion"]), [label[:20] for label in found["labels"]]
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     size = 2.5 + 0.45 * len(labels)
     figure, axes = plt.subplots(figsize=(size, size), constrained_layout=True)

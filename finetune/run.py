@@ -29,7 +29,7 @@ from hf_tiny_transformer.publish.facts import estimate_energy, public_name
 
 from . import report, train
 from .baselines import from_scratch, quick_baselines
-from .data.glue import load_test
+from .data.glue import GlueSource, load_test
 from .report import RESULTS_FILE, SEARCH, SEEDS, Results, Row
 from .settings import FinetuneSettings
 from .tasks import SUITE, open_task
@@ -39,7 +39,7 @@ from .trainer import LAST
 RUN_FILE = "run.json"
 DATA = "texts and labels"  # in run.json; `data` is the flag
 NOT_COMPARED = {"output", "report", "resume", "data", "trust_remote_code"}  # may differ between the parts of a run
-PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "datasets", "peft", "optuna")
+PACKAGES: tuple[str, ...] = ("torch", "transformers", "tokenizers", "accelerate", "datasets", "peft", "optuna")
 PACKAGES += ("numpy", "scipy", "scikit-learn")
 
 
@@ -48,6 +48,9 @@ class Run:
 
     `command` is shown in the report; `baselines` measures the quick baselines even without `settings.compare`.
     """
+
+    training: Training  # set by `open`, like `reported`
+    reported: train.Reported
 
     def __init__(self, settings: FinetuneSettings, command: str, *, baselines: bool = False) -> None:
         self.settings, self.command, self.baselines = settings, command, baselines
@@ -104,6 +107,10 @@ class Run:
         parts = (kind.encode(rows, self.checkpoint) for rows in (self.splits.train, self.splits.validation))
         self.training = Training(kind, self.checkpoint, settings, *parts)
         self.reported = {name: kind.encode(rows, self.checkpoint) for name, rows in self.splits.reported.items()}
+        splits = {"train": self.training.train, "validation": self.training.validation, **self.reported}
+        if any(any(split.cut) for split in splits.values()):
+            counts = ", ".join(f"{name} {sum(split.cut)}" for name, split in splits.items())
+            say(f"texts truncated to {self.checkpoint.max_length} tokens (--max_length): {counts}")
         return None
 
     def compare(self) -> list[Row]:
@@ -119,7 +126,7 @@ class Run:
         """Write the result directory, complete or absent, and print the table, whose last row is this run's."""
         model = train.load_seed(self.training, self.folder / "seeds" / str(best.seed))
         outputs = {name: train.outputs_of(self.training, model, split) for name, split in self.reported.items()}
-        submission = self.answer_test(model) if self.settings.submission else {}
+        submission = self.answer_test(model, self.task.glue) if self.settings.submission and self.task.glue else {}
         first = next(iter(self.reported))
         results = self.collect(best, rows, model, self.task.kind.by_class(outputs[first], self.reported[first]))
         if not is_main():
@@ -127,13 +134,14 @@ class Run:
         failure = None
         with disk_errors(self.output), files.atomic_directory(self.output) as staging:
             model.save_pretrained(staging)
+            if self.task.kind.keeps_length:  # longer texts were not evaluated
+                self.checkpoint.tokenizer.model_max_length = self.checkpoint.max_length
             self.checkpoint.tokenizer.save_pretrained(staging)
             self.write_predictions(staging / "predictions.csv", outputs)
             for name, text in submission.items():
                 files.atomic_write_text(staging / "submission" / name, text)
             report.draw_curve(results, staging / "training" / "loss.png")
-            if report.is_drawn(results):
-                report.draw_confusion(results, staging / "training" / "confusion.png")
+            report.draw_confusion(results, staging / "training" / "confusion.png")
             files.atomic_write_json(staging / RESULTS_FILE, vars(results))
             name, example = self.output.absolute().name, self.splits.train[0]
             try:
@@ -175,9 +183,9 @@ class Run:
             by_class=by_class,
         )
 
-    def answer_test(self, model: PreTrainedModel) -> dict[str, str]:
+    def answer_test(self, model: PreTrainedModel, source: GlueSource) -> dict[str, str]:
         """Answer GLUE's test rows; return the files of a submission, for the test splits that exist."""
-        source, kind, answers = self.task.glue, self.task.kind, {}
+        kind, answers = self.task.kind, {}
         spell = source.file_labels.__getitem__ if source.file_labels else lambda i: f"{min(5.0, max(0.0, i)):.3f}"
         for name, rows in load_test(source, self.task.text_columns, self.settings.data).items():
             split = kind.encode([example for _, example in rows], self.checkpoint, labelled=False)

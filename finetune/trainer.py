@@ -28,7 +28,7 @@ from hf_tiny_transformer.common.errors import UserError
 from hf_tiny_transformer.common.files import atomic_write_json, read_json
 from hf_tiny_transformer.common.processes import is_main, say, wait_for_everyone, world_size
 
-from .kinds import Checkpoint, EncodedSplit, Kind, ModelInput, row_length
+from .kinds import Checkpoint, EncodedSplit, Kind, ModelInput, generate, row_length
 from .settings import FinetuneSettings
 
 WINDOW = 16  # batches whose texts are sorted among themselves: more saves hardly any padding, and mixes less
@@ -61,9 +61,12 @@ class FineTuner(Trainer):
     Trainer's checkpoints are in `directory`; `title` begins each line of progress.
     """
 
+    model: nn.Module
+
     def __init__(self, training: Training, model: nn.Module, directory: Path, seed: int = 0, title: str = "") -> None:
         kind, checkpoint, settings = training.kind, training.checkpoint, training.settings
         self.kind, self.longest, self.evaluated = kind, checkpoint.max_length, training.validation
+        self.directory, self.rows = directory, training.train.rows
         super().__init__(
             model=model,
             args=_arguments(kind, settings, seed, directory),
@@ -85,7 +88,7 @@ class FineTuner(Trainer):
 
     def train_or_resume(self) -> None:
         """Train, or continue after the last complete epoch in the directory; the model then has the best weights."""
-        directory = Path(self.args.output_dir)
+        directory = self.directory
         if not (directory / LAST).is_file():
             if is_main():
                 remove_checkpoints(directory)  # a killed run's half-written one
@@ -105,16 +108,16 @@ class FineTuner(Trainer):
     def predictions(self) -> np.ndarray:
         """Return the model's outputs for the validation split, in the order of its rows."""
         self.compute_metrics = None
-        return self._in_order(self.predict(self.eval_dataset).predictions)
+        return self._in_order(self.predict(self.eval_dataset).predictions)  # type: ignore[arg-type]  # the list of `__init__`
 
-    def _in_order(self, outputs: np.ndarray) -> np.ndarray:
+    def _in_order(self, outputs: np.ndarray | tuple[np.ndarray, ...]) -> np.ndarray:
         ordered = np.empty_like(outputs)
         ordered[self.evaluated.by_length] = outputs
         return ordered
 
     def _get_train_sampler(self, train_dataset: Any = None) -> LengthGroupedOrder:
         whole_batch = self.args.train_batch_size * world_size()  # each process takes its part of it
-        return LengthGroupedOrder(list(map(row_length, self.train_dataset.rows)), whole_batch, self.args.seed)
+        return LengthGroupedOrder(list(map(row_length, self.rows)), whole_batch, self.args.seed)
 
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
@@ -125,7 +128,7 @@ class FineTuner(Trainer):
         inputs = self._prepare_inputs(inputs)
         labels = inputs.pop("labels", None)
         with torch.no_grad(), self.compute_loss_context_manager():
-            return None, self.model.generate(**inputs, max_length=self.longest), labels
+            return None, generate(self.model, inputs, self.longest), labels
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write the weights of a checkpoint, under the names by which Trainer loads them.
@@ -134,7 +137,7 @@ class FineTuner(Trainer):
         it resumes; it would also write code and tokenizer once per epoch, and Trainer a pickle of its arguments.
         """
         if self.args.should_save:
-            directory = Path(output_dir or self.args.output_dir)
+            directory = Path(output_dir or self.directory)
             directory.mkdir(parents=True, exist_ok=True)
             save_model(self.model, str(directory / "model.safetensors"))
 
@@ -143,7 +146,7 @@ class FineTuner(Trainer):
         super()._save_checkpoint(model, trial)
         wait_for_everyone()
         if is_main():
-            directory, last = Path(self.args.output_dir), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+            directory, last = self.directory, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
             sizes = {file.name: file.stat().st_size for file in (directory / last).iterdir()}
             atomic_write_json(directory / LAST, {"checkpoint": last, "bytes": sizes})
             remove_checkpoints(directory, {last, f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}"})
@@ -250,12 +253,13 @@ class Progress(TrainerCallback):
             done = f"epoch {state.epoch:.2f}/{self.total}  {rate * self.texts:,.0f} texts/s"
             say(f"{self.title}  {done}  {minutes}:{seconds:02d} left")
 
-    def on_evaluate(self, args: Any, state: TrainerState, control: Any, metrics: Any, **kwargs: Any) -> None:
+    def on_evaluate(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Write the line of an epoch, and put its seconds into the log, which a checkpoint keeps."""
         seconds, self.epoch_began = time.monotonic() - self.epoch_began, time.monotonic()
         state.log_history[-1]["seconds"] = round(seconds, 2)
         loss = next((entry["loss"] for entry in reversed(state.log_history) if "loss" in entry), float("nan"))
-        scores = f"train loss {loss:.4f}  validation {100 * metrics[f'eval_{self.main}']:.2f}"
+        score = kwargs["metrics"][f"eval_{self.main}"]
+        scores = f"train loss {loss:.4f}  validation {100 * score:.2f}"
         self.write(f"{self.title}  epoch {round(state.epoch)}/{self.total}  {scores}  {seconds:.1f} s")
 
     def on_train_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
@@ -274,7 +278,7 @@ def epoch_records(kind: Kind, state: TrainerState) -> list[dict[str, Any]]:
     records = []
     for number, (loss, found) in enumerate(zip(losses, evaluations, strict=True), start=1):
         scores = {name: found[f"eval_{name}"] for name in kind.metrics}
-        record = {"epoch": number, "train_loss": loss["loss"], "validation": scores[kind.main]}
+        record: dict[str, Any] = {"epoch": number, "train_loss": loss["loss"], "validation": scores[kind.main]}
         record |= {"seconds": found["seconds"]} | ({"validation_scores": scores} if len(scores) > 1 else {})
         records.append(record)
     return records

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from accelerate.optimizer import AcceleratedOptimizer
 from safetensors.torch import load_file
 from torch import nn
 from torch.distributed.checkpoint.state_dict import (
@@ -77,7 +78,7 @@ def load_checkpoint(directory: Path, loop: TrainingLoop) -> Progress:
         weights = load_file(directory / "model.safetensors")
         for target, source in model.all_tied_weights_keys.items():
             weights.setdefault(target, weights[source])
-        set_model_state_dict(model, weights, options=WHOLE)
+        set_model_state_dict(model, dict(weights), options=WHOLE)
         states = torch.load(directory / OPTIMIZER_FILE, weights_only=True, map_location="cpu")["optimizers"]
         for optimizer, state in zip(loop.optimizers, states, strict=True):
             if state["state"]:
@@ -98,7 +99,7 @@ def read_progress(directory: Path) -> Progress:
     return Progress(**json.loads((directory / STATE_FILE).read_text(encoding="utf-8")))
 
 
-def _optimizer_state(model: nn.Module, prepared: torch.optim.Optimizer) -> dict:
+def _optimizer_state(model: nn.Module, prepared: AcceleratedOptimizer) -> dict:
     """Return the state by parameter names; before the first step it is empty, and torch would take one to get it."""
     optimizer = prepared.optimizer  # inside Accelerate's wrapper
     return get_optimizer_state_dict(model, optimizer, options=WHOLE) if optimizer.state else {"state": {}}

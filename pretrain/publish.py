@@ -33,6 +33,7 @@ from .data.prepare import PreparedData
 from .data.tokenizer import MASK, SPANS
 from .metrics import METRICS_FILE, read_metrics
 from .recipe import Recipe
+from .schedule import plan_stages
 from .settings import RunRecord
 
 SUMMARY_FILE = Path("training") / "summary.json"
@@ -107,7 +108,7 @@ def publish(
     _copy_model(checkpoint, output)
     progress = read_progress(checkpoint)
     metrics = read_metrics(output / METRICS_FILE)
-    draw_curve(metrics, output / "training" / "loss.png")
+    draw_curve(metrics, output / "training" / "loss.png", plan_stages(recipe, record.max_steps))
     line = next(line for line in reversed(metrics) if line["step"] == progress.step)
     summary = Summary(
         steps=progress.step,

@@ -144,7 +144,7 @@ def _accelerator(settings: RunSettings, output: Path, recipe: Recipe) -> Acceler
 
 def _initial_model(settings: RunSettings, output: Path, record: RunRecord | None) -> InitialModel | None:
     """Open the model of --init. A resumed run has it in its own first checkpoint and no longer needs the directory."""
-    source: str | Path | None = settings.init or (record and record.init)
+    source: str | Path | None = settings.init or (record.init if record else None)
     if source is not None and record is not None and 0 in checkpoint_steps(output):
         source = checkpoint_path(output, 0)
     elif source is not None and settings.init is None and not Path(source).is_dir():  # the record has only its name

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
@@ -59,10 +59,10 @@ def read_own_file(settings: FinetuneSettings) -> tuple[Kind, tuple[str, ...], Sp
         UserError: A flag is missing, or a file is unreadable or wrong; the message has file, line and column.
     """
     answer = _check_flags(settings)
-    texts = [column for column in (settings.text, settings.pair) if column is not None]
-    choices, path = settings.choices or [], Path(settings.task)
-    named = {"text": [settings.text], "pair": [settings.pair], CHOICES: choices}
-    columns = {name: of_text for name, of_text in named.items() if of_text not in ([], [None])}
+    named = {"text": settings.text, "pair": settings.pair}
+    columns = {name: [column] for name, column in named.items() if column is not None}
+    texts, choices, path = [*chain(*columns.values())], settings.choices or [], Path(settings.task)
+    columns |= {CHOICES: choices} if choices else {}
     files = {name: getattr(settings, name) for name in ("task", "validation", "test")}
     rows = {name: _read(f"--{name}", file, columns, answer) for name, file in files.items() if file is not None}
     main, width = rows["task"], len(rows["task"][0][0].texts)
@@ -115,13 +115,13 @@ def _check_flags(settings: FinetuneSettings) -> str:
     return getattr(settings, answer)
 
 
-def _read(flag: str, file: str, columns: dict[str, Sequence[str]], answer: str) -> list[_Row]:
+def _read(flag: str, file: str, columns: Mapping[str, Sequence[str]], answer: str) -> list[_Row]:
     """Read the texts and the answer of each row of a file."""
     names = [*chain(*columns.values()), answer]
     if len(set(names)) < len(names):
         raise UserError(f"{flag} {file}: flags must name different columns; given are {', '.join(names)}")
     file_format(Path(file), TABLES, flag)
-    table, rows = TableFile(Path(file), names, flag), []
+    table, rows = TableFile(Path(file), names, flag), list[_Row]()
     for record in table.checked():
         try:
             texts = texts_of(record.values, columns)
@@ -139,7 +139,7 @@ def _read(flag: str, file: str, columns: dict[str, Sequence[str]], answer: str) 
 def _label_answers(rows: list[_Row], column: str, label_type: str | None) -> _Answers:
     """Find out whether a column holds several labels per text, numbers on a scale, or one label per text.
 
-    `label_type` (classification, regression or multi-label) is what the user says it holds.
+    `label_type` (classification, regression or multi-label) is what the user states that it holds.
     """
     values = [example.label for example, _ in rows]
     several = label_type == "multi-label"
@@ -154,15 +154,16 @@ def _label_answers(rows: list[_Row], column: str, label_type: str | None) -> _An
         what = "lists" if isinstance(values[0], list) else f"labels joined by {SEPARATOR}"
         names = sorted({name for value in values for name in _parts(value)})
         return _classes(MultiLabel, names, f"{what}: classification with any number of labels", _parts)
-    numbers = {parse_number(value) for value in values}
-    is_scale = None not in numbers
+    parsed = {parse_number(value) for value in values}
+    numbers = [number for number in parsed if number is not None]
+    is_scale = None not in parsed
     if is_scale and label_type is None:
         is_scale = len(numbers) > MOST_WHOLE_NUMBERS or not all(number.is_integer() for number in numbers)
     if label_type == "regression":
         for example, refuse in rows:
             if parse_number(example.label) is None:
                 raise refuse(f"{example.label!r} is not a number, which --label_type regression needs", column)
-    if None in numbers or (label_type == "classification" and not all(number.is_integer() for number in numbers)):
+    if None in parsed or (label_type == "classification" and not all(number.is_integer() for number in numbers)):
         what, read = "different texts", lambda value: [str(value).strip()]
     elif is_scale and label_type != "classification":
         finding = f"numbers from {min(numbers):g} to {max(numbers):g}: regression"
@@ -176,16 +177,19 @@ def _label_answers(rows: list[_Row], column: str, label_type: str | None) -> _An
     return _classes(SingleLabel, names, f"{len(names)} {what}: classification", read)
 
 
-def _classes(kind: type[Kind], names: list[str], finding: str, read: Callable[[Any], list[str]]) -> _Answers:
+def _classes(
+    kind: type[SingleLabel | MultiLabel], names: list[str], finding: str, read: Callable[[Any], list[str]]
+) -> _Answers:
     """Return the answers of a column whose cells hold the names that `read` finds."""
     places = {name: index for index, name in enumerate(names)}
     listed = shorten(", ".join(names), 100)
 
     def label(value: Any, _: tuple[str, ...]) -> int | tuple[int, ...] | None:
-        indices = {None} if value is None else {places.get(name) for name in read(value)}
-        if None in indices:
+        found = None if value is None else set(read(value))
+        if found is None or not found <= places.keys():
             return None
-        return tuple(sorted(indices)) if kind is MultiLabel else indices.pop()
+        indices = sorted(places[name] for name in found)
+        return tuple(indices) if kind is MultiLabel else indices[0]
 
     return _Answers(kind(tuple(names)), f"{finding} ({listed})", listed, label)
 
@@ -239,7 +243,7 @@ def _split(whole: list[Example], given: dict[str, list[Example]], shared: int) -
         return hashlib.sha256(json.dumps([HELD_OUT_SEED, *words]).encode()).hexdigest()
 
     hashes = [text_hash(example) for example in whole]
-    sizes, split_of, class_of = Counter(hashes), {}, {}
+    sizes, split_of, class_of = Counter(hashes), dict[str, str](), dict[str, int]()
     for example, key in zip(whole, hashes, strict=True):
         label = example.label if isinstance(example.label, int) else -1  # only single labels are classes
         class_of[key] = min(label, class_of.get(key, label))

@@ -22,6 +22,7 @@ class SequenceKind(Kind):
     auto_class = AutoModelForSequenceClassification
     ending = "ForSequenceClassification"
     pipeline_tag = "text-classification"
+    keeps_length = True
     reads: ClassVar = {"text": ("text",), "pair": ()}
 
     @classmethod
@@ -83,10 +84,10 @@ class SingleLabel(SequenceKind):
         return f"text classification ({', '.join(self.label_names)})"
 
     def decode(self, outputs: Outputs, split: EncodedSplit) -> np.ndarray:
-        return np.stack(outputs).argmax(axis=-1)
+        return np.asarray(outputs).argmax(axis=-1)
 
     def answer(self, outputs: Outputs, split: EncodedSplit) -> list[Answer]:
-        probabilities, indices = torch.from_numpy(np.stack(outputs)).softmax(dim=-1).max(dim=-1)
+        probabilities, indices = torch.from_numpy(np.asarray(outputs)).softmax(dim=-1).max(dim=-1)
         found = zip(indices, map(rounded, probabilities), strict=True)
         return [{"prediction": self.label_names[index], "probability": probability} for index, probability in found]
 
@@ -120,11 +121,11 @@ class MultiLabel(SequenceKind):
 
     def decode(self, outputs: Outputs, split: EncodedSplit) -> np.ndarray:
         """Return (N, labels): 1 where the probability is above one half."""
-        return (np.stack(outputs) > 0).astype(int)
+        return (np.asarray(outputs) > 0).astype(int)
 
     def answer(self, outputs: Outputs, split: EncodedSplit) -> list[Answer]:
         answers: list[Answer] = []
-        for row in torch.from_numpy(np.stack(outputs)).sigmoid():
+        for row in torch.from_numpy(np.asarray(outputs)).sigmoid():
             probabilities = dict(zip(self.label_names, map(rounded, row), strict=True))
             predicted = [name for name, probability in probabilities.items() if probability > 0.5]
             answers.append({"prediction": predicted, "probabilities": probabilities})
@@ -154,7 +155,7 @@ class Regression(SequenceKind):
         return float(label)
 
     def decode(self, outputs: Outputs, split: EncodedSplit) -> np.ndarray:
-        return np.stack(outputs)[:, 0].astype(float)
+        return np.asarray(outputs)[:, 0].astype(float)
 
     def score_predictions(self, predictions: np.ndarray, examples: Sequence[Example]) -> dict[str, float]:
         """Return the correlations; those of a model that has diverged are 0."""

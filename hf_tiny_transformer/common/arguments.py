@@ -109,7 +109,7 @@ class _HelpFormatter(DefaultHelpFormatter):
 
 def build(settings: type[S], values: Namespace) -> S:
     """Make a settings dataclass from what `CommandParser.parse` returned."""
-    return settings(**{field.name: values[field.name] for field in fields(settings) if field.name in values})  # type: ignore[arg-type]
+    return settings(**{field.name: values[field.name] for field in fields(settings) if field.name in values})  # type: ignore[arg-type]  # a dataclass
 
 
 def with_underscores(argument: str) -> str:

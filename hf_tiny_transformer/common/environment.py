@@ -9,6 +9,7 @@ import os
 import platform
 import warnings
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 from transformers.utils import logging as transformers_logging
@@ -50,6 +51,16 @@ def versions(packages: Sequence[str]) -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+ModuleT = TypeVar("ModuleT", bound=torch.nn.Module)
+
+
+def use_gpu(model: ModuleT) -> ModuleT:
+    """Move a model to the GPU, if there is one, and return it; the type of transformers' own `to` is lost."""
+    module: torch.nn.Module = model
+    module.to("cuda" if torch.cuda.is_available() else "cpu")
+    return model
 
 
 def supports_bf16() -> bool:

@@ -15,6 +15,7 @@ import scipy.sparse
 import torch
 from sklearn.utils.extmath import randomized_svd
 from torch import nn
+from transformers import PreTrainedModel
 
 from hf_tiny_transformer.common.files import atomic_file
 from hf_tiny_transformer.layers import sinusoidal_positions
@@ -40,13 +41,15 @@ def initial_embeddings(data: PreparedData, dimensions: int) -> np.ndarray:
     path = data.directory / f"embeddings-{VERSION}-{dimensions}.npy"
 
     def write() -> None:
+        if path.is_file():
+            return
         logger.info("corpus: factorising co-occurrence counts")
         facts = vocabulary_facts(data.tokenizer)
         tokens = open_packed(data.tokens("train"), len(data.tokenizer), facts.cls_id, block_size=1, what="training")
         with atomic_file(path) as stream:
             np.save(stream, cooccurrence_embeddings(tokens, facts, dimensions))
 
-    Team().main_only(lambda: path.is_file() or write())
+    Team().main_only(write)
     return np.load(path)
 
 
@@ -65,12 +68,12 @@ def cooccurrence_embeddings(data: PackedTokens, facts: VocabularyFacts, dimensio
 
 
 @torch.no_grad()
-def start_positions(model: nn.Module) -> None:
+def start_positions(model: PreTrainedModel) -> None:
     """Set learned positions to the sinusoids of Vaswani et al. (2017, 3.5), scaled to the token embeddings.
 
     A model without learned positions is unchanged.
     """
-    size = POSITIONS_PER_TOKENS * model.get_input_embeddings().weight.square().mean().sqrt()
+    size = POSITIONS_PER_TOKENS * model.get_input_embeddings().get_parameter("weight").square().mean().sqrt()
     for module in model.modules():
         positions = getattr(module, "embed_positions", None)
         if isinstance(positions, nn.Embedding):

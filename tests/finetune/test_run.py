@@ -26,7 +26,7 @@ from toys import (
     wordpiece,
     write_glue,
 )
-from transformers import AutoModelForSequenceClassification, BertForSequenceClassification, pipeline
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertForSequenceClassification, pipeline
 
 from finetune.data import Example
 from finetune.kinds import EncodedSplit
@@ -128,6 +128,16 @@ def test_rare_classes_are_weighted_chosen_by_and_reported(toy, tmp_path):
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     assert "| rare |" in card and "![confusion](training/confusion.png)" in card
     assert not [finding for finding in verify(tmp_path / "out") if finding.problem]
+
+
+def test_the_result_reads_texts_to_the_length_it_was_evaluated_on(toy, tmp_path, capsys):
+    sst2(toy, tmp_path / "out", "--seeds", 1, "--epochs", 1, "--max_length", 4)
+    assert "texts truncated to 4 tokens (--max_length): train " in capsys.readouterr().err
+    assert AutoTokenizer.from_pretrained(tmp_path / "out").model_max_length == 4
+    (tmp_path / "in.txt").write_text("good0 plain1 plain2 plain3 plain4\n")
+    places = ["--model", tmp_path / "out", "--input", tmp_path / "in.txt", "--output", tmp_path / "answers.jsonl"]
+    assert run(*places, command="predict") == 0
+    assert "1 truncated to 4 tokens" in capsys.readouterr().out
 
 
 def test_balanced_weights_are_those_of_scikit_learn(toy):

@@ -1,4 +1,4 @@
-"""`python -m pretrain --compile true` without code generation (backend eager); counts the reductions of gradients."""
+"""`python -m pretrain --compile true` without generated code; prints how often gradients are reduced."""
 
 import sys
 from functools import partialmethod

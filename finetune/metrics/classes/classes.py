@@ -1,11 +1,12 @@
 """Scores of single-label classification that weight rare classes differently."""
 
+from numpy.typing import ArrayLike
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, matthews_corrcoef
 
 from finetune.metrics import evaluate_module
 
 
-def compute(predictions, references) -> dict[str, float]:
+def compute(predictions: ArrayLike, references: ArrayLike) -> dict[str, float]:
     """Score label ids, both (N,); macro F1 is the mean over the classes that occur on either side."""
     return {
         "accuracy": float(accuracy_score(references, predictions)),
