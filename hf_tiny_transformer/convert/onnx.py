@@ -87,7 +87,8 @@ class Graph(nn.Module):
         ids = torch.randint(0, config.vocab_size, shape, generator=generator)
         mask = torch.ones(*shape[:-1], past + length, dtype=torch.long)
         if batch_size > 1:
-            hidden = slice(0, past // 3) if past else slice(length - length // 3, None)
+            window = getattr(config, "sliding_window", None) or length  # padding that sees only padding is undefined
+            hidden = slice(0, past // 3) if past else slice(length - min(length // 3, window), None)
             mask[-1, ..., hidden] = 0
         inputs = {
             "input_ids": ids,

@@ -1,4 +1,4 @@
-"""Protects the map between stock ModernBERT, its decoder, and ours, with windows: functions, gradients, bytes."""
+"""Protects the map between stock ModernBERT and our families, with windows: functions, gradients, bytes, errors."""
 
 import json
 from pathlib import Path
