@@ -31,9 +31,7 @@ def draw_curve(metrics: list[dict], path: Path, plans: Sequence[StagePlan] = ())
     validated = [(line["tokens"] / 1e6, line["validation_loss"]) for line in metrics if "validation_loss" in line]
     if validated:
         x, y = zip(*validated, strict=True)
-        label = (
-            f"validation: {100 * VALIDATION_MASK_RATE:g} % masked, without dropout" if _masked(plans) else "validation"
-        )
+        label = f"validation: {100 * VALIDATION_MASK_RATE:g} % masked" if _masked(plans) else "validation"
         top.plot(x, y, color=ORANGE, marker="o", markersize=5, linewidth=1.5, label=label, clip_on=False, zorder=3)
         place: dict[str, Any] = {"xytext": (4, -18), "textcoords": "offset points", "ha": "right", "color": ORANGE}
         top.annotate(f"{y[-1]:.3f}", (x[-1], y[-1]), fontweight="bold", **place)

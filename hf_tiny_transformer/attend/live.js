@@ -308,7 +308,7 @@ function drawSteps() {
   const visible = names.map((_, t) => book || !CAUSAL || t <= state.query);
   const dots = book ? [112, 96] : names.map((_, t) => dot(t)), width = book ? 64 : D, scores = dots.map((value) => value / Math.sqrt(width));
   const shares = softmax(scores.map((score, t) => visible[t] ? score : -Infinity));
-  const asks = escaped(names[book ? 0 : state.query]), key = book ? 0 : state.key;
+  const asks = escaped(names[book ? 0 : state.query]), key = book ? 0 : Math.min(state.key, visible.lastIndexOf(true));
   $("#stepped").textContent = book ? "Scores of “Thinking” for the keys “Thinking” and “Machines”, with 64 numbers per query and key." :
     `Layer ${state.layer}, head ${state.head}. The query is “${names[state.query]}”; select it in the list above, and a key in the second table.` +
     (data.config.inverse && state.positions ? " Queries and keys are already rotated by their positions." : "");
@@ -320,15 +320,16 @@ function drawSteps() {
   }
   html($("#softmax"), `<caption><span>2. Divide each score by √${width} = ${Math.sqrt(width).toFixed(2)}. Softmax turns the results into weights that sum to 1.</span></caption>` +
     `<thead><tr><th scope=col>key</th><th scope=col>q · k</th><th scope=col>÷ √${width}</th><th scope=col>softmax</th><td></td></tr></thead><tbody>` +
-    names.map((name, t) => `<tr aria-selected=${t === key} ${book ? "" : `tabindex=${t === key ? 0 : -1}`}><th scope=row>${escaped(name)}</th>` + (visible[t] ?
+    names.map((name, t) => visible[t] ? `<tr aria-selected=${t === key} ${book ? "" : `tabindex=${t === key ? 0 : -1}`}><th scope=row>${escaped(name)}</th>` +
       `<td>${fixed(dots[t])}</td><td>${fixed(scores[t])}</td><td>${rounded(shares[t])}</td>` +
-      `<td><span class=track style="display:block"><i style="width:${100 * shares[t]}%"></i></span></td>` : "<td colspan=4>hidden by the causal mask</td>") + "</tr>").join("") + "</tbody>");
+      `<td><span class=track style="display:block"><i style="width:${100 * shares[t]}%"></i></span></td></tr>` : "").join("") +
+    (visible.includes(false) ? "<tr><td colspan=5 style=text-align:left>The causal mask hides the later tokens.</td></tr>" : "") + "</tbody>");
   if (book) return;
-  const rows = names.map((name, t) => [name, part(v, t).map((value) => value * shares[t])]).filter((_, t) => visible[t]);
+  const rows = names.map((name, t) => [name, part(v, t).map((value) => value * shares[t])]);
   const sum = rows.reduce((total, [, values]) => plus(total, values), new Float32Array(D));
   const off = state.off.has(`${state.layer}.${state.head}`) ? " This head is switched off, so that its result is replaced by zeros." : "";
-  numberTable($("#weighted"), `3. Multiply the value of each token by its weight. The sum is the result of this head for “${asks}”.${off}`,
-    [...rows, ["sum", sum, "sum"]]);
+  numberTable($("#weighted"), `3. Multiply the value of each token by its weight. The sum is the result of this head for “${asks}”; tokens with weights below 0.005 are in the sum, but not listed.${off}`,
+    [...rows.filter((_, t) => shares[t] >= 0.005), ["sum", sum, "sum"]]);
 }
 
 // 6. Events

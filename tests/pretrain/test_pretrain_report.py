@@ -71,7 +71,7 @@ def test_the_curve_shows_losses_and_rates(tmp_path, monkeypatch):
         patch.setattr(plt, "close", lambda figure: drawn.update(figure=figure))
         draw_curve(metrics(), tmp_path / "loss.png", plans)
     curves = {line.get_label(): line for line in drawn["figure"].axes[0].lines}
-    validation = "validation: 15 % masked, without dropout"
+    validation = "validation: 15 % masked"
     smoothed = "training, smoothed: 30 %, then 20 % masked; more masks, higher loss"
     assert {"training, each step", smoothed, validation} <= curves.keys()
     assert len(curves[validation].get_ydata()) == 5
