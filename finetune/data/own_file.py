@@ -14,7 +14,7 @@ from string import ascii_uppercase
 from textwrap import shorten
 from typing import Any
 
-from hf_tiny_transformer.common.errors import UserError
+from hf_tiny_transformer.common.errors import UserError, plural
 from hf_tiny_transformer.common.processes import say
 from hf_tiny_transformer.common.tables import FORMATS, TableFile, file_format, parse_number
 
@@ -73,7 +73,7 @@ def read_own_file(settings: FinetuneSettings) -> tuple[Kind, tuple[str, ...], Sp
         answers = _Answers(kind, finding, "a text", lambda text, _: (isinstance(text, str) and text.strip()) or None)
     else:
         answers = _label_answers(main, answer)
-    say(f"{path}: {len(main)} rows; column {answer!r} holds {answers.finding}")
+    say(f"{path}: {plural(len(main), 'row')}; column {answer!r} holds {answers.finding}")
     given: dict[str, list[Example]] = {name: [] for name in rows}
     for name, of_file in rows.items():
         for example, refuse in of_file:
