@@ -1,6 +1,6 @@
 # Everything sets itself up: a .venv of its own, with the versions pinned in constraints.txt.
 .DEFAULT_GOAL := help
-.PHONY: help pretrain test tour docs conformance lint types phrases format lock clean
+.PHONY: help pretrain test wheel tour docs conformance lint types phrases format lock clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -26,7 +26,7 @@ $(READY): pyproject.toml constraints.txt
 pretrain: $(READY)  ## the main job: raw text in, a fine-tuned model and its figures out (runs/sample)
 	$(BIN)/python -m pretrain --recipe sample --corpus sample --minutes $(MINUTES) --output $(RUN)/pretrained
 	$(BIN)/python -m finetune --model $(RUN)/pretrained --task sample-sentiment --seeds 3 --compare \
-		--learning_rate 5e-4 --epochs 4 --token_masking 0.15 --dropout 0.1 \
+		--learning-rate 5e-4 --epochs 4 --token-masking 0.15 --dropout 0.1 \
 		--report $(RUN)/report.md --output $(RUN)/finetuned
 	$(BIN)/python -m hf_tiny_transformer attend --model $(RUN)/pretrained --live --output $(RUN)/live.html
 
@@ -39,6 +39,11 @@ $(VENV)/.extras: $(READY)
 
 test: $(READY) $(VENV)/.extras  ## the tests, on all cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
+
+wheel: $(READY)  ## build the wheel, install it in a new environment, and run every command there
+	rm -rf build/wheel
+	$(BIN)/python -m build --wheel --outdir build/wheel
+	$(BIN)/python tests/wheel.py build/wheel/*.whl
 
 tour: $(READY)  ## write docs/tour.md in both languages, with its numbers and pictures
 	$(BIN)/python -m docs.tour

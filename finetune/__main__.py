@@ -16,17 +16,19 @@ os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # DDP warns that it found
 from hf_tiny_transformer.cli import run
 from hf_tiny_transformer.common.errors import run_command
 from hf_tiny_transformer.common.processes import is_main
-from hf_tiny_transformer.publish.facts import public_name
-
-from .run import Run
-from .settings import PROGRAM, parse_settings
-from .suite import run_suite
 
 
 def main(argv: list[str]) -> None:
     """Run the command."""
+    from hf_tiny_transformer.common.arguments import program  # not all of this is installed without the extra `train`
+    from hf_tiny_transformer.publish.facts import public_name
+
+    from .run import Run
+    from .settings import parse_settings
+    from .suite import run_suite
+
     settings = parse_settings(argv)
-    command = shlex.join([*shlex.split(PROGRAM), *map(public_name, argv)])
+    command = shlex.join([*shlex.split(program("finetune")), *map(public_name, argv)])
     if settings.task == "glue":
         run_suite(settings, command)
     else:

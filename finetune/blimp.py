@@ -28,7 +28,7 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedM
 from hf_tiny_transformer.common.arguments import CommandParser, build
 from hf_tiny_transformer.common.checkpoints import load_model, read_config, read_tokenizer
 from hf_tiny_transformer.common.environment import device_name, keep_freed_memory, use_gpu, versions
-from hf_tiny_transformer.common.errors import UserError
+from hf_tiny_transformer.common.errors import UserError, plural
 from hf_tiny_transformer.common.files import atomic_directory, atomic_write_json, atomic_write_text, require_free_output
 from hf_tiny_transformer.common.processes import say
 from hf_tiny_transformer.common.tables import TableFile
@@ -83,7 +83,8 @@ def main(argv: list[str]) -> None:
     model, tokenizer, mask_id = _open(settings)
     files = load_blimp(settings.data)
     if len(files) != FILES:
-        say(f"warning: {len(files)} files instead of {FILES}; the figures are not comparable with published ones")
+        found = f"{plural(len(files), 'file')} instead of {FILES}"
+        say(f"warning: {found}; the figures are not comparable with published ones")
     words = {name: np.array([[-len(text.split()) for text in pair] for pair in _pairs(files[name])]) for name in files}
     started, scores = time.perf_counter(), {}
     for name, rows in tqdm(files.items(), unit=" files", disable=None, leave=False):
@@ -113,7 +114,8 @@ def main(argv: list[str]) -> None:
 
 def _write(output: Path, results: dict[str, Any], files: Files, scores: Scores) -> None:
     pairs, fresh = results["data"]["pairs"], " with fresh weights" if results["settings"]["from_scratch"] else ""
-    summary = f"{results['scored_by']}{fresh}, {pairs:,} pairs, {results['ties']} ties, {results['seconds']:.0f} s"
+    counts = f"{plural(pairs, 'pair')}, {plural(results['ties'], 'tie')}"
+    summary = f"{results['scored_by']}{fresh}, {counts}, {results['seconds']:.0f} s"
     with atomic_directory(output) as staging:
         atomic_write_json(staging / "results.json", results)
         title = f"# BLiMP: {percent(results['accuracy'])}\n\n`{escape(results['model'], 'code')}`: {summary}"

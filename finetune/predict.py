@@ -22,7 +22,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from hf_tiny_transformer.common.arguments import CommandParser, build
 from hf_tiny_transformer.common.checkpoints import read_config
 from hf_tiny_transformer.common.environment import keep_freed_memory, quieten_libraries, use_gpu
-from hf_tiny_transformer.common.errors import UserError
+from hf_tiny_transformer.common.errors import UserError, plural
 from hf_tiny_transformer.common.files import atomic_file, require_writable_parent
 from hf_tiny_transformer.common.tables import DELIMITERS, FORMATS, TEXT_COLUMN, Record, TableFile, file_format
 
@@ -130,7 +130,7 @@ def main(argv: list[str]) -> None:
         out.detach()  # flushes, and leaves the file to be closed
     notes = f", {errors:,} of them with an error" if errors else ""
     notes += f", {answerer.cut:,} truncated to {checkpoint.max_length} tokens" if answerer.cut else ""
-    print(f"{count:,} rows{notes}; {rate:,.0f} rows/s; {settings.output}")
+    print(f"{plural(count, 'row')}{notes}; {rate:,.0f} rows/s; {settings.output}")
 
 
 def kind_of(config: PreTrainedConfig, source: str) -> Kind:

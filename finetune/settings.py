@@ -7,12 +7,11 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from hf_tiny_transformer.common.arguments import CommandParser, build
+from hf_tiny_transformer.common.arguments import CommandParser, build, flag_of, program
 from hf_tiny_transformer.common.errors import UserError
 from hf_tiny_transformer.common.processes import world_size
 from hf_tiny_transformer.publish.facts import check_license, public_name
 
-PROGRAM = "python -m finetune"
 Metric = Literal["accuracy", "macro_f1", "balanced_accuracy", "matthews_correlation", "rouge", "bleu"]
 
 
@@ -51,7 +50,8 @@ class FinetuneSettings:
         batch_size: Texts per optimizer step. Default: 32.
         epochs: Passes over the training split; the best one by validation score is kept. Default: 5.
         patience: Epochs without a better validation score after which training stops. Default: null (never).
-        search: Trials of a search for learning rate, batch size and epochs on validation (Optuna). Default: 0 (off).
+        search: Trials of a search for learning rate, batch size and epochs on validation (Optuna); 0: no search.
+            Default: 0.
         lora: Rank of low-rank adapters (peft), merged into the saved weights. Default: null (train all weights).
         warmup_ratio: Share of the steps in which the learning rate rises, before it falls linearly. Default: 0.1.
         weight_decay: AdamW's weight decay, on matrices only (not on norms and biases). Default: 0.01.
@@ -100,7 +100,7 @@ class FinetuneSettings:
         check_values(self)
         check_license(self.license)
         if self.batch_size % world_size():
-            problem = f"--batch_size {self.batch_size}: cannot be divided among {world_size()} processes"
+            problem = f"--batch-size {self.batch_size}: cannot be divided among {world_size()} processes"
             raise UserError(f"{problem}; choose a multiple of their number")
 
     def public(self) -> dict[str, Any]:
@@ -113,15 +113,15 @@ def check_values(settings: Any) -> None:
     for name, value in vars(settings).items():
         allowed, wording = _RANGES.get(name, (None, ""))
         if allowed is not None and value is not None and not allowed(value):
-            raise UserError(f"--{name} {value}: must be {wording}")
+            raise UserError(f"{flag_of(name)} {value}: must be {wording}")
         words = value if isinstance(value, list) else [value]
         if any(isinstance(word, str) and not word.strip() for word in words):
-            raise UserError(f"--{name} is empty; give it a value")
+            raise UserError(f"{flag_of(name)} is empty; give it a value")
 
 
 def parse_settings(argv: list[str]) -> FinetuneSettings:
     """Return the settings that the flags describe."""
-    parser = CommandParser(PROGRAM, "Fine-tune a model on a task and report its scores.")
+    parser = CommandParser(program("finetune"), "Fine-tune a model on a task and report its scores.")
     parser.add_settings(FinetuneSettings)
     return build(FinetuneSettings, parser.parse(argv))
 

@@ -26,7 +26,7 @@ from .trainer import FineTuner, Training, epoch_records, redo, remove_checkpoint
 
 Reported = dict[str, EncodedSplit]
 RESULT, WEIGHTS = "result.json", "model.safetensors"
-RATE_SPAN = 10.0  # a search goes from a tenth of --learning_rate to ten times it
+RATE_SPAN = 10.0  # a search goes from a tenth of --learning-rate to ten times it
 BATCH_SIZES = (8, 16, 32, 64)  # of a search
 
 

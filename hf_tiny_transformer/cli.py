@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
+import re
 import sys
 from collections.abc import Sequence
 
@@ -26,6 +29,16 @@ COMMANDS = {
 }
 
 
+COMPLETION = """_hf_tiny_transformer() {{
+local words=""
+case $COMP_CWORD:${{COMP_WORDS[1]}} in
+{cases}
+esac
+COMPREPLY=($(compgen -W "$words" -- "${{COMP_WORDS[COMP_CWORD]}}"))
+}}
+complete -o default -F _hf_tiny_transformer {prog}"""
+
+
 def main(argv: Sequence[str]) -> None:
     """Run the command that the first argument names with the others."""
     name, *arguments = argv or ["--help"]
@@ -33,14 +46,32 @@ def main(argv: Sequence[str]) -> None:
         width = max(map(len, COMMANDS))
         print(f"usage: {PROG} COMMAND [ARGUMENTS]\n\ncommands:")
         print("\n".join(f"  {command:{width}}  {text}" for command, (_, text) in COMMANDS.items()))
-        print(f"\n{PROG} COMMAND --help describes the arguments of a command; --version prints the version.")
+        print(f"\n{PROG} COMMAND --help describes the arguments of a command; --version prints the version;")
+        print("--print-completion bash|zsh prints a script that completes commands and flags.")
         return
+    if name == "--print-completion":
+        return print_completion(arguments)
     if name == "--version":
         print(__version__)
         return
     if name not in COMMANDS:
         raise UserError(f"unknown command {name}{suggestion(name, list(COMMANDS))}; see {PROG} --help")
     run(name, arguments)
+
+
+def print_completion(shell: Sequence[str]) -> None:
+    """Print a script that completes commands and flags; it holds the flags that each command's --help shows."""
+    if list(shell) not in (["bash"], ["zsh"]):
+        raise UserError(f"--print-completion {' '.join(shell)}: must be bash or zsh")
+    cases = [f'1:*) words="{" ".join(COMMANDS)}" ;;']
+    for name in COMMANDS:
+        with contextlib.redirect_stdout(io.StringIO()) as text, contextlib.suppress(SystemExit):
+            run(name, ["--help"])
+        shown = " ".join(re.findall(r"(?m)^  -.*", text.getvalue()))
+        flags = dict.fromkeys(re.findall(r"(?<= )--[a-z0-9-]+", shown))
+        cases.append(f'*:{name}) words="{" ".join(flags)}" ;;')
+    start = "autoload -U +X compinit bashcompinit && compinit && bashcompinit\n" if shell[0] == "zsh" else ""
+    print(f"{start}{COMPLETION.format(cases=chr(10).join(cases), prog=PROG)}")
 
 
 def run(name: str, argv: Sequence[str]) -> None:

@@ -2,9 +2,8 @@
 
 import sys
 
+from hf_tiny_transformer.cli import run
 from hf_tiny_transformer.common.errors import run_command
 
-from .cli import main
-
 if __name__ == "__main__":
-    sys.exit(run_command(lambda: main(sys.argv[1:])))
+    sys.exit(run_command(lambda: run("pretrain", sys.argv[1:])))

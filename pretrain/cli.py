@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
 import sys
 from collections.abc import Sequence
 from copy import deepcopy
@@ -14,21 +15,21 @@ from typing import Any, get_type_hints
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
-from hf_tiny_transformer.common.arguments import CommandParser, build, with_underscores
+from hf_tiny_transformer.common.arguments import CommandParser, build, normalized, program
 from hf_tiny_transformer.common.environment import quieten_libraries
 from hf_tiny_transformer.common.errors import UserError, one_line, suggestion
 from hf_tiny_transformer.common.processes import is_main
 
 from . import report
-from .recipe import DEFAULT_RECIPE, DEFAULT_RECIPE_WITH_INIT, RECIPES, Recipe, find_recipe
+from .recipe import DEFAULT_RECIPE, DEFAULT_RECIPE_WITH_INIT, RECIPES, Recipe, Stage, find_recipe
 from .run import pretrain
 from .settings import RECIPE_FILE, RunSettings
 
 DESCRIPTION = (
-    "Pretrain a model on your text by a recipe; every field of the recipe is a flag. `python -m pretrain report` "
+    "Pretrain a model on your text by a recipe; every field of the recipe is a flag. `hf-tiny-transformer report` "
     "compares runs on one HTML page."
 )
-FIXED_BY_INIT = ("--family", "--model", "--vocab_size", "--lowercase", "--embedding_init", "--position_init")
+FIXED_BY_INIT = ("--family", "--model", "--vocab-size", "--lowercase", "--embedding-init", "--position-init")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -47,9 +48,9 @@ def parse(argv: Sequence[str]) -> tuple[RunSettings, Recipe]:
     Raises:
         UserError: A flag or a field of the recipe is unknown, or a value has the wrong type.
     """
-    argv = [with_underscores(argument) for argument in argv]
-    path = _recipe_path(argv)
-    parser = CommandParser("python -m pretrain", DESCRIPTION)
+    words = [normalized(word) for word in argv]
+    path = _recipe_path(words)
+    parser = CommandParser(program("pretrain"), DESCRIPTION)
     names = ", ".join(sorted(file.stem for file in RECIPES.glob("*.yaml")))
     own = f"Published recipe ({names}) or YAML file; other flags override its fields."
     parser.add_argument("--recipe", default=path.stem if path.parent == RECIPES else str(path), help=own)
@@ -57,7 +58,7 @@ def parse(argv: Sequence[str]) -> tuple[RunSettings, Recipe]:
     parser.add_settings(Recipe, defaults=_read_recipe(path))
     values = parser.parse(argv)
     settings = build(RunSettings, values)
-    given = [argument.partition("=")[0] for argument in argv]
+    given = [word.partition("=")[0] for word in words]
     if settings.init is not None and (fixed := [flag for flag in given if flag.startswith(FIXED_BY_INIT)]):
         raise UserError(f"{fixed[0]}: --init {settings.init} brings its own model and tokenizer; omit this flag")
     return settings, build(Recipe, parser.instantiate_classes(values))
@@ -92,5 +93,8 @@ def _read_recipe(path: Path) -> dict[str, Any]:
     try:
         parser.parse_object(deepcopy(content))
     except ArgumentError as error:
-        raise UserError(f"--recipe {path}: {one_line(error, 300)}") from None
+        hint = ""
+        if odd := re.search(r"Option '(\S+)' is not accepted", str(error)):
+            hint = suggestion(odd[1], [field.name for field in fields(Stage)])
+        raise UserError(f"--recipe {path}: {one_line(error, 300)}{hint}") from None
     return content

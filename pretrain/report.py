@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from hf_tiny_transformer.common.arguments import CommandParser, build
-from hf_tiny_transformer.common.errors import UserError, one_line
+from hf_tiny_transformer.common.arguments import CommandParser, build, program
+from hf_tiny_transformer.common.errors import UserError, one_line, plural
 from hf_tiny_transformer.common.files import atomic_write_text
 from hf_tiny_transformer.common.pages import render_page, require_file_name
 
@@ -39,12 +39,12 @@ class ReportSettings:
 
 def main(argv: Sequence[str]) -> None:
     """Run the command."""
-    parser = CommandParser("python -m pretrain report", "Compare pretraining runs on one self-contained HTML page.")
+    parser = CommandParser(program("report"), "Compare pretraining runs on one self-contained HTML page.")
     parser.add_settings(ReportSettings, positional=["runs"])
     given = build(ReportSettings, parser.parse(argv))
     require_file_name("--output", given.output, ".html")
     atomic_write_text(given.output, report(given.runs))
-    print(f"{given.output}: {len(given.runs)} run{'s' * (len(given.runs) > 1)}")
+    print(f"{given.output}: {plural(len(given.runs), 'run')}")
 
 
 def report(directories: list[Path]) -> str:

@@ -9,6 +9,7 @@ from typing import Literal
 
 import yaml
 
+from hf_tiny_transformer.common.arguments import flag_of
 from hf_tiny_transformer.common.errors import UserError, one_line
 from hf_tiny_transformer.common.files import atomic_write_json, atomic_write_text, read_json
 from hf_tiny_transformer.publish.facts import check_license, public_name
@@ -33,9 +34,9 @@ class RunSettings:
         text_field: Column or field with the text, in .csv, .tsv, .jsonl, .parquet and Hub data.
         seed: Seed of the initial weights, the order of the blocks and the masks.
         minutes: Minutes of training, converted once into a number of steps. Default: 5.
-        max_steps: Number of steps, instead of minutes.
+        max_steps: Number of steps, instead of --minutes.
         save_steps: Steps between checkpoints. Default: a quarter of the run. Step 0 is always saved.
-        save_minutes: Minutes between checkpoints, instead of save_steps.
+        save_minutes: Minutes between checkpoints, instead of --save-steps.
         keep_last: Number of checkpoints to keep, besides those of step 0 and of the best validation loss. Default: all.
         save_best: Also save at each new lowest validation loss, and publish that model instead of the last one.
         skip_bad_steps: Number of steps with a loss or gradient that is not finite, or exploded, to skip before the run
@@ -87,11 +88,6 @@ class RunSettings:
             raise UserError(f"--seed {self.seed}: must be less than 2**32")
         if self.log_with is not None and find_spec(self.log_with) is None:
             raise UserError(f"--log-with {self.log_with}: is not installed; run: pip install {self.log_with}")
-
-
-def flag_of(name: str) -> str:
-    """Return the flag of a setting."""
-    return "--" + name.replace("_", "-")
 
 
 @dataclass

@@ -14,7 +14,7 @@ from string import ascii_uppercase
 from textwrap import shorten
 from typing import Any
 
-from hf_tiny_transformer.common.errors import UserError
+from hf_tiny_transformer.common.errors import UserError, plural
 from hf_tiny_transformer.common.processes import say
 from hf_tiny_transformer.common.tables import FORMATS, TableFile, file_format, parse_number
 
@@ -78,7 +78,7 @@ def read_own_file(settings: FinetuneSettings) -> tuple[Kind, tuple[str, ...], Sp
             if not isinstance(answers.kind, SingleLabel):
                 raise UserError(f"--metric {settings.metric}: column {answer!r} holds {answers.finding}; leave it out")
             answers = replace(answers, kind=answers.kind.selected_by(settings.metric))
-    say(f"{path}: {len(main)} rows; column {answer!r} holds {answers.finding}")
+    say(f"{path}: {plural(len(main), 'row')}; column {answer!r} holds {answers.finding}")
     given: dict[str, list[Example]] = {name: [] for name in rows}
     for name, of_file in rows.items():
         for example, refuse in of_file:

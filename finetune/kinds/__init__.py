@@ -206,7 +206,7 @@ class Kind(ABC):
             UserError: Files are missing, unreadable or inconsistent, or the model cannot do this.
         """
         if max_length is not None and max_length < self.shortest:
-            raise UserError(f"--max_length {max_length}: must be at least {self.shortest} for this task")
+            raise UserError(f"--max-length {max_length}: must be at least {self.shortest} for this task")
         default = self.answer_length
         if config is None:
             default = self.default_max_length

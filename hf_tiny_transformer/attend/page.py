@@ -10,7 +10,7 @@ from typing import Any
 from transformers import BaseImageProcessor
 
 from ..common.arguments import CommandParser
-from ..common.errors import UserError
+from ..common.errors import UserError, plural
 from ..common.files import atomic_file, atomic_write_text
 from ..common.pages import render_page, require_file_name
 from .read import AttentionMap, load, read_attention, read_image_attention
@@ -69,7 +69,9 @@ def main(argv: list[str]) -> None:
     if settings.output is not None:
         page = attention_page(maps, Path(settings.model).resolve().name, layer, head, word, image)
         atomic_write_text(settings.output, page)
-        drawn = [f"{one.kind} ({len(one.weights)} layers, {one.weights.shape[1]} heads)" for one in maps]
+        drawn = [
+            f"{one.kind} ({plural(len(one.weights), 'layer')}, {plural(one.weights.shape[1], 'head')})" for one in maps
+        ]
         print(f"{settings.output}: {len(page) / 1e6:.1f} MB, {' and '.join(drawn)}")
     if settings.png is not None:
         from .figure import draw_attention, draw_over_image  # needs matplotlib

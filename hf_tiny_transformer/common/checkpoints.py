@@ -182,7 +182,7 @@ def usable_length(
     """Return the tokens per text: `wanted`, which must be within the model's limit, else `default` or the limit."""
     limit = min(getattr(config, "max_position_embeddings", None) or UNLIMITED, tokenizer.model_max_length)
     if wanted is not None and wanted > limit:
-        raise UserError(f"--max_length {wanted}: this model takes at most {limit} tokens; choose at most {limit}")
+        raise UserError(f"--max-length {wanted}: this model takes at most {limit} tokens; choose at most {limit}")
     return wanted or min(default, limit)
 
 

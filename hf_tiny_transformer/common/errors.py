@@ -64,6 +64,11 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
+def plural(count: int, noun: str) -> str:
+    """Return `1 file` or `1,234 files`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def suggestion(name: str, known: Sequence[str]) -> str:
     """Return ` (did you mean X?)` for the closest known name, or nothing."""
     spellings = {each.replace("-", "_"): each for each in known}

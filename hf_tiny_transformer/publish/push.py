@@ -12,7 +12,7 @@ from huggingface_hub.utils import disable_progress_bars, validate_repo_id
 
 from ..common.arguments import CommandParser
 from ..common.checkpoints import TOKENIZER_FILES
-from ..common.errors import RunError, UserError
+from ..common.errors import RunError, UserError, plural
 from .card import CARD_FILE, THIS_DIRECTORY, read_facts
 from .verify import require_verified
 
@@ -43,7 +43,7 @@ def main(argv: list[str]) -> None:
     files = files_to_push(settings.model)
     for name, file in files.items():
         print(f"{_size([file]):>12}  {name}")
-    total = f"{len(files)} files, {_size(files.values())}"
+    total = f"{plural(len(files), 'file')}, {_size(files.values())}"
     if settings.yes:
         print(f"uploaded: {total}, {upload(files, settings.repo, private=settings.private)}")
         return

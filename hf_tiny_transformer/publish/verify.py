@@ -17,7 +17,7 @@ from huggingface_hub import ModelCard
 from ..common import foreign_code
 from ..common.arguments import CommandParser
 from ..common.checkpoints import read_config_json
-from ..common.errors import RunError, UserError, one_line
+from ..common.errors import RunError, UserError, one_line, plural
 from ..common.files import read_json
 from . import open_everywhere
 from .card import CARD_FILE, FACTS_FILE, THIS_DIRECTORY, Figure, read_facts, table_line
@@ -108,7 +108,9 @@ def _published_files(directory: Path) -> list[Path]:
 
 def _pickles(directory: Path) -> str | None:
     found = [path.relative_to(directory) for path in _published_files(directory) if path.suffix.lower() in PICKLES]
-    return f"{len(found)} files (first: {found[0]}); remove them, or save them as safetensors" if found else None
+    return (
+        f"{plural(len(found), 'file')} (first: {found[0]}); remove them, or save them as safetensors" if found else None
+    )
 
 
 def _open_everywhere(directory: Path, scratch: str) -> Iterator[Finding]:

@@ -144,7 +144,7 @@ def _split(hashed: list[Path], validation_share: float, directory: Path) -> None
         if 0 in (train, held_out):
             raise UserError(
                 f"--corpus: {train + held_out} documents are too few to hold some out for validation; give more text "
-                "or a larger --validation_share. In .txt files a document is a line, or ends at a blank line where "
+                "or a larger --validation-share. In .txt files a document is a line, or ends at a blank line where "
                 "these are frequent"
             )
         facts = {"documents": train + held_out, "characters": characters, "duplicates": duplicates}

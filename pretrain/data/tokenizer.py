@@ -50,7 +50,7 @@ def train_tokenizer(
     if len(pieces) < vocab_size:
         raise UserError(
             f"recipe field vocab_size is {vocab_size}, but the corpus allows only {len(pieces)} pieces; "
-            f"lower it (--vocab_size {len(pieces)} or less) or give more text"
+            f"lower it (--vocab-size {len(pieces)} or less) or give more text"
         )
     vocabulary = {piece: number for number, piece in enumerate(pieces)}
     tokenizer = Tokenizer(WordPiece(vocabulary, unk_token=UNK, continuing_subword_prefix=CONTINUATION))

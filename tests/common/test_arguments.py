@@ -6,8 +6,15 @@ from typing import Literal
 
 import pytest
 
-from hf_tiny_transformer.common.arguments import CommandParser, build
-from hf_tiny_transformer.common.errors import UserError, suggestion
+from hf_tiny_transformer.common.arguments import CommandParser, build, program
+from hf_tiny_transformer.common.errors import UserError, plural, suggestion
+
+
+@dataclass
+class Part:
+    """A part of a test."""
+
+    size: int
 
 
 @dataclass(frozen=True)
@@ -21,6 +28,7 @@ class Settings:
         device: Where to run.
         resume: Whether to continue.
         examples: Texts to show.
+        parts: Parts of it.
     """
 
     runs: list[Path]
@@ -28,7 +36,8 @@ class Settings:
     max_steps: int | None = None
     device: Literal["cpu", "gpu"] = "cpu"
     resume: bool = False
-    examples: list[str] = field(default_factory=lambda: ["a"])
+    examples: list[str] = field(default_factory=lambda: ["a", "b"])
+    parts: list[Part] = field(default_factory=list)
 
 
 def parse(*argv: str) -> Settings:
@@ -47,13 +56,18 @@ def test_values_have_the_types_of_the_fields():
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["x"], "--learning_rate is required"),
+        (["x"], "--learning-rate is required"),
         (["--learning-rate=1"], "runs is required"),
-        (["x", "--lerning-rate=1"], "unknown argument --lerning-rate=1 (did you mean --learning_rate?)"),
-        (["x", "--learning-rate=fast"], "--learning_rate fast: must be a number"),
-        (["x", "--learning-rate=1", "--max-steps", "1.5"], "--max_steps 1.5: must be a whole number or null"),
+        (["x", "--lerning-rate=1"], "unknown argument --lerning-rate=1 (did you mean --learning-rate?)"),
+        (["x", "--lerning_rate", "1"], "unknown argument --lerning_rate (did you mean --learning-rate?)"),
+        (["x", "--learning-rate=1", "--print_shtab"], "unknown argument --print_shtab; see"),
+        (["x", "--learning_rate=1", "--parts.size", "big"], "--parts.size big: must be a whole number"),
+        (["x", "--learning-rate=1", "--parts.help"], "--parts.help requires a value"),
+        (["x", "--learning-rate=1", "--parts=[{siz: 3}]"], "--parts: unknown field siz (did you mean size?)"),
+        (["x", "--learning-rate=fast"], "--learning-rate fast: must be a number"),
+        (["x", "--learning-rate=1", "--max-steps", "1.5"], "--max-steps 1.5: must be a whole number or null"),
         (["x", "--learning-rate=1", "--device=tpu"], "--device tpu: must be one of cpu, gpu"),
-        (["x", "--learning-rate"], "--learning_rate requires a value"),
+        (["x", "--learning-rate"], "--learning-rate requires a value"),
         (["x", "--learning-rate=1", "--resume=maybe"], "--resume maybe: must be true or false"),
         (["x", "--learning=1"], "unknown argument --learning=1"),
     ],
@@ -71,7 +85,26 @@ def test_help_comes_from_the_docstring(capsys):
     text = " ".join(capsys.readouterr().out.split())
     assert caught.value.code == 0
     assert "Peak of the schedule. (required)" in text and "Where to run. (default: cpu)" in text
-    assert "<class" not in text and "null" not in text
+    assert text.startswith("usage: test RUNS ... --learning-rate N [OPTIONS] ")
+    assert "--device {cpu,gpu} Where" in text and "--resume Whether" in text and "show. (default: a b)" in text
+    assert not any(noise in text for noise in ("<class", "null", "true", ".help", "--parts+", "shtab", "max_steps"))
+
+
+@pytest.mark.parametrize(
+    ("started", "shown"),
+    [
+        ("/a/pretrain/__main__.py", "python -m pretrain"),
+        ("/bin/hf-tiny-transformer", "hf-tiny-transformer pretrain"),
+        ("/a/hf_tiny_transformer/__main__.py", "hf-tiny-transformer pretrain"),
+    ],
+)
+def test_the_usage_line_is_how_the_command_was_started(started, shown, monkeypatch):
+    monkeypatch.setattr("sys.argv", [started])
+    assert program("pretrain") == shown
+
+
+def test_plurals():
+    assert [plural(count, "row") for count in (0, 1, 1234)] == ["0 rows", "1 row", "1,234 rows"]
 
 
 def test_a_suggestion_is_close():

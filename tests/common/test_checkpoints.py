@@ -52,7 +52,7 @@ def test_what_was_saved_is_opened(source):
         assert torch.equal(model.state_dict()[name], tensor)
     tokenizer = read_tokenizer(source, config)
     assert usable_length(None, config, tokenizer) == 32 and usable_length(None, config, tokenizer, default=8) == 8
-    with pytest.raises(UserError, match=r"--max_length 33: .* at most 32"):
+    with pytest.raises(UserError, match=r"--max-length 33: .* at most 32"):
         usable_length(33, config, tokenizer)
 
 

@@ -28,6 +28,17 @@ def test_each_command_explains_itself(command, capsys):
     assert f"see hf-tiny-transformer {command} --help" in fails(capsys, command, "--no-such-flag")
 
 
+def test_completion_knows_commands_and_flags(capsys, monkeypatch):
+    monkeypatch.setattr(cli, "COMMANDS", {name: cli.COMMANDS[name] for name in ("export", "push")})
+    assert run("--print-completion", "bash") == 0
+    script = capsys.readouterr().out
+    for words, expected in (("x e", "export"), ("x push --re", "--repo"), ("x export -", "--help --model --format")):
+        ask = f"COMP_WORDS=({words}); COMP_CWORD={words.count(' ')}; _hf_tiny_transformer; echo ${{COMPREPLY[*]}}"
+        done = subprocess.run(["bash", "-c", script + "\n" + ask], capture_output=True, text=True, check=True)
+        assert done.stdout.startswith(expected)
+    assert "must be bash or zsh" in fails(capsys, "--print-completion", "fish")
+
+
 def test_unknown_commands_get_a_suggestion(capsys):
     assert "unknown command finetun (did you mean finetune?)" in fails(capsys, "finetun")
     assert "unknown command transmute; see" in fails(capsys, "transmute")

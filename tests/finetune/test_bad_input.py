@@ -99,24 +99,24 @@ BAD_FLAGS: dict[str, tuple[dict[str, str | None], list[str]]] = {
     "no task": ({"task": None}, ["--task is required", "--help"]),
     "no output": ({"output": None}, ["--output is required"]),
     "empty model": ({"model": " "}, ["--model is empty"]),
-    "unknown flag": ({"learning-speed": "1"}, ["did you mean --learning_rate?", "--help"]),
+    "unknown flag": ({"learning-speed": "1"}, ["did you mean --learning-rate?", "--help"]),
     "abbreviated flag": ({"learning": "1"}, ["unknown argument --learning"]),
-    "text for a number": ({"learning_rate": "fast"}, ["--learning_rate fast", "a number"]),
+    "text for a number": ({"learning_rate": "fast"}, ["--learning-rate fast", "a number"]),
     "fraction of an epoch": ({"epochs": "1.5"}, ["--epochs 1.5", "a whole number"]),
     "text for dropout": ({"dropout": "some"}, ["--dropout some", "a number or null"]),
-    "negative rate": ({"learning_rate": "-1"}, ["--learning_rate -1", "greater than 0"]),
-    "rate not a number": ({"learning_rate": "nan"}, ["--learning_rate nan", "a number"]),
+    "negative rate": ({"learning_rate": "-1"}, ["--learning-rate -1", "greater than 0"]),
+    "rate not a number": ({"learning_rate": "nan"}, ["--learning-rate nan", "a number"]),
     "no seed": ({"seeds": "0"}, ["--seeds 0", "at least 1"]),
-    "negative batch": ({"batch_size": "-4"}, ["--batch_size -4", "at least 1"]),
-    "infinite decay": ({"weight_decay": "inf"}, ["--weight_decay inf", "a number"]),
-    "negative decay": ({"weight_decay": "-0.1"}, ["--weight_decay -0.1", "at least 0"]),
+    "negative batch": ({"batch_size": "-4"}, ["--batch-size -4", "at least 1"]),
+    "infinite decay": ({"weight_decay": "inf"}, ["--weight-decay inf", "a number"]),
+    "negative decay": ({"weight_decay": "-0.1"}, ["--weight-decay -0.1", "at least 0"]),
     "dropout of one": ({"dropout": "1"}, ["--dropout 1", "less than 1"]),
     "no patience": ({"patience": "0"}, ["--patience 0", "at least 1"]),
     "negative search": ({"search": "-1"}, ["--search -1", "at least 0"]),
     "text for a rank": ({"lora": "low"}, ["--lora low", "a whole number or null"]),
     "column for a task": ({"label": "stars"}, ["--label", "leave it out"]),
     "file missing": ({"task": "no/such.csv", "data": None, "text": "a", "label": "b"}, ["no/such.csv", "no such file"]),
-    "length beyond the model": ({"max_length": "33"}, ["--max_length 33", "at most 32"]),
+    "length beyond the model": ({"max_length": "33"}, ["--max-length 33", "at most 32"]),
     "switch with a text": ({"compare": "perhaps"}, ["--compare perhaps", "true or false"]),
     "unreachable Hub id": ({"model": "nobody/nothing"}, ["--model nobody/nothing", "Hub"]),
     "unreachable Hub data": ({"data": None}, ["nyu-mll/glue", "--data", "SST-2/train.tsv"]),
@@ -147,7 +147,7 @@ def test_place_below_a_file_is_refused_at_once(flag, work, capsys):
 
 def test_batch_that_processes_cannot_share(work, capsys, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "3")
-    assert_refused(work, capsys, arguments(work, batch_size="16"), ["--batch_size 16", "3 processes"])
+    assert_refused(work, capsys, arguments(work, batch_size="16"), ["--batch-size 16", "3 processes"])
 
 
 def test_report_that_is_a_directory(work, capsys):

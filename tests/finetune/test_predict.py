@@ -248,8 +248,8 @@ REFUSALS = {
     "no gzip": ({"in.txt.gz": "x"}, {}, "in.txt.gz: cannot be read"),
     "output format": ({"in.txt": "x\n"}, {"output": "out.txt"}, "--output"),
     "output there": ({"in.txt": "x\n", "out.jsonl": "precious"}, {}, "already exists"),
-    "batch": ({"in.txt": "x\n"}, {"batch_size": "0"}, "--batch_size 0: must be at least 1"),
-    "unknown flag": ({"in.txt": "x\n"}, {"batchsize": "3"}, "--batchsize (did you mean --batch_size?)"),
+    "batch": ({"in.txt": "x\n"}, {"batch_size": "0"}, "--batch-size 0: must be at least 1"),
+    "unknown flag": ({"in.txt": "x\n"}, {"batchsize": "3"}, "--batchsize (did you mean --batch-size?)"),
     "a folder as output's folder": ({"in.txt": "x\n"}, {"output": "in.txt/out.jsonl"}, "is a file, not a directory"),
 }
 
@@ -428,7 +428,7 @@ OF_KINDS = {
     "empty json": ("qa", "in.json", '{"data": []}', [], "has no rows"),
     "lists in csv": ("choose", "in.csv", "text,choices\nx,y\n", [], "a .csv file has one choice per column"),
     "no choices": ("choose", "in.csv", "text,b\nx,y\n", [], "--choices choices: in.csv, line 1, has no such column"),
-    "too long": ("write", "in.txt", "x\n", ["--max_length", "999"], "--max_length 999: this model takes at most 32"),
+    "too long": ("write", "in.txt", "x\n", ["--max_length", "999"], "--max-length 999: this model takes at most 32"),
     "too short": ("qa", "in.csv", "question,text\nx,y\n", ["--max_length", "8"], "must be at least 16"),
 }
 

@@ -56,9 +56,9 @@ def test_a_recipe_of_ones_own(tmp_path):
 
 
 BAD_FLAGS = {
-    "--learning_rat 0.1": r"--learning_rat \(did you mean --learning_rate\?\)",
+    "--learning_rat 0.1": r"--learning_rat \(did you mean --learning-rate\?\)",
     "--recipe decodr": r"\(did you mean decoder\?\)",
-    "--learning_rate fast": "learning_rate",
+    "--learning_rate fast": "--learning-rate fast: must be a number",
     "--learning_rate -1": "learning_rate must be positive",
     "--stages.batch_size -4": "batch_size must be at least 1",
     "--stages.mask_rate 1.5": "mask_rate must be between 0 and 1",
@@ -68,7 +68,7 @@ BAD_FLAGS = {
     "--masking letters": "masking",
     "--optimizer sgd": "optimizer",
     "--family gpt": "family",
-    "--vocab_size many": "vocab_size",
+    "--vocab_size many": "--vocab-size many: must be a whole number",
     "--vocab_size 0": "vocab_size must be at least 1",
     "--warmup 0.9": "warmup and decay",
     "--model.hidden_sise 64": r"model.hidden_sise is unknown in family encoder \(did you mean hidden_size\?\)",
@@ -110,6 +110,11 @@ def test_a_misspelt_field_in_a_recipe_file(tmp_path):
     content = yaml.safe_load(find_recipe("sample").read_text()) | {"vocab_sise": 0.3}
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(content))
     with pytest.raises(UserError, match=r"mine\.yaml: unknown field vocab_sise \(did you mean"):
+        parse(["--recipe", str(tmp_path / "mine.yaml"), "--output", "x"])
+
+    content = yaml.safe_load(find_recipe("sample").read_text()) | {"stages": [{"share": 1.0, "block_sise": 8}]}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(UserError, match=r"'block_sise' is not accepted \(did you mean block_size\?\)"):
         parse(["--recipe", str(tmp_path / "mine.yaml"), "--output", "x"])
 
 

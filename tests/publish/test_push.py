@@ -76,7 +76,7 @@ def test_nothing_is_uploaded_that_is_not_ready(copy, hub, opened, capsys):
     torch.save({}, copy / "state.pt")
     assert run("push", "--model", copy, "--repo", "mine", "--yes") == 1
     captured = capsys.readouterr()
-    assert "no pickle: FAILED: 1 files (first: state.pt)" in captured.out and "checks failed: 1;" in captured.err
+    assert "no pickle: FAILED: 1 file (first: state.pt)" in captured.out and "checks failed: 1;" in captured.err
     hub.create_repo.assert_not_called()
 
 
