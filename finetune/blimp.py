@@ -83,8 +83,8 @@ def main(argv: list[str]) -> None:
     model, tokenizer, mask_id = _open(settings)
     files = load_blimp(settings.data)
     if len(files) != FILES:
-        found = f"{plural(len(files), 'file')} instead of {FILES}"
-        say(f"warning: {found}; the figures are not comparable with published ones")
+        counted = f"{plural(len(files), 'file')} instead of {FILES}"
+        say(f"warning: {counted}; the figures are not comparable with published ones")
     words = {name: np.array([[-len(text.split()) for text in pair] for pair in _pairs(files[name])]) for name in files}
     started, scores = time.perf_counter(), {}
     for name, rows in tqdm(files.items(), unit=" files", disable=None, leave=False):

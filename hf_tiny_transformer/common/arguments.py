@@ -71,7 +71,7 @@ class CommandParser(ArgumentParser):
                 if action := self._option_string_actions.pop(extra, None):
                     action.option_strings = [option for option in action.option_strings if option != extra]
                     if not action.option_strings:
-                        action.container._remove_action(action)
+                        action.container._remove_action(action)  # type: ignore[attr-defined]  # set by argparse
 
     def parse(self, argv: Sequence[str]) -> Namespace:
         """Parse the arguments of a command; --help prints and exits with 0.
@@ -82,7 +82,9 @@ class CommandParser(ArgumentParser):
             UserError: A flag is unknown or missing, or a value has the wrong type; one line, with "did you mean".
         """
         required = [action for action in self._actions if action.required]
-        shown = [" ".join([*action.option_strings[:1], action.metavar or action.dest.upper()]) for action in required]
+        shown: list[str] = [
+            " ".join([*action.option_strings[:1], str(action.metavar or action.dest.upper())]) for action in required
+        ]
         shown = [f"{word} ..." if action.nargs == "+" else word for word, action in zip(shown, required, strict=True)]
         self.usage = " ".join([self.prog, *shown, "[OPTIONS]"])
         try:
