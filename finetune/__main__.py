@@ -7,7 +7,6 @@ import io
 import os
 import shlex
 import sys
-from itertools import pairwise
 
 # Trainer would spread one small model over all GPUs of the machine and multiply the batch size by their number.
 if "RANK" not in os.environ:  # under `accelerate launch` each process has a GPU of its own
@@ -15,34 +14,23 @@ if "RANK" not in os.environ:  # under `accelerate launch` each process has a GPU
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # DDP warns that it found no unused parameters
 
 from hf_tiny_transformer.cli import run
-from hf_tiny_transformer.common.errors import UserError, run_command
+from hf_tiny_transformer.common.errors import run_command
 from hf_tiny_transformer.common.processes import is_main
 from hf_tiny_transformer.publish.facts import public_name
 
+from .run import Run
+from .settings import PROGRAM, parse_settings
+from .suite import run_suite
+
 
 def main(argv: list[str]) -> None:
-    """Run the command; `predict` and `--task blimp` train nothing and have their own flags."""
-    if argv[:1] == ["predict"]:
-        from .predict import main as predict
-
-        return predict(argv[1:])
-    if "--task=blimp" in argv or ("--task", "blimp") in pairwise(argv):
-        from .blimp import main as blimp
-
-        return blimp(argv)
-    from .run import Run
-    from .settings import PROGRAM, parse_settings
-    from .suite import run_suite
-
+    """Run the command."""
     settings = parse_settings(argv)
-    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() in ("true", "1"):
-        raise UserError("DeepSpeed (ACCELERATE_USE_DEEPSPEED) is unsupported; launch with pretrain/launch/ddp.yaml")
     command = shlex.join([*shlex.split(PROGRAM), *map(public_name, argv)])
     if settings.task == "glue":
         run_suite(settings, command)
     else:
         Run(settings, command).execute()
-    return None
 
 
 if __name__ == "__main__":

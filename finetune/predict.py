@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
-import gzip
 import inspect
 import io
 import itertools
@@ -13,9 +11,8 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from operator import length_hint
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,9 +24,9 @@ from hf_tiny_transformer.common.checkpoints import read_config
 from hf_tiny_transformer.common.environment import keep_freed_memory, quieten_libraries
 from hf_tiny_transformer.common.errors import UserError
 from hf_tiny_transformer.common.files import atomic_file, require_writable_parent
-from hf_tiny_transformer.common.tables import FORMATS, TEXT_COLUMN, Record, TableFile, file_format
+from hf_tiny_transformer.common.tables import DELIMITERS, FORMATS, TEXT_COLUMN, Record, TableFile, file_format
 
-from .data import Example
+from .data import CHOICES, Example, texts_of
 from .data.squad import each_question
 from .kinds import Answer, Checkpoint, Kind, row_length
 from .kinds.multiple_choice import MultipleChoice
@@ -37,15 +34,14 @@ from .kinds.sequence import SequenceKind
 from .kinds.spans import Spans
 from .kinds.tagging import Tagging
 from .kinds.text_to_text import TextToText
+from .settings import check_values
 
 KINDS: tuple[type[Kind], ...] = (SequenceKind, Tagging, Spans, MultipleChoice, TextToText)
-PROGRAM = "python -m finetune predict"
+PROGRAM = "hf-tiny-transformer predict"
 BATCHES_AT_ONCE = 16  # are read, sorted by length and written together
-NAMED_ERRORS = 20
-FURTHER_ERRORS = "further rows with errors are only in the output, in the field error"
+NAMED_ERRORS = 20  # on stderr; all are in the output
 SQUAD = ".json"
 WRITTEN = (".jsonl", ".csv")
-CHOICES = "choices"  # the texts of which a row has several
 BAR = "{percentage:3.0f}%|{bar}| {desc} [{elapsed}<{remaining}]"
 Texts = dict[str, Any]  # a row's texts by name; the choices are a list
 
@@ -57,14 +53,13 @@ class PredictSettings:
     Args:
         model: Directory or Hub id of a fine-tuned model.
         input: File of texts (.txt, .csv, .tsv, .jsonl, .parquet; text also with .gz); for questions also SQuAD's .json.
-        output: File to write (.jsonl or .csv, also with .gz); it must not exist.
+        output: File to write (.jsonl or .csv); it must not exist.
         text: Column of the texts; default: text, or the only column; for questions context.
         pair: Column of the second texts of pairs; with choices, of what each choice begins with. Default: none.
         question: Column of the questions; default: question.
         choices: Columns with one choice each, or one column with lists of choices; default: choices.
         batch_size: Texts per batch. Default: 32.
-        max_length: Tokens per text; default: what the model takes, for questions 384 and for generated text 128, as in
-            training.
+        max_length: Tokens per text; default: the model's limit, but 384 for questions and 128 for generated text.
         trust_remote_code: Run Python that the model's files name (auto_map).
     """
 
@@ -80,26 +75,10 @@ class PredictSettings:
     trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
-        for name, least in (("batch_size", 1), ("max_length", 4)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise UserError(f"--{name} {value}: must be at least {least}")
-
-    @property
-    def columns(self) -> dict[str, list[str]]:
-        """The columns that flags name, by text."""
-        given = {"question": self.question, "text": self.text, "pair": self.pair, CHOICES: self.choices}
-        return {name: [flag] if isinstance(flag, str) else flag for name, flag in given.items() if flag is not None}
+        check_values(self)
 
 
 def main(argv: list[str]) -> None:
-    """Run the command."""
-    parser = CommandParser(PROGRAM, "Apply a fine-tuned model to every row of a file; one row out for each row in.")
-    parser.add_settings(PredictSettings)
-    predict(build(PredictSettings, parser.parse(argv)))
-
-
-def predict(settings: PredictSettings) -> None:
     """Stream the input through the model into the output, and print how many rows there were.
 
     A row that cannot be read is reported on stderr (the first few of them) and has an `error` in the output.
@@ -107,44 +86,48 @@ def predict(settings: PredictSettings) -> None:
     Raises:
         UserError: Model, file or columns are wrong; nothing is written then.
     """
+    parser = CommandParser(PROGRAM, "Apply a fine-tuned model to every row of a file; one row out for each row in.")
+    parser.add_settings(PredictSettings)
+    settings = build(PredictSettings, parser.parse(argv))
     quieten_libraries()
     keep_freed_memory()
-    file_format(settings.output, WRITTEN, "--output")
+    if settings.output.suffix not in WRITTEN:
+        raise UserError(f"--output {settings.output}: unsupported format; expected {' or '.join(WRITTEN)}")
     if settings.output.exists():
         raise UserError(f"--output {settings.output}: already exists; delete it or name another file")
     require_writable_parent("--output", settings.output)
-    trust = settings.trust_remote_code
-    config = read_config(settings.model, trust_remote_code=trust)
+    trust = {"trust_remote_code": settings.trust_remote_code}
+    config = read_config(settings.model, **trust)
     kind = kind_of(config, settings.model)
-    rows = open_rows(settings, kind)
-    first = next(rows.records, None)
+    records, names, table = open_rows(settings, kind)
+    unit, first = "line" if table else "question", next(records, None)
     if first is None:
         raise UserError(f"--input {settings.input}: has no rows")
-    checkpoint = kind.open(settings.model, config=config, max_length=settings.max_length, trust_remote_code=trust)
+    checkpoint = kind.open(settings.model, config=config, max_length=settings.max_length, **trust)
     model = checkpoint.build(0, new_head=False).to("cuda" if torch.cuda.is_available() else "cpu")
     answerer = Answerer(kind, checkpoint, model, settings.batch_size)
     started, count, errors = time.perf_counter(), 0, 0
-    with (
-        _open_output(settings.output) as out,
-        tqdm(total=rows.size, bar_format=BAR, disable=not sys.stderr.isatty(), leave=False) as bar,
-    ):
-        write = _writer(settings.output, out, [rows.unit, *rows.names, *kind.fields, "error"])
-        stream = itertools.chain([first], rows.records)
+    total, hidden = table.size if table else None, not sys.stderr.isatty()
+    with atomic_file(settings.output) as binary, tqdm(total=total, bar_format=BAR, disable=hidden, leave=False) as bar:
+        out = io.TextIOWrapper(binary, encoding="utf-8", newline="")
+        write = _writer(settings.output, out, [unit, *names, *kind.fields, "error"])
+        stream = itertools.chain([first], records)
         while window := list(itertools.islice(stream, BATCHES_AT_ONCE * settings.batch_size)):
             good = [record.values for record in window if record.error is None]
             answers = iter(answerer(good) if good else [])
             for record in window:
                 if record.error is not None:
                     errors += 1
-                    problem = f"{settings.input}, {rows.unit} {record.line}: {record.error}"
-                    if errors <= NAMED_ERRORS + 1:
-                        bar.write(problem if errors <= NAMED_ERRORS else FURTHER_ERRORS, file=sys.stderr)
+                    problem = f"{settings.input}, {unit} {record.line}: {record.error}"
+                    if errors <= NAMED_ERRORS:
+                        bar.write(problem, file=sys.stderr)
                 answer = next(answers) if record.error is None else {"error": record.error}
-                write({rows.unit: record.line, **record.values, **answer})
+                write({unit: record.line, **record.values, **answer})
             count += len(window)
             rate = count / (time.perf_counter() - started)
             bar.set_description_str(f"{count:,} rows, {rate:,.0f} rows/s", refresh=False)
-            bar.update(rows.position() - bar.n)
+            bar.update(table.position - bar.n if table else len(window))
+        out.detach()  # flushes, and leaves the file to be closed
     notes = f", {errors:,} of them with an error" if errors else ""
     notes += f", {answerer.cut:,} truncated to {checkpoint.max_length} tokens" if answerer.cut else ""
     print(f"{count:,} rows{notes}; {rate:,.0f} rows/s; {settings.output}")
@@ -157,10 +140,8 @@ def kind_of(config: PreTrainedConfig, source: str) -> Kind:
         if saved_as.endswith(kind.ending):
             return kind.from_config(config)
     known = " or ".join(f"...{kind.ending}" for kind in KINDS)
-    raise UserError(
-        f"--model {source}: architectures in config.json names {saved_as}, but predict takes {known}; "
-        "fine-tune the model first (python -m finetune --task ...)"
-    )
+    problem = f"architectures in config.json names {saved_as}, but predict takes {known}"
+    raise UserError(f"--model {source}: {problem}; fine-tune the model first")
 
 
 class Answerer:
@@ -174,7 +155,8 @@ class Answerer:
         """Return one answer for each row, in order; all rows have the same names."""
         if isinstance(self.kind, MultipleChoice):
             self.kind = MultipleChoice(shared=len(rows[0]) - 1)
-        examples = [Example(tuple(_flatten(row)), []) for row in rows]
+        texts = [[row[name] if name == CHOICES else [row[name]] for name in row if name != "id"] for row in rows]
+        examples = [Example(tuple(itertools.chain(*of_row)), []) for of_row in texts]
         split = self.kind.encode(examples, self.checkpoint, labelled=False)
         self.cut += sum(split.cut)
         return self.kind.answer(self._outputs(split.rows), split)
@@ -203,109 +185,59 @@ class Answerer:
         return outputs
 
 
-@dataclass(frozen=True)
-class Rows:
-    """The rows of a file as texts by name; a bad row has an error instead."""
+def open_rows(settings: PredictSettings, kind: Kind) -> tuple[Iterator[Record], tuple[str, ...], TableFile | None]:
+    """Return the rows of the input, the names of their texts, and the table that knows how much of it was read.
 
-    records: Iterator[Record]
-    names: tuple[str, ...]  # of the texts
-    size: int  # of the file, in any unit
-    position: Callable[[], int]  # returns how much of `size` was read
-    unit: str = "line"  # what `Record.line` counts
-
-
-def open_rows(settings: PredictSettings, kind: Kind) -> Rows:
-    """Open the input: a table, or questions in SQuAD's JSON, which are numbered from 1 and read as a whole.
-
-    Raises:
-        UserError: A flag does not apply to the model, or the file is wrong or has no such column.
+    A bad row has an error instead of texts. SQuAD's JSON is no table: it is read as a whole, and numbered from 1.
     """
-    path, given = settings.input, settings.columns
+    path, flags = settings.input, {name: getattr(settings, name) for name in ("question", "text", "pair", CHOICES)}
+    given = {name: [flag] if isinstance(flag, str) else flag for name, flag in flags.items() if flag is not None}
     for flag in given.keys() - kind.reads.keys():
         reads = " and ".join(f"--{name}" for name in kind.reads)
         raise UserError(f"--{flag}: {settings.model} is ...{kind.ending} and reads {reads}; leave it out")
-    if isinstance(kind, Spans) and path.suffix.lower() == SQUAD:
-        for flag in given:
-            raise UserError(f"--{flag}: SQuAD's {SQUAD} has its own fields; leave it out")
-        rest = iter(list(_questions(path)))
-        size, names = length_hint(rest), ("id", "question", "text")
-        return Rows(rest, names, size, lambda: size - length_hint(rest), "question")
+    is_squad = isinstance(kind, Spans) and path.suffix.lower() == SQUAD
+    suffix = SQUAD if is_squad else file_format(path, FORMATS, "--input")
+    for flag in given if suffix in (SQUAD, ".txt") else ():
+        raise UserError(f"--{flag}: a {suffix} file has no columns; leave it out")
+    if is_squad:
+        fields = {name: [name] for name in ("id", "question", "text")}
+        return _texts_of(list(_questions(path)), fields), tuple(fields), None
     names = tuple(name for name in kind.reads if kind.reads[name] or name in given)
-    suffix = file_format(path, FORMATS, "--input")
-    if suffix == ".txt":
-        for flag in given:
-            raise UserError(f"--{flag}: a .txt file has no columns; use a .csv or .jsonl file")
-        if names != (TEXT_COLUMN,):
-            raise UserError(f"--input {path}: this model reads {' and '.join(names)}; use a .csv or .jsonl file")
+    if suffix == ".txt" and names != (TEXT_COLUMN,):
+        raise UserError(f"--input {path}: this model reads {' and '.join(names)}; use a .csv or .jsonl file")
     header = TableFile(path, flag="--input").header
     columns: dict[str, Sequence[str]] = {}
     for name in names:
         known = header if name == "text" and len(header) == 1 else kind.reads[name]
         columns[name] = given.get(name) or ([c for c in kind.reads[name] if c in header] or known)[:1]
-        for column in columns[name]:
-            if column not in header:
-                has = ", ".join(header) or "none"
-                raise UserError(f"--{name} {column}: {path}, line 1, has no such column; it has {has}")
-    if len(columns.get(CHOICES, ("", ""))) == 1 and suffix in (".csv", ".tsv"):
-        raise UserError(
-            f"--{CHOICES} {columns[CHOICES][0]}: a {suffix} file has one choice per column; name two or more"
-        )
+        if missing := [column for column in columns[name] if column not in header]:
+            has = ", ".join(header) or "none"
+            raise UserError(f"--{name} {missing[0]}: {path}, line 1, has no such column; it has {has}")
+    if len(columns.get(CHOICES, ("", ""))) == 1 and suffix in DELIMITERS:
+        raise UserError(f"--{CHOICES}: a {suffix} file has one choice per column; name two or more")
     table = TableFile(path, list(dict.fromkeys(itertools.chain(*columns.values()))), "--input")
-    return Rows(_texts_of(table, columns), names, table.size, lambda: table.position)
+    return _texts_of(table, columns), names, table
 
 
 def _texts_of(table: Iterable[Record], columns: dict[str, Sequence[str]]) -> Iterator[Record]:
+    """Iterate over the rows' texts; `columns` has the columns of each text."""
     for record in table:
-        if record.error is not None:
-            yield record
-            continue
-        texts: Texts = {}
-        for name, of_text in columns.items():
-            values = [record.values[column] for column in of_text]
-            texts[name] = values if name == CHOICES and len(values) > 1 else values[0]
-        yield checked(record.line, texts)
+        try:
+            yield record if record.error is not None else Record(record.line, texts_of(record.values, columns))
+        except ValueError as error:
+            yield Record(record.line, error=error.args[0])
 
 
 def _questions(path: Path) -> Iterator[Record]:
     for number, (_, _, context, question) in enumerate(each_question(path), start=1):
         content = question if isinstance(question, dict) else {}
         texts = {"id": str(content.get("id", number)), "question": content.get("question"), "text": context}
-        yield checked(number, texts)
+        yield Record(number, texts)
 
 
-def checked(line: int, texts: Texts) -> Record:
-    """Return a row, or what is wrong with one of its texts."""
-    for name, value in texts.items():
-        if name == CHOICES and (not isinstance(value, list) or len(value) < 2):
-            return Record(line, error=f"not a list of two choices or more: {json.dumps(value)[:50]}")
-        for text in value if name == CHOICES else [value]:
-            if not isinstance(text, str):
-                return Record(line, error=f"not a text: {json.dumps(text, default=str)[:50]}")
-            if not text.strip():
-                return Record(line, error="empty")
-    return Record(line, texts)
-
-
-def _flatten(texts: Texts) -> Iterator[str]:
-    """Return a row's texts in the order of its names, without its id."""
-    for name, value in texts.items():
-        if name != "id":
-            yield from value if isinstance(value, list) else [value]
-
-
-@contextlib.contextmanager
-def _open_output(output: Path) -> Iterator[TextIO]:
-    """Yield a stream whose content becomes `output` when all is written; on an error it is removed."""
-    with atomic_file(output) as raw, contextlib.ExitStack() as stack:
-        binary = stack.enter_context(gzip.GzipFile(output.stem, "wb", fileobj=raw)) if output.suffix == ".gz" else raw
-        stream = io.TextIOWrapper(binary, encoding="utf-8", newline="")
-        yield stream
-        stream.detach()  # flushes, and leaves the rest to be closed in order
-
-
-def _writer(output: Path, stream: TextIO, fields: list[str]) -> Callable[[dict[str, Any]], object]:
+def _writer(output: Path, stream: io.TextIOWrapper, fields: list[str]) -> Callable[[dict[str, Any]], object]:
     """Return a function that writes one row; in .csv, lists and dictionaries are JSON."""
-    if file_format(output, WRITTEN, "--output") == ".jsonl":
+    if output.suffix == ".jsonl":
         return lambda row: stream.write(json.dumps(row, ensure_ascii=False) + "\n")
 
     def spell(value: Any) -> Any:

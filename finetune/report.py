@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,36 +21,11 @@ from .tasks import Task
 from .train import SeedResult
 
 RESULTS_FILE = "results.json"
-RECIPE = [
-    "learning_rate",
-    "batch_size",
-    "epochs",
-    "patience",
-    "warmup_ratio",
-    "weight_decay",
-    "dropout",
-    "token_masking",
-]
-RECIPE += ["label_smoothing", "layer_decay", "lora", "search"]
+RECIPE = ("learning_rate", "batch_size", "epochs", "patience", "warmup_ratio", "weight_decay", "dropout")
+RECIPE += ("token_masking", "lora", "search")
 SHAPE = (("layers", "num_hidden_layers"), ("wide", "hidden_size"), ("heads", "num_attention_heads"))
 SEARCH, SEEDS = "search", "train and score all seeds"  # steps that made the model, in `Results.timings`
-Scores = dict[str, dict[str, float]]  # split -> metric -> score
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Mean and sample standard deviation (ddof 1; None for a single figure) of a score between 0 and 1."""
-
-    mean: float
-    std: float | None
-
-    @classmethod
-    def of(cls, scores: Sequence[float]) -> Spread:
-        """Summarise the scores of several runs."""
-        return cls(statistics.fmean(scores), statistics.stdev(scores) if len(scores) > 1 else None)
-
-    def __str__(self) -> str:
-        return spread(self.mean, self.std)
+Spread = dict[str, Any]  # `mean` and sample standard deviation `std`, None for a single figure
 
 
 @dataclass(frozen=True)
@@ -58,53 +33,33 @@ class Row:
     """One line of the table: a method, or the seeds of a model."""
 
     name: str
+    choice: str  # what was chosen on validation
     validation: Spread  # the main score
-    reported: dict[str, dict[str, Spread]]  # by split and metric
+    test: Spread  # the main score on the first reported split
+    scores: dict[str, dict[str, Spread]]  # by reported split and metric
     seconds: float
-    results: Sequence[SeedResult] = ()  # empty for a method without chance
-    choice: str = ""  # what was chosen on validation
+    seeds: list[dict[str, Any]]
 
     @classmethod
-    def single(cls, name: str, validation: float, reported: Scores, seconds: float, choice: str = "") -> Row:
-        """Return the row of a method without chance."""
-        return cls(name, Spread(validation, None), _spreads([reported]), round(seconds, 2), choice=choice)
-
-    @classmethod
-    def of_seeds(cls, name: str, results: Sequence[SeedResult], seconds: float, choice: str = "") -> Row:
-        """Return the row of several seeds."""
-        validation = Spread.of([result.validation for result in results])
-        reported = _spreads([result.reported for result in results])
-        return cls(name, validation, reported, round(seconds, 2), results, choice)
-
-    def record(self, headline: tuple[str, str]) -> dict[str, Any]:
-        """Return the row as results.json has it; `headline` is the split and metric of its single figure."""
-        split, metric = headline
-        own = asdict(self)
-        for seed in own["results"]:
-            seed["scores"] = seed.pop("reported")
-            seed["test"] = seed["scores"][split][metric]
-        return {
-            **{name: own[name] for name in ("name", "choice", "validation", "seconds")},
-            "test": own["reported"][split][metric],
-            "scores": own["reported"],
-            "seeds": own["results"],
+    def of(cls, name: str, runs: Sequence[SeedResult], main: str, seconds: float, choice: str = "") -> Row:
+        """Summarise the seeds of a model, or the single run, without epochs, of a method without chance."""
+        first = next(iter(runs[0].scores))
+        scores = {
+            split: {metric: _spread([run.scores[split][metric] for run in runs]) for metric in metrics}
+            for split, metrics in runs[0].scores.items()
         }
+        seeds = [asdict(run) | {"test": run.scores[first][main]} for run in runs if run.epochs]
+        validation = _spread([run.validation for run in runs])
+        return cls(name, choice, validation, scores[first][main], scores, round(seconds, 2), seeds)
 
 
-def _spreads(of_runs: Sequence[Scores]) -> dict[str, dict[str, Spread]]:
-    return {
-        split: {metric: Spread.of([run[split][metric] for run in of_runs]) for metric in metrics}
-        for split, metrics in of_runs[0].items()
-    }
+def _spread(scores: Sequence[float]) -> Spread:
+    return {"mean": statistics.fmean(scores), "std": statistics.stdev(scores) if len(scores) > 1 else None}
 
 
 @dataclass(frozen=True)
 class Results:
-    """The content of results.json: 1 is a perfect score, times are in seconds.
-
-    `validation` and `test` are the main metric's, `test` on the first reported split; `scores` has every reported split
-    and metric.
-    """
+    """The content of results.json: 1 is a perfect score; `test` is the main metric on the first reported split."""
 
     task: str
     model: str
@@ -131,34 +86,31 @@ class Results:
     def read(cls, path: Path) -> Results:
         """Read a results.json."""
         advice = f"delete {path.parent} to run it again"
-        content = read_json(path, advice)
         try:
-            return cls(**{field.name: content[field.name] for field in fields(cls)})
-        except KeyError as error:
-            raise UserError(f"{path}: is not the result of a fine-tuning run (no {error}); {advice}") from None
+            return cls(**read_json(path, advice))
+        except TypeError as error:
+            raise UserError(f"{path}: is not the result of a fine-tuning run ({error}); {advice}") from None
 
 
 def table_cells(rows: Sequence[Row], main: str) -> list[tuple[str, ...]]:
     """Return header and lines of the table; `main` is the metric used for model selection."""
-    columns = [f"{split} {metric}, %" for split, metrics in rows[0].reported.items() for metric in metrics]
+    columns = [f"{split} {metric}, %" for split, metrics in rows[0].scores.items() for metric in metrics]
     cells: list[tuple[str, ...]] = [("model", "seeds", f"validation {main}, %", *columns, "seconds")]
     for row in rows:
-        figures = [str(score) for metrics in row.reported.values() for score in metrics.values()]
-        cells.append((row.name, str(len(row.results) or "-"), str(row.validation), *figures, f"{row.seconds:.1f}"))
+        figures = [spread(**score) for metrics in row.scores.values() for score in metrics.values()]
+        cells.append((row.name, str(len(row.seeds) or "-"), spread(**row.validation), *figures, f"{row.seconds:.1f}"))
     return cells
 
 
 def text_table(cells: Sequence[Sequence[str]]) -> str:
     """Align the columns: the name to the left, figures to the right."""
-    widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
-    return "\n".join(
-        "  ".join([line[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(line[1:], widths[1:], strict=True))])
-        for line in cells
-    )
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = [[line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])] for line in cells]
+    return "\n".join(map("  ".join, lines))
 
 
 def markdown_report(results: Results, rows: Sequence[Row]) -> str:
-    """Return the report: table, choices, search, settings, data and times."""
+    """Return the report: table, choices and command; results.json has the rest."""
     header, *lines = table_cells(rows, results.metric)
     parts = [
         f"# {escape(results.task)}: {escape(results.model)}",
@@ -167,31 +119,8 @@ def markdown_report(results: Results, rows: Sequence[Row]) -> str:
         f"validation; the {' and '.join(results.scores)} split was read once per run.",
         "\n".join(f"- {escape(row.name)}: {escape(row.choice)}" for row in rows if row.choice),
     ]
-    if results.search:
-        names = list(results.search["chosen"])
-        trials = [
-            (*(_plain(trial[n]) for n in names), percent(trial["validation"])) for trial in results.search["trials"]
-        ]
-        parts += ["## Search", markdown_table((*names, "validation, %"), trials)]
-    for title, header, values in (
-        ("Settings", ("setting", "value"), results.settings),
-        ("Data", ("split", "rows"), results.data["counts"]),
-        ("Time", ("step", "seconds"), results.timings),
-    ):
-        parts += [f"## {title}", markdown_table(header, [(name, _plain(value)) for name, value in values.items()])]
-    parts += ["## Where", f"{results.device}; {_versions(results)}"]
     parts += ["## Command", f"```\n{escape(results.command, 'block')}\n```"]
     return "\n\n".join(filter(None, parts)) + "\n"
-
-
-def _plain(value: object) -> str:
-    if value is None:
-        return "-"
-    return f"{value:g}" if isinstance(value, float) and abs(value) < 1000 else str(value)
-
-
-def _versions(results: Results) -> str:
-    return ", ".join(f"{name} {version}" for name, version in results.versions.items())
 
 
 def describe_model(
@@ -204,7 +133,8 @@ def describe_model(
     base = f"`{escape(results.model, 'code')}`"
     origin = "trained from scratch in the shape of" if settings["from_scratch"] else "fine-tuned from"
     shape = "".join(f", {config[name]} {what}" for what, name in SHAPE if name in config)
-    best, trained = results.seeds[results.best_seed - 1], results.timings[SEEDS] + results.timings.get(SEARCH, 0.0)
+    best = results.seeds[results.best_seed - 1]
+    trained = results.timings[SEEDS] + results.timings.get(SEARCH, 0.0)
     return Card(
         name=name,
         summary=f"A model for {escape(kind.describe())}, {origin} {base} with hf_tiny_transformer.",
@@ -225,7 +155,7 @@ def describe_model(
             ("hardware", f"{results.processes} x {results.device}"),
             ("seeds", f"{len(results.seeds)}; these weights are those of seed {results.best_seed}"),
             *time_and_energy(trained, results.energy),
-            ("versions", _versions(results)),
+            ("versions", ", ".join(f"{name} {version}" for name, version in results.versions.items())),
             after="![loss](training/loss.png)\n\n`results.json` has settings, seeds, versions and times. Command:\n\n"
             f"```bash\n{escape(results.command, 'block')}\n```",
         ),
@@ -261,14 +191,14 @@ def _facts(*rows: tuple[str, str], after: str = "") -> Section:
 
 
 def _evaluation(results: Results, best: dict[str, Any]) -> list[tuple[str, ...]]:
-    counts = results.data["counts"]
-    validation = (f"{counts['validation']:,}", results.metric, str(Spread(**results.validation)))
+    counts, own = results.data["counts"], {"name": "this model", "scores": results.scores}
+    validation = (f"{counts['validation']:,}", results.metric, spread(**results.validation))
     rows = [("this model", "validation", *validation, percent(best["validation"]))]
-    for name, scores in [("this model", results.scores), *((o["name"], o["scores"]) for o in results.comparison)]:
-        for split, metrics in scores.items():
+    for row in (own, *results.comparison):
+        for split, metrics in row["scores"].items():
             for metric, score in metrics.items():
-                mine = percent(best["scores"][split][metric]) if scores is results.scores else ""
-                rows.append((name, split, f"{counts[split]:,}", metric, str(Spread(**score)), mine))
+                mine = percent(best["scores"][split][metric]) if row is own else ""
+                rows.append((row["name"], split, f"{counts[split]:,}", metric, spread(**score), mine))
     return rows
 
 

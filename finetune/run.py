@@ -9,29 +9,20 @@ from __future__ import annotations
 import csv
 import hashlib
 import logging
-import os
 import shutil
 import signal
-import tempfile
-import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 from transformers import PreTrainedModel
 
+from hf_tiny_transformer.common import files
 from hf_tiny_transformer.common.environment import device_name, keep_freed_memory, quieten_libraries, versions
 from hf_tiny_transformer.common.errors import RunError, TerminatedError, UserError
-from hf_tiny_transformer.common.files import (
-    atomic_directory,
-    atomic_write_json,
-    atomic_write_text,
-    read_json,
-    require_free_output,
-    require_writable_parent,
-)
 from hf_tiny_transformer.common.processes import is_main, say, wait_for_everyone, world_size
 from hf_tiny_transformer.publish.card import write_card
 from hf_tiny_transformer.publish.facts import estimate_energy, public_name
@@ -48,18 +39,8 @@ from .trainer import LAST
 RUN_FILE = "run.json"
 DATA = "texts and labels"  # in run.json; `data` is the flag
 NOT_COMPARED = {"output", "report", "resume", "data", "trust_remote_code"}  # may differ between the parts of a run
-PACKAGES = [
-    "torch",
-    "transformers",
-    "tokenizers",
-    "accelerate",
-    "datasets",
-    "peft",
-    "optuna",
-    "numpy",
-    "scipy",
-    "scikit-learn",
-]
+PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "datasets", "peft", "optuna")
+PACKAGES += ("numpy", "scipy", "scikit-learn")
 
 
 class Run:
@@ -70,8 +51,8 @@ class Run:
 
     def __init__(self, settings: FinetuneSettings, command: str, *, baselines: bool = False) -> None:
         self.settings, self.command, self.baselines = settings, command, baselines
-        self.output, self.report = output_paths(settings)
-        self.folder = unfinished_folder(settings)
+        check_output(settings)
+        self.output, self.folder = Path(settings.output), unfinished_folder(settings)
         self.timings: dict[str, float] = {}
         self.searched: dict[str, Any] | None = None
 
@@ -92,89 +73,65 @@ class Run:
             if self.settings.search:
                 self.training, self.searched, seconds = train.search(self.training, self.folder / "trials")
                 self.timings[SEARCH] = round(seconds, 2)
-            results = self.train_seeds()
-            rows = [*self.compare(), Row.of_seeds(row_name(self.settings), results, self.timings[SEEDS])]
-            published = self.publish(best_of(results), rows)
-            self.remove_folder()
+            results = train.train_seeds(self.training, self.folder / "seeds", self.reported)
+            self.timings[SEEDS] = round(sum(result.seconds for result in results), 2)  # in all parts of a resumed run
+            own = Row.of(row_name(self.settings), results, self.task.kind.main, self.timings[SEEDS])
+            rows = [*self.compare(), own]
+            published = self.publish(train.best_of(results), rows)
+            if is_main():
+                shutil.rmtree(self.folder)
         wait_for_everyone()
         return published
 
     def open(self) -> Results | None:
         """Read data, checkpoint and tokens; return the results if an earlier run finished."""
-        settings = self.settings
-        finished = check_resumable(settings)
-        with self.step("read and split the data"):
-            self.task, self.splits = open_task(settings)
+        settings, finished = self.settings, check_resumable(self.settings)
+        self.task, self.splits = open_task(settings)
         self.data, kind = self.splits.describe(), self.task.kind
         if finished is not None:
             require_same(self.output / RESULTS_FILE, {DATA: finished.data}, {DATA: self.data})
             return finished
-        with self.step("open the checkpoint"):
-            options = ("max_length", "dropout", "trust_remote_code")
-            self.checkpoint = kind.open(settings.model, **{name: getattr(settings, name) for name in options})
-            self.identity = {
-                **settings.public(),
-                DATA: self.data,
-                "weights of --model": _fingerprint(self.checkpoint.build(0, from_scratch=settings.from_scratch)),
-                "number of processes": world_size(),
-            }
-            if has_progress(self.folder):
-                require_same(self.folder / RUN_FILE, _read_run(self.folder), self.identity)
-        with self.step("tokenize"):
-            parts = (kind.encode(rows, self.checkpoint) for rows in (self.splits.train, self.splits.validation))
-            self.training = Training(kind, self.checkpoint, settings, *parts)
-            self.reported = {name: kind.encode(rows, self.checkpoint) for name, rows in self.splits.reported.items()}
+        options = ("max_length", "dropout", "trust_remote_code")
+        self.checkpoint = kind.open(settings.model, **{name: getattr(settings, name) for name in options})
+        self.identity = {
+            **settings.public(),
+            DATA: self.data,
+            "weights of --model": _fingerprint(self.checkpoint.build(0, from_scratch=settings.from_scratch)),
+            "number of processes": world_size(),
+        }
+        if has_progress(self.folder):
+            require_same(self.folder / RUN_FILE, _read_run(self.folder), self.identity)
+        parts = (kind.encode(rows, self.checkpoint) for rows in (self.splits.train, self.splits.validation))
+        self.training = Training(kind, self.checkpoint, settings, *parts)
+        self.reported = {name: kind.encode(rows, self.checkpoint) for name, rows in self.splits.reported.items()}
         return None
-
-    def train_seeds(self) -> list[SeedResult]:
-        """Train and score all seeds; the weights of the best one on validation are kept."""
-        results: list[SeedResult] = []
-        for seed in range(1, self.settings.seeds + 1):
-            directory = self.seed_directory(seed)
-            if (earlier := train.read_result(directory)) is not None and earlier.reported:
-                say(f"finished before: seed {seed}")
-            train.train_seed(self.training, directory, seed, f"seed {seed}")
-            results.append(train.score_seed(self.training, directory, self.reported))
-            best = best_of(results).seed
-            for other in range(1, seed + 1):
-                if other != best:
-                    train.discard_weights(self.seed_directory(other))
-        self.timings[SEEDS] = round(sum(result.seconds for result in results), 2)  # in all parts of a resumed run
-        return results
 
     def compare(self) -> list[Row]:
         """Measure simpler methods."""
-        rows: list[Row] = []
-        if self.settings.compare or self.baselines:
-            with self.step("quick baselines"):
-                rows += quick_baselines(self.task.kind, self.splits)
+        wanted = self.settings.compare or self.baselines
+        rows = quick_baselines(self.task.kind, self.splits) if wanted else []
         if self.settings.compare:
             rows.append(from_scratch(self.training, self.folder / "scratch", self.reported))
-            self.timings["same architecture from scratch"] = rows[-1].seconds
+        self.timings["comparison"] = round(sum(row.seconds for row in rows), 2)
         return rows
 
     def publish(self, best: SeedResult, rows: Sequence[Row]) -> Results:
-        """Write the result directory, which is complete or absent, and print the table, whose last row is this run's.
-
-        With a card whose code fails, everything else is written.
-        """
-        model, submission = train.load_seed(self.training, self.seed_directory(best.seed)), {}
+        """Write the result directory, complete or absent, and print the table, whose last row is this run's."""
+        model = train.load_seed(self.training, self.folder / "seeds" / str(best.seed))
         outputs = {name: train.outputs_of(self.training, model, split) for name, split in self.reported.items()}
-        if self.settings.submission:
-            with self.step("answer the test rows"):
-                submission = self.answer_test(model)
+        submission = self.answer_test(model) if self.settings.submission else {}
         results = self.collect(best, rows, model)
         if not is_main():
             return results
         failure = None
-        with disk_errors(self.output), atomic_directory(self.output) as staging:
+        with disk_errors(self.output), files.atomic_directory(self.output) as staging:
             model.save_pretrained(staging)
             self.checkpoint.tokenizer.save_pretrained(staging)
             self.write_predictions(staging / "predictions.csv", outputs)
             for name, text in submission.items():
-                atomic_write_text(staging / "submission" / name, text)
+                files.atomic_write_text(staging / "submission" / name, text)
             report.draw_curve(results, staging / "training" / "loss.png")
-            atomic_write_json(staging / RESULTS_FILE, vars(results))
+            files.atomic_write_json(staging / RESULTS_FILE, vars(results))
             name, example = self.output.absolute().name, self.splits.train[0]
             try:
                 write_card(staging, report.describe_model(results, self.task, model, self.checkpoint, example, name))
@@ -182,17 +139,16 @@ class Run:
                 failure = error
         print(report.text_table(report.table_cells(rows, self.task.kind.main)))
         print(f"seed {best.seed}, the best on validation, is in {self.output}", flush=True)
-        if self.report is not None:
-            atomic_write_text(self.report, report.markdown_report(results, rows))
-            print(f"report: {self.report}")
+        if self.settings.report is not None:
+            files.atomic_write_text(self.settings.report, report.markdown_report(results, rows))
+            print(f"report: {self.settings.report}")
         if failure is not None:
             raise RunError(f"{self.output}: {failure}") from failure
         return results
 
     def collect(self, best: SeedResult, rows: Sequence[Row], model: PreTrainedModel) -> Results:
         """Return the content of results.json."""
-        headline = self.splits.headline, self.task.kind.main
-        *others, own = (row.record(headline) for row in rows)
+        *others, own = map(asdict, rows)
         return Results(
             task=public_name(self.task.name),
             model=public_name(self.settings.model),
@@ -236,17 +192,6 @@ class Run:
             writer.writeheader()
             writer.writerows(rows)
 
-    def seed_directory(self, seed: int) -> Path:
-        """Return the directory of a seed."""
-        return self.folder / "seeds" / str(seed)
-
-    @contextmanager
-    def step(self, name: str) -> Iterator[None]:
-        """Measure the seconds of a step."""
-        started = time.perf_counter()
-        yield
-        self.timings[name] = round(time.perf_counter() - started, 2)
-
     @contextmanager
     def interruptible(self) -> Iterator[None]:
         """End the run with one line on SIGTERM; the folder stays if there is anything to resume."""
@@ -262,7 +207,7 @@ class Run:
         remove_if_useless()
         if is_main() and not self.folder.exists():
             with disk_errors(self.folder):
-                atomic_write_json(self.folder / RUN_FILE, self.identity)
+                files.atomic_write_json(self.folder / RUN_FILE, self.identity)
         before = signal.signal(signal.SIGTERM, end)
         try:
             yield
@@ -271,18 +216,6 @@ class Run:
             raise
         finally:
             signal.signal(signal.SIGTERM, before)
-
-    def remove_folder(self) -> None:
-        """Remove what a finished run no longer needs; it is renamed first, so that no part looks unfinished."""
-        if is_main():
-            retired = Path(tempfile.mkdtemp(prefix=f".{self.folder.name}-", dir=self.folder.parent))
-            os.rename(self.folder, retired / self.folder.name)
-            shutil.rmtree(retired)
-
-
-def best_of(results: Sequence[SeedResult]) -> SeedResult:
-    """Return the best seed on validation, the first among equals."""
-    return max(results, key=lambda result: result.validation)
 
 
 def row_name(settings: FinetuneSettings) -> str:
@@ -303,34 +236,23 @@ def has_progress(folder: Path) -> bool:
     return folder.is_dir() and any(path.name in (RESULT, LAST) for path in folder.rglob("*.json"))
 
 
-def output_paths(settings: FinetuneSettings) -> tuple[Path, Path | None]:
-    """Return the output directory and the report's file."""
+def check_output(settings: FinetuneSettings) -> None:
+    """Check that output directory and report can be written, and that no interrupted run is overwritten."""
     output, folder = Path(settings.output), unfinished_folder(settings)
-    is_own = settings.resume and output.is_dir() and (settings.task == SUITE or (output / RESULTS_FILE).is_file())
-    if not is_own:
-        require_free_output(output)
+    finished = output.is_dir() and (settings.task == SUITE or (output / RESULTS_FILE).is_file())
+    if not (settings.resume and finished):
+        files.require_free_output(output)
     if not settings.resume and has_progress(folder):
-        raise UserError(
-            f"--output {output}: its run was interrupted, and {folder} has the finished parts; continue with --resume, "
-            "or delete that folder to start again"
-        )
-    if any(folder.glob("*.pt")):
-        raise UserError(f"{folder}: was written by an older version, which cannot be resumed; delete it to start again")
-    if settings.report is None:
-        return output, None
-    report = Path(settings.report)
-    if report.is_dir():
-        raise UserError(f"--report {report}: is a directory; name a file")
-    require_writable_parent("--report", report)
-    return output, report
+        problem = f"--output {output}: its run was interrupted, and {folder} has the finished parts"
+        raise UserError(f"{problem}; continue with --resume, or delete that folder to start again")
+    if settings.report is not None:
+        if Path(settings.report).is_dir():
+            raise UserError(f"--report {settings.report}: is a directory; name a file")
+        files.require_writable_parent("--report", Path(settings.report))
 
 
 def check_resumable(settings: FinetuneSettings) -> Results | None:
-    """Return the results of a finished run of `settings.output`, or None if something is left to run.
-
-    Raises:
-        UserError: The finished or unfinished run had other settings, or its files are damaged.
-    """
+    """Return the results of a finished run of `settings.output`, or None; refuse to resume one with other settings."""
     path, folder = Path(settings.output) / RESULTS_FILE, unfinished_folder(settings)
     if settings.resume and has_progress(folder):
         require_same(folder / RUN_FILE, _read_run(folder), settings.public())
@@ -347,20 +269,18 @@ def require_same(path: Path, before: dict[str, Any], now: dict[str, Any], skippe
     """Compare what a run was made of, as `path` has it, with what it would be made of now."""
     for name, value in now.items():
         if name not in {*NOT_COMPARED, *skipped} and before.get(name) != value:
-            raise UserError(
-                f"--resume: {path} was made with {name} {before.get(name)}, now it is {value}; restore it, or name a "
-                f"new --output, or delete {path.parent} to start again"
-            )
+            problem = f"{path} was made with {name} {before.get(name)}, now it is {value}"
+            advice = f"restore it, or name a new --output, or delete {path.parent} to start again"
+            raise UserError(f"--resume: {problem}; {advice}")
 
 
 def _read_run(folder: Path) -> dict[str, Any]:
-    return read_json(folder / RUN_FILE, f"delete {folder} to start again")
+    return files.read_json(folder / RUN_FILE, f"delete {folder} to start again")
 
 
 def _fingerprint(model: torch.nn.Module) -> str:
-    """Return a sha256 of a model's weights."""
+    """Return a sha256 of a model's weights, which are on the CPU."""
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(name.encode() + tensor.numpy().tobytes())
     return digest.hexdigest()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 from hf_tiny_transformer.common.arguments import CommandParser, build
 from hf_tiny_transformer.common.errors import UserError
@@ -13,11 +13,6 @@ from hf_tiny_transformer.common.processes import world_size
 from hf_tiny_transformer.publish.facts import check_license, public_name
 
 PROGRAM = "python -m finetune"
-DESCRIPTION = (
-    "Fine-tune a model on a task and report its scores. Two commands train nothing and have their own flags: "
-    f"`{PROGRAM} predict --help` applies a fine-tuned model to a file, `{PROGRAM} --task blimp --help` measures a "
-    "language model on BLiMP's minimal pairs."
-)
 
 
 @dataclass(frozen=True)
@@ -34,8 +29,7 @@ class FinetuneSettings:
             For ner a folder of files in CoNLL's columns with train, dev (or valid, testa) and test in their names, or
             hub:NAME[:CONFIG]. For qa a folder with train*.json and dev*.json in SQuAD's format.
         text: Own table: the column of the text.
-        pair: Own table: the column of the second text of a pair; with --choices the question, or the beginning of every
-            choice.
+        pair: Own table: the column of the second text of a pair; with --choices, of what each choice begins with.
         label: Own table: the column of the label, the labels (a list, or joined by |) or the number; with --choices the
             right one, as a number from 0 or from 1, a letter, or its own text.
         choices: Own table: the columns with one choice each, or one column with lists of choices.
@@ -47,7 +41,7 @@ class FinetuneSettings:
         submission: GLUE: also answer the test rows, and pack them for the GLUE server.
         resume: Continue the interrupted run of --output after its last finished epoch; without one, start it.
         trust_remote_code: Run Python that the files of --model name (auto_map); it is not passed on to the result.
-        report: Markdown file for the final table, settings and times; an existing file is replaced.
+        report: Markdown file for the final table and the choices made; an existing file is replaced.
         seeds: Number of runs, seeds 1 to this; scores are their mean and standard deviation. Default: 5.
         learning_rate: Peak learning rate, that of the head. Default: 3e-4.
         batch_size: Texts per optimizer step. Default: 32.
@@ -59,10 +53,7 @@ class FinetuneSettings:
         weight_decay: AdamW's weight decay, on matrices only (not on norms and biases). Default: 0.01.
         dropout: Value of every dropout field of the model's config. Default: null (the checkpoint's own).
         token_masking: Share of the training tokens that [MASK] replaces, drawn again in every epoch. Default: 0.
-        label_smoothing: Share of the target that is spread evenly over all labels. Default: 0.
-        layer_decay: Factor on the learning rate per layer, from the head to the embeddings. Default: 1 (off).
-        max_length: Tokens per text; longer texts are truncated. Default: 128, for question and context together 384,
-            or fewer if the model has fewer positions.
+        max_length: Tokens per text; longer texts are truncated. Default: 128, for questions 384, or the model's limit.
         from_scratch: Train the same architecture from fresh weights, as a control.
         compare: Also measure simpler methods (a constant, TF-IDF with a linear model) and training from scratch.
     """
@@ -76,7 +67,7 @@ class FinetuneSettings:
     label: str | None = None
     choices: list[str] | None = None
     target: str | None = None
-    metric: str | None = None
+    metric: Literal["rouge", "bleu"] | None = None
     validation: str | None = None
     test: str | None = None
     license: str | None = None
@@ -95,53 +86,47 @@ class FinetuneSettings:
     weight_decay: float = 0.01
     dropout: float | None = None
     token_masking: float = 0.0
-    label_smoothing: float = 0.0
-    layer_decay: float = 1.0
     max_length: int | None = None
     from_scratch: bool = False
     compare: bool = False
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            allowed, wording = _RANGES.get(field.name, (None, ""))
-            if allowed is not None and value is not None and not allowed(value):
-                raise UserError(f"--{field.name} {value}: must be {wording}")
-            words = value if isinstance(value, list) else [value]
-            if any(isinstance(word, str) and not word.strip() for word in words):
-                raise UserError(f"--{field.name} is empty; give it a value")
+        check_values(self)
         check_license(self.license)
-        if self.compare and self.from_scratch:
-            raise UserError("--compare trains the from-scratch control itself; leave out --from_scratch")
-        if self.lora is not None and self.from_scratch:
-            raise UserError("--lora adapts pretrained weights; leave it out, or leave out --from_scratch")
         if self.batch_size % world_size():
-            raise UserError(
-                f"--batch_size {self.batch_size}: cannot be divided among {world_size()} processes; "
-                "choose a multiple of their number"
-            )
+            problem = f"--batch_size {self.batch_size}: cannot be divided among {world_size()} processes"
+            raise UserError(f"{problem}; choose a multiple of their number")
 
     def public(self) -> dict[str, Any]:
         """Return the settings as results.json, which is published, has them: paths by their last part."""
         return {name: public_name(value) if isinstance(value, str) else value for name, value in asdict(self).items()}
 
 
+def check_values(settings: Any) -> None:
+    """Check that no text of a settings dataclass is empty, and that numbers are in their ranges."""
+    for name, value in vars(settings).items():
+        allowed, wording = _RANGES.get(name, (None, ""))
+        if allowed is not None and value is not None and not allowed(value):
+            raise UserError(f"--{name} {value}: must be {wording}")
+        words = value if isinstance(value, list) else [value]
+        if any(isinstance(word, str) and not word.strip() for word in words):
+            raise UserError(f"--{name} is empty; give it a value")
+
+
 def parse_settings(argv: list[str]) -> FinetuneSettings:
     """Return the settings that the flags describe."""
-    parser = CommandParser(PROGRAM, DESCRIPTION)
+    parser = CommandParser(PROGRAM, "Fine-tune a model on a task and report its scores.")
     parser.add_settings(FinetuneSettings)
     return build(FinetuneSettings, parser.parse(argv))
 
 
-_SHARE = (lambda value: 0 <= value < 1, "at least 0 and less than 1")
 _COUNT = (lambda value: value >= 1, "at least 1")
-# Written so that nan fails every test.
-_RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
+_SHARE = (lambda value: 0 <= value < 1, "at least 0 and less than 1")
+_RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {  # nan fails each of them
     **dict.fromkeys(("seeds", "batch_size", "epochs", "patience", "lora"), _COUNT),
-    **dict.fromkeys(("warmup_ratio", "dropout", "token_masking", "label_smoothing"), _SHARE),
+    **dict.fromkeys(("warmup_ratio", "dropout", "token_masking"), _SHARE),
     "learning_rate": (lambda value: 0 < value <= 1, "greater than 0 and at most 1"),
     "search": (lambda value: value >= 0, "at least 0"),
     "weight_decay": (lambda value: 0 <= value < math.inf, "at least 0"),
-    "layer_decay": (lambda value: 0 < value <= 1, "greater than 0 and at most 1"),
     "max_length": (lambda value: value >= 4, "at least 4: two special tokens and some text"),
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -13,27 +13,23 @@ from hf_tiny_transformer.common.errors import UserError
 from hf_tiny_transformer.common.files import atomic_file, atomic_write_json, atomic_write_text
 from hf_tiny_transformer.common.processes import is_main, say, wait_for_everyone
 from hf_tiny_transformer.publish.card import escape, markdown_table
-from hf_tiny_transformer.publish.facts import percent, public_name
+from hf_tiny_transformer.publish.facts import percent, public_name, spread
 
 from .data.glue import is_present
-from .report import RESULTS_FILE, Results, Spread, text_table
-from .run import Run, check_resumable, output_paths, row_name
+from .report import RESULTS_FILE, Results, text_table
+from .run import Run, check_output, check_resumable, row_name
 from .settings import FinetuneSettings
 from .tasks import TASKS, Task, refuse_own_file_flags
 
 GLUE = [task for task in TASKS.values() if task.glue is not None]
-
-
-def _by_task(line: str) -> dict[str, tuple[float, ...]]:
-    scores = [tuple(map(float, cell.split("/"))) for cell in line.split()]
-    return {task.glue.folder: of_task for task, of_task in zip(GLUE, scores, strict=True)}
-
-
-# In percent, in the order of `TASKS`: github.com/google-research/bert, README of 11 March 2020, GLUE's hidden test sets
+# In percent, in the order of `GLUE`: github.com/google-research/bert, README of 11 March 2020, GLUE's hidden test sets
+_TINY = ((0.0,), (83.2,), (81.1, 71.1), (74.3, 73.6), (62.2, 83.4), (70.2, 70.3), (81.5,), (57.2,), (62.3,))
+_MINI = ((0.0,), (85.9,), (81.1, 71.8), (75.4, 73.3), (66.4, 86.2), (74.8, 74.3), (84.1,), (57.9,), (62.3,))
 PUBLISHED = {
-    "BERT-Tiny": _by_task("0.0  83.2  81.1/71.1  74.3/73.6  62.2/83.4  70.2/70.3  81.5  57.2  62.3"),
-    "BERT-Mini": _by_task("0.0  85.9  81.1/71.8  75.4/73.3  66.4/86.2  74.8/74.3  84.1  57.9  62.3"),
+    name: {task.glue.folder: of_task for task, of_task in zip(GLUE, scores, strict=True)}
+    for name, scores in (("BERT-Tiny", _TINY), ("BERT-Mini", _MINI))
 }
+SUFFIXES = {"dev_matched": "-m", "dev_mismatched": "-mm"}  # MNLI is reported on two splits
 NOTE = (
     "Ours, the constant and TF-IDF: on dev, mean ± standard deviation over seeds, in percent. BERT-Tiny (2 layers of "
     "128) and BERT-Mini (4 of 256): as published, on GLUE's hidden test sets, with the best of 20 settings per task; "
@@ -42,11 +38,9 @@ NOTE = (
 
 
 def run_suite(settings: FinetuneSettings, command: str) -> None:
-    """Run the tasks one after the other, each in its own folder of `settings.output`; table and submission come last.
-
-    If one fails, finished tasks stay, and --resume continues after them.
-    """
-    output, report = output_paths(settings)
+    """Run the tasks one by one, each in its own folder of `settings.output`; table and submission come last."""
+    check_output(settings)
+    output = Path(settings.output)
     present, absent = _tasks(settings)
     folders = {task.name: str(output / task.glue.folder) for task in present}
     of_tasks = [replace(settings, task=name, output=folder, report=None) for name, folder in folders.items()]
@@ -70,7 +64,7 @@ def run_suite(settings: FinetuneSettings, command: str) -> None:
         "seconds": round(sum(result.seconds for result in results), 2),
     }
     if is_main():
-        _write(output, report, _table(present, results, settings), summary)
+        _write(settings, _table(present, results, settings), summary)
         if settings.submission:
             _submit(output)
     wait_for_everyone()
@@ -79,8 +73,6 @@ def run_suite(settings: FinetuneSettings, command: str) -> None:
 def _tasks(settings: FinetuneSettings) -> tuple[list[Task], list[Task]]:
     """Return the tasks that are available and those that are not."""
     refuse_own_file_flags(settings)
-    if settings.label_smoothing:
-        raise UserError("--label_smoothing is for tasks with one label per text, and STS-B is not one; leave it out")
     if settings.data is not None and not Path(settings.data).is_dir():
         raise UserError(f"--data {settings.data}: no such folder; name the one that holds {_folders(GLUE)}")
     present = [task for task in GLUE if is_present(task.glue, settings.data)]
@@ -95,53 +87,44 @@ def _folders(tasks: Sequence[Task]) -> str:
 
 def _table(tasks: Sequence[Task], results: Sequence[Results], settings: FinetuneSettings) -> list[tuple[str, ...]]:
     """Return a line for each task and metric, a column for each method; the last line is GLUE's mean over tasks."""
-    compared = [_heading(row["name"]) for row in results[0].comparison]
+    names = [row["name"] for row in results[0].comparison]  # majority class and mean are both constants
+    compared = [next((known for known in ("TF-IDF", "from scratch") if known in name), "constant") for name in names]
     lines: list[tuple[str, ...]] = [("task", "metric", row_name(settings), *compared, *PUBLISHED, "minutes")]
-    figures: list[list[list[Spread]]] = []  # by task, method and metric
+    means: list[list[float]] = []  # by task and method, over metrics
     for task, result in zip(tasks, results, strict=True):
         measured = [result.scores, *(row["scores"] for row in result.comparison)]
-        of_task = [[Spread(**each) for metrics in scores.values() for each in metrics.values()] for scores in measured]
-        of_task += [[Spread(value / 100, None) for value in PUBLISHED[name][task.glue.folder]] for name in PUBLISHED]
-        figures.append(of_task)
-        for i, (name, metric) in enumerate(_names(task, result)):
-            minutes = f"{result.seconds / 60:.1f}" if i == 0 else ""
-            lines.append((name, metric, *(str(spreads[i]) for spreads in of_task), minutes))
-    means = [fmean(fmean(spread.mean for spread in of_task) for of_task in each) for each in zip(*figures, strict=True)]
+        columns = [[each for metrics in scores.values() for each in metrics.values()] for scores in measured]
+        published = [scores[task.glue.folder] for scores in PUBLISHED.values()]
+        columns += [[{"mean": value / 100, "std": None} for value in scores] for scores in published]
+        means.append([fmean(each["mean"] for each in column) for column in columns])
+        minutes = f"{result.seconds / 60:.1f}"
+        for split, metrics in result.scores.items():
+            for metric in metrics:
+                cells = [spread(**column.pop(0)) for column in columns]
+                lines.append((task.glue.folder + SUFFIXES.get(split, ""), metric, *cells, minutes))
+                minutes = ""
     total = sum(result.seconds for result in results) / 60
-    return [*lines, (f"mean of {len(tasks)}", "", *map(percent, means), f"{total:.1f}")]
+    return [*lines, (f"mean of {len(tasks)}", "", *map(percent, map(fmean, zip(*means, strict=True))), f"{total:.1f}")]
 
 
-def _heading(name: str) -> str:
-    """Return what a method is called in all tasks: majority class and mean are both constants."""
-    return next((known for known in ("TF-IDF", "from scratch") if known in name), "constant")
-
-
-def _names(task: Task, result: Results) -> Iterator[tuple[str, str]]:
-    """Return task and metric of each line; MNLI is reported on two splits, called m and mm."""
-    for split, metrics in result.scores.items():
-        suffix = {"dev_matched": "-m", "dev_mismatched": "-mm"}.get(split, "")
-        yield from ((task.glue.folder + suffix, metric) for metric in metrics)
-
-
-def _write(output: Path, report: Path | None, cells: list[tuple[str, ...]], summary: dict[str, Any]) -> None:
+def _write(settings: FinetuneSettings, cells: list[tuple[str, ...]], summary: dict[str, Any]) -> None:
     markdown = f"# GLUE: {escape(summary['model'])}\n\n{markdown_table(cells[0], cells[1:])}\n\n{NOTE}\n"
     if summary["absent"]:
         markdown += f"\nAbsent: {', '.join(summary['absent'])}.\n"
     markdown += f"\n```\n{escape(summary['command'], 'block')}\n```\n"
-    print(f"\n{text_table(cells)}\n\n{NOTE}")
-    atomic_write_json(output / RESULTS_FILE, summary)
-    for path in filter(None, [output / "glue.md", report]):
+    table = Path(settings.output, "glue.md")
+    atomic_write_json(table.with_name(RESULTS_FILE), summary)
+    for path in filter(None, [table, settings.report]):
         atomic_write_text(path, markdown)
-    print(f"table: {output / 'glue.md'}")
+    print(f"\n{text_table(cells)}\n\n{NOTE}\ntable: {table}")
 
 
 def _submit(output: Path) -> None:
-    """Pack the answers of all tasks, and return the files that are missing."""
-    path, files = output / "submission.zip", sorted(output.glob("*/submission/*.tsv"), key=lambda file: file.name)
+    """Pack the answers of all tasks, and print the files that are missing."""
+    path, files = output / "submission.zip", {file.name: file for file in output.glob("*/submission/*.tsv")}
     with atomic_file(path) as stream, zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
-        for file in files:
-            archive.write(file, file.name)
+        for name in sorted(files):
+            archive.write(files[name], name)
     expected = [f"{part.name}.tsv" for task in GLUE for part in task.glue.test_parts]
-    missing = [name for name in expected if name not in {file.name for file in files}]
-    note = f"; it lacks {', '.join(missing)}, and the server accepts complete ones only" if missing else ""
-    print(f"submission: {path}{note}")
+    missing = ", ".join(name for name in expected if name not in files)
+    print(f"submission: {path}" + (f"; it lacks {missing}, and the server requires all files" if missing else ""))

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from hf_tiny_transformer.common.arguments import suggestion
-from hf_tiny_transformer.common.errors import UserError
+from hf_tiny_transformer.common.errors import UserError, suggestion
 from hf_tiny_transformer.common.sample import LABEL_NAMES, PACKAGE, load_sample
 
 from .data import Example, Splits
@@ -101,23 +100,17 @@ TASKS = {task.name: task for task in _ROWS}
 
 
 def open_task(settings: FinetuneSettings) -> tuple[Task, Splits]:
-    """Find the task, and read and split its data.
-
-    Raises:
-        UserError: There is no such task, a flag does not apply to it, or data are missing or wrong; the message has
-            file and line where there is one.
-    """
+    """Find the task, and read and split its data; errors have file and line where there is one."""
     name, data = settings.task, settings.data
     if is_own_file(name):
-        own = read_own_file(settings)
-        task, splits = Task(name, own.kind, own.text_columns, own.about, own.name), own.splits
+        kind, columns, splits = read_own_file(settings)
+        file = Path(name).name
+        task = Task(name, kind, columns, f"{file}, column {settings.target or settings.label}", file)
     else:
         refuse_own_file_flags(settings)
-        task, splits = _open_named(name, data) if name in OPEN_TASKS else _open_row(name, data)
+        task, splits = _open_named(name, data)
     if settings.submission and task.glue is None:
         raise UserError(f"--submission: {task.name} is not a GLUE task; leave it out")
-    if settings.label_smoothing and not task.kind.smooths:
-        raise UserError("--label_smoothing is for tasks with one label per text; leave it out")
     splits.require_trainable(f"task {task.name}")
     return task, splits
 
@@ -130,33 +123,21 @@ def refuse_own_file_flags(settings: FinetuneSettings) -> None:
 
 
 def _open_named(name: str, data: str | None) -> tuple[Task, Splits]:
-    """Open ner or qa, whose data define the labels."""
-    if name == "ner":
-        names, splits = load_tagged(data)
-        kind, columns = Tagging(names), ("words",)
-    else:
-        unanswerable, splits = load_squad(data)
-        kind, columns = Spans(unanswerable), ("question", "context")
-    source = str(data).removeprefix(HUB) if str(data).startswith(HUB) else Path(str(data)).resolve().name
-    return Task(name, kind, columns, f"{kind.describe()}, {source}", source), splits
-
-
-def _open_row(name: str, data: str | None) -> tuple[Task, Splits]:
-    """Open a task of the table."""
+    """Open ner or qa, whose data define the labels, or a task of the table."""
+    if name in OPEN_TASKS:
+        found, splits = load_tagged(data) if name == "ner" else load_squad(data)
+        kind, columns = (Tagging(found), ("words",)) if name == "ner" else (Spans(found), ("question", "context"))
+        source = str(data).removeprefix(HUB) if str(data).startswith(HUB) else Path(str(data)).resolve().name
+        return Task(name, kind, columns, f"{kind.describe()}, {source}", source), splits
     if name not in TASKS:
-        known = [*TASKS, SUITE, *OPEN_TASKS]
-        raise UserError(
-            f"--task {name}: unknown task{suggestion(name, known)}; expected {', '.join(known)}, or a .csv, .tsv, "
-            ".jsonl or .parquet file"
-        )
+        known, files = [*TASKS, SUITE, *OPEN_TASKS], "or a .csv, .tsv, .jsonl or .parquet file"
+        raise UserError(f"--task {name}: unknown task{suggestion(name, known)}; expected {', '.join(known)}, {files}")
     task = TASKS[name]
     if task.glue is not None:
         return task, load_glue(task.glue, task.text_columns, data)
     if data is not None:
         raise UserError(f"--data {data}: the task {name} has its own data; leave out --data")
-    corpus = load_sample()
-    train, validation, test = (
-        [Example((example.text,), example.label) for example in examples]
-        for examples in (corpus.train, corpus.validation, corpus.test)
-    )
+    sample = load_sample()
+    texts = (sample.train, sample.validation, sample.test)
+    train, validation, test = ([Example((row.text,), row.label) for row in rows] for rows in texts)
     return task, Splits(train, validation, {"test": test})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,12 +18,13 @@ from transformers import PreTrainedModel
 
 from hf_tiny_transformer.common.errors import UserError, first_line
 from hf_tiny_transformer.common.files import atomic_write_json, read_json
-from hf_tiny_transformer.common.processes import is_main, wait_for_everyone, world_size
+from hf_tiny_transformer.common.processes import is_main, say, wait_for_everyone, world_size
 
 from .data import HELD_OUT_SEED
 from .kinds import EncodedSplit
 from .trainer import FineTuner, Training, epoch_records, redo, remove_checkpoints, with_adapters
 
+Reported = dict[str, EncodedSplit]
 RESULT, WEIGHTS = "result.json", "model.safetensors"
 RATE_SPAN = 10.0  # a search goes from a tenth of --learning_rate to ten times it
 BATCH_SIZES = (8, 16, 32, 64)  # of a search
@@ -38,7 +39,7 @@ class SeedResult:
     validation: float  # the main score of the best epoch
     seconds: float
     epochs: list[dict[str, Any]]
-    reported: dict[str, dict[str, float]] = field(default_factory=dict)  # of the same weights, by split and metric
+    scores: dict[str, dict[str, float]] = field(default_factory=dict)  # by reported split and metric
 
 
 def train_seed(training: Training, directory: Path, seed: int, title: str) -> SeedResult:
@@ -71,30 +72,48 @@ def train_seed(training: Training, directory: Path, seed: int, title: str) -> Se
     return result
 
 
-def score_seed(training: Training, directory: Path, reported: dict[str, EncodedSplit]) -> SeedResult:
-    """Score the reported splits with a trained seed's weights, once, and add the scores to its result."""
-    result = read_result(directory)
-    assert result is not None
-    if not result.reported:
-        started = time.perf_counter()
-        model = load_seed(training, directory)
-        scores = {name: training.kind.scores(outputs_of(training, model, s), s) for name, s in reported.items()}
-        seconds = round(result.seconds + time.perf_counter() - started, 2)
-        result = dataclasses.replace(result, reported=scores, seconds=seconds)
-        wait_for_everyone()
-        if is_main():
-            write_result(directory, result)
-        wait_for_everyone()
+def train_seeds(training: Training, directory: Path, reported: Reported, title: str = "") -> list[SeedResult]:
+    """Train and score all seeds, each in its directory; the weights of the best one on validation are kept."""
+    results: list[SeedResult] = []
+    for seed in range(1, training.settings.seeds + 1):
+        folder, name = directory / str(seed), f"{title}seed {seed}"
+        result = train_seed(training, folder, seed, name)
+        if result.scores:
+            say(f"finished before: {name}")
+        else:
+            result = score_seed(training, folder, result, reported)
+        results.append(result)
+        for each in results:
+            if each is not best_of(results):
+                discard_weights(directory / str(each.seed))
+    return results
+
+
+def score_seed(training: Training, directory: Path, result: SeedResult, reported: Reported) -> SeedResult:
+    """Score the reported splits with a trained seed's weights, and add the scores to its result."""
+    started = time.perf_counter()
+    model = load_seed(training, directory)
+    scores = {name: training.kind.scores(outputs_of(training, model, split), split) for name, split in reported.items()}
+    seconds = round(result.seconds + time.perf_counter() - started, 2)
+    result = dataclasses.replace(result, scores=scores, seconds=seconds)
+    if is_main():
+        write_result(directory, result)
+    wait_for_everyone()
     return result
+
+
+def best_of(results: Sequence[SeedResult]) -> SeedResult:
+    """Return the best seed on validation, the first among equals."""
+    return max(results, key=lambda result: result.validation)
 
 
 def load_seed(training: Training, directory: Path) -> PreTrainedModel:
     """Return the model of a trained seed."""
-    model = training.build(0)
+    model, path = training.build(0), directory / WEIGHTS
     try:
-        load_model(model, directory / WEIGHTS)
+        load_model(model, path)
     except (SafetensorError, OSError, RuntimeError) as error:
-        raise UserError(f"{directory / WEIGHTS}: cannot be read ({first_line(error)}); {redo(directory)}") from None
+        raise UserError(f"{path}: cannot be read ({first_line(error)}); {redo(directory)}") from None
     return model
 
 

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import json
-import re
 import shutil
 import sys
 import time
 import warnings
-import zipfile
-from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,25 +16,15 @@ from typing import Any
 import numpy as np
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors import safe_open
 from safetensors.torch import save_model
 from torch import nn
 from tqdm import tqdm
-from transformers import (
-    EarlyStoppingCallback,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    PrinterCallback,
-    Trainer,
-    TrainerCallback,
-    TrainerState,
-    TrainingArguments,
-)
-from transformers.trainer_callback import TrainerControl
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerState, TrainingArguments
+from transformers.trainer_callback import EarlyStoppingCallback, PrinterCallback, TrainerCallback, TrainerControl
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hf_tiny_transformer.common.environment import supports_bf16
-from hf_tiny_transformer.common.errors import UserError, first_line
+from hf_tiny_transformer.common.errors import UserError
 from hf_tiny_transformer.common.files import atomic_write_json, read_json
 from hf_tiny_transformer.common.processes import is_main, say, wait_for_everyone, world_size
 
@@ -47,10 +33,7 @@ from .settings import FinetuneSettings
 
 WINDOW = 16  # batches whose texts are sorted among themselves: more saves hardly any padding, and mixes less
 SECONDS_BETWEEN_LINES = 60.0
-LAST = "last.json"  # in a seed's directory: the name of the last complete checkpoint
-STATE = "trainer_state.json"
-# `encoder.layer.3.` (BERT), `layers.3.` (ours, ModernBERT), `h.3.` (GPT-2), `block.3.` (T5)
-_LAYER = re.compile(r"(?:^|\.)(?:layers?|h|block)\.(\d+)\.")
+LAST = "last.json"  # in a seed's directory: the last complete checkpoint and the sizes of its files
 
 
 @dataclass(frozen=True)
@@ -89,10 +72,6 @@ class FineTuner(Trainer):
             eval_dataset=[self.evaluated.rows[i] for i in self.evaluated.by_length],
             compute_metrics=lambda found: kind.scores(self._in_order(found.predictions), self.evaluated),
             preprocess_logits_for_metrics=lambda logits, _labels: kind.outputs(logits),
-            optimizer_cls_and_kwargs=(
-                torch.optim.AdamW,
-                {"params": parameter_groups(model, settings), "lr": settings.learning_rate, "fused": True},
-            ),
         )
         self.remove_callback(PrinterCallback)
         self.add_callback(Progress(title, kind.main, settings.epochs))
@@ -100,9 +79,8 @@ class FineTuner(Trainer):
             self.add_callback(EarlyStoppingCallback(settings.patience))
         if world_size() > 1 and self.model_accepts_loss_kwargs:
             # Trainer multiplies the loss by the number of processes if `forward` takes **kwargs: it assumes that the
-            # model divided by the items of all of them. Stock BERT does not, and label smoothing never does.
-            divides = _divides_by_items(self.model, self.data_collator(training.train.rows[:1]))
-            self.model_accepts_loss_kwargs = divides and not self.args.label_smoothing_factor
+            # model divided by the items of all of them. Stock BERT does not.
+            self.model_accepts_loss_kwargs = _divides_by_items(model, self.data_collator(training.train.rows[:1]))
 
     def train_or_resume(self) -> None:
         """Train, or continue after the last complete epoch in the directory; the model then has the best weights."""
@@ -112,15 +90,12 @@ class FineTuner(Trainer):
                 remove_checkpoints(directory)  # a killed run's half-written one
             self.train()
             return
-        last = directory / str(read_json(directory / LAST, redo(directory)).get("checkpoint"))
-        if is_main():
-            _check(last)
-            content = json.loads((last / STATE).read_text(encoding="utf-8"))
-            # The path that was saved is that of the run which wrote it; the directory may have been moved since.
-            best = directory / f"{PREFIX_CHECKPOINT_DIR}-{content['best_global_step']}"
-            atomic_write_json(last / STATE, content | {"best_model_checkpoint": str(best) if best.is_dir() else None})
-        wait_for_everyone()
-        state = TrainerState.load_from_json(str(last / STATE))
+        record = read_json(directory / LAST, redo(directory))
+        last = directory / record["checkpoint"]
+        for name, size in record["bytes"].items():
+            if not (last / name).is_file() or (last / name).stat().st_size != size:
+                raise UserError(f"{last / name}: damaged; {redo(directory)}")
+        state = TrainerState.load_from_json(str(last / "trainer_state.json"))
         if state.stateful_callbacks[TrainerControl.__name__]["args"]["should_training_stop"]:
             # Trainer would forget that patience had ended the training, and train another epoch.
             self.args.num_train_epochs = round(state.epoch)
@@ -143,10 +118,7 @@ class FineTuner(Trainer):
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
     ) -> tuple[Any, Any, Any]:
-        """Return (loss, output, labels) of a batch; the output of a kind that generates is the generated text.
-
-        transformers' Seq2SeqTrainer runs each batch a second time for its loss.
-        """
+        """Return (loss, output, labels); to generate, transformers' Seq2SeqTrainer would run a batch twice."""
         if not self.kind.generates:
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
         inputs = self._prepare_inputs(inputs)
@@ -166,15 +138,13 @@ class FineTuner(Trainer):
             save_model(self.model, str(directory / "model.safetensors"))
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Make a checkpoint a transaction: it counts when all processes have written it, and only then others go.
-
-        Trainer writes into the final directory and deletes older ones before all processes are done.
-        """
+        """Make a checkpoint count when all processes have written it, and only then delete older ones."""
         super()._save_checkpoint(model, trial)
         wait_for_everyone()
         if is_main():
             directory, last = Path(self.args.output_dir), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-            atomic_write_json(directory / LAST, {"checkpoint": last})
+            sizes = {file.name: file.stat().st_size for file in (directory / last).iterdir()}
+            atomic_write_json(directory / LAST, {"checkpoint": last, "bytes": sizes})
             remove_checkpoints(directory, {last, f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}"})
 
 
@@ -210,10 +180,7 @@ class LengthGroupedOrder(torch.utils.data.Sampler[int]):
 
 
 class MaskedTexts(torch.utils.data.Dataset):
-    """Training rows in which a share of the ordinary tokens is replaced by [MASK], drawn again at each reading.
-
-    A tokenizer without a mask token leaves the texts as they are.
-    """
+    """Training rows in which a share of the ordinary tokens is replaced by [MASK], drawn again at each reading."""
 
     def __init__(self, rows: list[ModelInput], tokenizer: PreTrainedTokenizerBase, share: float) -> None:
         self.rows, self.mask_id = rows, tokenizer.mask_token_id
@@ -224,8 +191,7 @@ class MaskedTexts(torch.utils.data.Dataset):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> ModelInput:
-        row = self.rows[index]
-        ids = row["input_ids"]
+        row, ids = self.rows[index], self.rows[index]["input_ids"]
         if self.share == 0:
             return row
         return row | {"input_ids": [*map(self._masked, ids)] if isinstance(ids[0], list) else self._masked(ids)}
@@ -243,12 +209,14 @@ class Progress(TrainerCallback):
         self.title, self.main, self.total = title, main, total
 
     def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
-        """Note the time, and print where a resumed training continues."""
+        """Start the clock, and print where a resumed training continues."""
+        if state.best_global_step:  # the directory may have been moved since Trainer stored its path
+            state.best_model_checkpoint = f"{args.output_dir}/{PREFIX_CHECKPOINT_DIR}-{state.best_global_step}"
         self.began = self.last_line = self.epoch_began = time.monotonic()
-        self.first_step = state.global_step
-        texts = {"unit": " texts", "unit_scale": args.train_batch_size * world_size(), "leave": False}
+        self.first_step, self.texts = state.global_step, args.train_batch_size * world_size()  # texts per step
+        texts = {"unit": " texts", "unit_scale": self.texts, "leave": False}
         hidden = not (is_main() and sys.stderr.isatty())
-        self.bar = tqdm(total=state.max_steps, initial=self.first_step, desc=self.title, disable=hidden, **texts)
+        self.bar = tqdm(desc=self.title, total=state.max_steps, initial=state.global_step, disable=hidden, **texts)
         if state.global_step and state.epoch < args.num_train_epochs:
             self.write(f"{self.title}  continues after epoch {round(state.epoch)}/{self.total}")
 
@@ -256,24 +224,19 @@ class Progress(TrainerCallback):
         """Show how far the training is."""
         self.bar.update()
         now = time.monotonic()
-        if not self.bar.disable or now - self.last_line < SECONDS_BETWEEN_LINES:
-            return
-        self.last_line, rate = now, (state.global_step - self.first_step) / (now - self.began)
-        left = round((state.max_steps - state.global_step) / rate)
-        say(
-            f"{self.title}  epoch {state.epoch:.2f}/{self.total}  "
-            f"{rate * args.train_batch_size * world_size():,.0f} texts/s  {left // 60}:{left % 60:02d} left"
-        )
+        if self.bar.disable and now - self.last_line >= SECONDS_BETWEEN_LINES:
+            self.last_line, rate = now, (state.global_step - self.first_step) / (now - self.began)
+            minutes, seconds = divmod(round((state.max_steps - state.global_step) / rate), 60)
+            done = f"epoch {state.epoch:.2f}/{self.total}  {rate * self.texts:,.0f} texts/s"
+            say(f"{self.title}  {done}  {minutes}:{seconds:02d} left")
 
     def on_evaluate(self, args: Any, state: TrainerState, control: Any, metrics: Any, **kwargs: Any) -> None:
         """Write the line of an epoch, and put its seconds into the log, which a checkpoint keeps."""
         seconds, self.epoch_began = time.monotonic() - self.epoch_began, time.monotonic()
         state.log_history[-1]["seconds"] = round(seconds, 2)
         loss = next((entry["loss"] for entry in reversed(state.log_history) if "loss" in entry), float("nan"))
-        self.write(
-            f"{self.title}  epoch {round(state.epoch)}/{self.total}  train loss {loss:.4f}  "
-            f"validation {100 * metrics[f'eval_{self.main}']:.2f}  {seconds:.1f} s"
-        )
+        scores = f"train loss {loss:.4f}  validation {100 * metrics[f'eval_{self.main}']:.2f}"
+        self.write(f"{self.title}  epoch {round(state.epoch)}/{self.total}  {scores}  {seconds:.1f} s")
 
     def on_train_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Remove the bar."""
@@ -281,21 +244,18 @@ class Progress(TrainerCallback):
 
     def write(self, line: str) -> None:
         """Print a line, above the bar if there is one."""
-        if self.bar.disable:
-            say(line)
-        else:
-            self.bar.write(line, file=sys.stderr)
+        say(line) if self.bar.disable else self.bar.write(line, file=sys.stderr)
 
 
 def epoch_records(kind: Kind, state: TrainerState) -> list[dict[str, Any]]:
     """Return loss, scores and seconds of every epoch from Trainer's log, also of those before it was resumed."""
     losses = [entry for entry in state.log_history if "loss" in entry]
-    scores = [entry for entry in state.log_history if f"eval_{kind.main}" in entry]
+    evaluations = [entry for entry in state.log_history if f"eval_{kind.main}" in entry]
     records = []
-    for number, (loss, found) in enumerate(zip(losses, scores, strict=True), start=1):
-        validation = {name: found[f"eval_{name}"] for name in kind.metrics}
-        record = {"epoch": number, "train_loss": loss["loss"], "validation": validation[kind.main]}
-        record |= {"seconds": found["seconds"]} | ({"validation_scores": validation} if len(validation) > 1 else {})
+    for number, (loss, found) in enumerate(zip(losses, evaluations, strict=True), start=1):
+        scores = {name: found[f"eval_{name}"] for name in kind.metrics}
+        record = {"epoch": number, "train_loss": loss["loss"], "validation": scores[kind.main]}
+        record |= {"seconds": found["seconds"]} | ({"validation_scores": scores} if len(scores) > 1 else {})
         records.append(record)
     return records
 
@@ -316,40 +276,17 @@ def with_adapters(model: PreTrainedModel, rank: int) -> PeftModel:
     Trainer gets `get_base_model()` of the result, because the checkpoints of a PeftModel would lack the head.
     """
     trunk = f"{model.base_model_prefix}." if model.base_model is not model else ""  # T5's model is its own trunk
-    outside = {f"{trunk}pooler."}
-    outside |= {f"{name}." for name, module in model.named_modules() if module is model.get_output_embeddings()}
-
-    def in_head(name: str) -> bool:
-        return not name.startswith(trunk) or f"{name}.".startswith(tuple(outside))
-
-    targets = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and not in_head(name)]
-    head = [parameter for name, parameter in model.named_parameters() if in_head(name)]
+    modules, output = dict(model.named_modules()), model.get_output_embeddings()
+    outside = {name for name in modules if not f"{name}.".startswith(trunk) or f"{name}.".startswith(f"{trunk}pooler.")}
+    outside |= {name for name, module in modules.items() if module is output}
+    targets = [name for name, module in modules.items() if isinstance(module, nn.Linear) and name not in outside]
+    head = [parameter for name, parameter in model.named_parameters() if name.rpartition(".")[0] in outside]
     with warnings.catch_warnings():  # peft uses a deprecated name of transformers
         warnings.simplefilter("ignore", FutureWarning)
         adapted = get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets))
     for parameter in head:  # peft's modules_to_save matches the ends of names, and finds other modules too
         parameter.requires_grad_(True)
     return adapted
-
-
-def parameter_groups(model: nn.Module, settings: FinetuneSettings) -> list[dict[str, Any]]:
-    """Return every trainable parameter once, grouped by (learning rate, weight decay) for a torch optimizer.
-
-    With L layers, the head and everything after the last layer learn at `learning_rate`, layer i (0-based) at
-    `learning_rate * layer_decay ** (L - i)`, and the embeddings at `learning_rate * layer_decay ** (L + 1)`. Weight
-    decay applies to matrices only. Trainer has no layer-wise rates.
-    """
-    layers = {name: int(match[1]) for name, _ in model.named_parameters() if (match := _LAYER.search(name))}
-    tables = {id(p) for module in model.modules() if isinstance(module, nn.Embedding) for p in module.parameters()}
-    top = max(layers.values(), default=-1) + 2
-    groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
-    for name, parameter in model.named_parameters():
-        is_embedding = id(parameter) in tables or "embed" in name
-        depth = layers[name] + 1 if name in layers else 0 if is_embedding else top
-        if parameter.requires_grad:
-            rate = settings.learning_rate * settings.layer_decay ** (top - depth)
-            groups[rate, settings.weight_decay if parameter.ndim >= 2 else 0.0].append(parameter)
-    return [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()]
 
 
 def _arguments(kind: Kind, settings: FinetuneSettings, seed: int, directory: Path) -> TrainingArguments:
@@ -362,8 +299,8 @@ def _arguments(kind: Kind, settings: FinetuneSettings, seed: int, directory: Pat
         per_device_train_batch_size=per_process,
         per_device_eval_batch_size=4 * per_process,
         learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
         warmup_steps=settings.warmup_ratio,  # below 1 it is a share of all steps
-        label_smoothing_factor=settings.label_smoothing,
         bf16=supports_bf16(),
         use_cpu=not on_gpu,
         dataloader_pin_memory=on_gpu,
@@ -395,17 +332,3 @@ def _divides_by_items(model: nn.Module, batch: dict[str, torch.Tensor]) -> bool:
 def redo(directory: Path) -> str:
     """Return the advice for a damaged file in a seed's directory."""
     return f"delete {directory}, and --resume will redo that part"
-
-
-def _check(checkpoint: Path) -> None:
-    """Check that every file of a checkpoint can be read."""
-    for file in sorted({checkpoint / STATE, *checkpoint.glob("*")}):
-        try:
-            if file.suffix == ".safetensors":
-                safe_open(file, "pt")
-            elif file.suffix == ".json":
-                json.loads(file.read_text(encoding="utf-8"))
-            elif zipfile.ZipFile(file).testzip() is not None:  # what torch.save writes
-                raise ValueError("checksum")
-        except Exception as error:  # safetensors, zipfile and json each have their own types
-            raise UserError(f"{file}: damaged ({first_line(error)}); {redo(checkpoint.parent)}") from None

@@ -17,6 +17,7 @@ from hf_tiny_transformer.common.errors import UserError, first_line
 HELD_OUT_SHARE = 0.05
 HELD_OUT_MOST = 2000
 HELD_OUT_SEED = 20202
+CHOICES = "choices"  # the texts of which a row has several
 SPLIT_NAMES = {"train": ("train",), "dev": ("validation", "valid", "val", "dev", "testa"), "test": ("test", "testb")}
 
 
@@ -34,19 +35,11 @@ HoldOut = Callable[[Sequence[Example]], tuple[list[Example], list[Example]]]
 
 @dataclass(frozen=True)
 class Splits:
-    """The rows of a task: `validation` is for model selection, `reported` splits are for the final scores only.
-
-    The first reported split is the headline, which a single figure refers to.
-    """
+    """The rows of a task: `validation` is for model selection, `reported` splits are for the final scores only."""
 
     train: Sequence[Example]
     validation: Sequence[Example]
-    reported: dict[str, Sequence[Example]]
-
-    @property
-    def headline(self) -> str:
-        """Return the name of the first reported split."""
-        return next(iter(self.reported))
+    reported: dict[str, Sequence[Example]]  # a single figure refers to the first one
 
     def named(self) -> dict[str, Sequence[Example]]:
         """Return all splits by name."""
@@ -62,10 +55,7 @@ class Splits:
         return {"counts": counts, "sha256": digest.hexdigest()}
 
     def require_trainable(self, origin: str) -> None:
-        """Check that no split is empty, and that training rows differ in their labels.
-
-        Labels that are lists (tags of words, answers in a text) may be equal: they mark different positions.
-        """
+        """Check that no split is empty, and that training rows differ in their labels, unless these are positions."""
         for name, examples in self.named().items():
             if not examples:
                 raise UserError(f"{origin}: the {name} split is empty; add rows")
@@ -74,11 +64,30 @@ class Splits:
             raise UserError(f"{origin}: all {len(labels)} training rows have one label; add rows with other labels")
 
 
-def hold_out(train: Sequence[Example], groups: Sequence[int] | None = None) -> tuple[list[Example], list[Example]]:
-    """Split a training set that has no validation split into (training rows, validation rows), by a fixed seed.
+def texts_of(values: dict[str, Any], columns: dict[str, Sequence[str]]) -> dict[str, Any]:
+    """Return the texts of a table's row by name, of which `CHOICES` is a list.
 
-    `groups` has the group of each row; a group is never divided.
+    `columns` has the columns of each text; choices are in several columns, or in one with lists.
+
+    Raises:
+        ValueError: A value is not a text or list; its arguments are the problem and the column.
     """
+    texts = {}
+    for name, of_text in columns.items():
+        found = [values[column] for column in of_text]
+        if name == CHOICES and len(found) == 1:
+            found = found[0]
+            if not isinstance(found, list) or len(found) < 2:
+                raise ValueError(f"{found!r:.50} is not a list of two choices or more", of_text[0])
+        for place, text in enumerate(found):
+            if not isinstance(text, str) or not text.strip():
+                raise ValueError(f"{text!r:.50} is not a text", of_text[min(place, len(of_text) - 1)])
+        texts[name] = found if name == CHOICES else found[0]
+    return texts
+
+
+def hold_out(train: Sequence[Example], groups: Sequence[int] | None = None) -> tuple[list[Example], list[Example]]:
+    """Split a training set into (training rows, validation rows), by a fixed seed; a group of rows is never divided."""
     groups = range(len(train)) if groups is None else groups
     order = list(dict.fromkeys(groups))
     random.Random(HELD_OUT_SEED).shuffle(order)
@@ -89,18 +98,12 @@ def hold_out(train: Sequence[Example], groups: Sequence[int] | None = None) -> t
             break
         held_out.add(group)
         wanted -= sizes[group]
-    parts: tuple[list[Example], list[Example]] = ([], [])
-    for example, group in zip(train, groups, strict=True):
-        parts[group in held_out].append(example)
-    return parts
+    grouped = list(zip(train, groups, strict=True))
+    return [e for e, group in grouped if group not in held_out], [e for e, group in grouped if group in held_out]
 
 
 def find_splits(names: Iterable[str], origin: str) -> dict[str, str]:
-    """Return the names of `train` and of `dev`, `test` or both, known by a word in them (eng.testa, dev-v2.0.json).
-
-    Raises:
-        UserError: Two names match one split, or there is nothing to train on or nothing to report; in `origin`.
-    """
+    """Return the names of `train` and of `dev`, `test` or both, known by a word in them (eng.testa, dev-v2.0.json)."""
     found: dict[str, str] = {}
     for name in names:
         words = set(re.split(r"[^a-z]+", name.lower()))

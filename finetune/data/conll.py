@@ -22,24 +22,16 @@ Sentence = tuple[list[str], list[str]]  # words, tags
 
 
 def load_tagged(data: str | None) -> tuple[tuple[str, ...], Splits]:
-    """Read sentences whose words have tags.
+    """Return the label names (`OUTSIDE` first) and the splits of sentences whose words have tags.
 
-    An example's text is its words joined by spaces, and its label is the list of their tags in IOB2.
-
-    Args:
-        data: A folder of files with train, dev and test in their names (eng.train, eng.testa, eng.testb), or
-            hub:NAME[:CONFIG] with the columns `tokens` and `ner_tags`.
-
-    Returns:
-        The label names (`OUTSIDE` first) and the splits.
+    An example's text is its words joined by spaces, and its label is the list of their tags in IOB2. `data` is a folder
+    of files with train, dev and test in their names (eng.train, eng.testa, eng.testb), or hub:NAME[:CONFIG].
 
     Raises:
         UserError: A file is missing or wrong, no word has a tag other than O, or the Hub cannot be reached.
     """
     if data is None:
-        raise UserError(
-            "--data is required; --task ner reads a folder with train, validation and test files, or hub:NAME[:CONFIG]"
-        )
+        raise UserError("--data is required; --task ner reads a folder with train and test files, or hub:NAME[:CONFIG]")
     if data.startswith(HUB):
         sentences = _from_hub(data)
     else:

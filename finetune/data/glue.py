@@ -7,7 +7,6 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import datasets
 
@@ -19,6 +18,7 @@ from . import HELD_OUT_SEED, Example, HoldOut, Splits, from_hub, hold_out
 
 HUB_PATH = "nyu-mll/glue"
 HELD_OUT_SENTENCES = 0.1  # share of SST-2's sentences
+Rows = list[tuple[str, Example]]  # with the index of each
 
 
 @dataclass(frozen=True)
@@ -57,36 +57,16 @@ class GlueSource:
 
 
 def load_glue(source: GlueSource, text_columns: Sequence[str], data: str | None) -> Splits:
-    """Read a task's labelled splits from a folder in GLUE's layout or the task's own, or from the Hub (None).
-
-    Raises:
-        UserError: A folder, file, column or label is missing or wrong, or the Hub cannot be reached.
-    """
-
-    def read(part: Part) -> list[Example]:
-        if data is None:
-            return [_hub_example(row, text_columns, row["label"]) for row in _hub_rows(source, part)]
-        columns = (*source.file_columns, source.label_column)
-        rows = _rows(_task_folder(data, source) / part.file, columns, source.header, source.drops_broken_rows)
-        return [_example(where, values, source) for where, _, values in rows]
-
-    train, validation = source.hold_out(read(Part("train", "train.tsv", "train")))
-    return Splits(train, validation, {part.name: read(part) for part in source.dev})
+    """Read a task's labelled splits from a folder in GLUE's layout or the task's own, or from the Hub (None)."""
+    parts = (Part("train", "train.tsv", "train"), *source.dev)
+    found = {part.name: [row for _, row in _read(source, part, text_columns, data, True)] for part in parts}
+    return Splits(*source.hold_out(found.pop("train")), found)
 
 
-def load_test(
-    source: GlueSource, text_columns: Sequence[str], data: str | None
-) -> dict[str, list[tuple[str, Example]]]:
+def load_test(source: GlueSource, text_columns: Sequence[str], data: str | None) -> dict[str, Rows]:
     """Return the (index, unlabelled example) pairs of each test split that exists, by its name in a submission."""
-    found = {}
-    for part in source.test_parts:
-        if data is None:
-            rows = _hub_rows(source, part)
-            found[part.name] = [(str(row["idx"]), _hub_example(row, text_columns, None)) for row in rows]
-        elif (path := _task_folder(data, source) / part.file).is_file():
-            rows = _rows(path, source.file_columns)  # the first column is the index, whatever its name
-            found[part.name] = [(first, Example(tuple(texts), None)) for _, first, texts in rows]
-    return found
+    exists = {part: data is None or (_task_folder(data, source) / part.file).is_file() for part in source.test_parts}
+    return {part.name: _read(source, part, text_columns, data, False) for part in source.test_parts if exists[part]}
 
 
 def is_present(source: GlueSource, data: str | None) -> bool:
@@ -128,14 +108,20 @@ def _owners(texts: Sequence[str]) -> list[list[int]]:
     return owners
 
 
-def _hub_rows(source: GlueSource, part: Part) -> Any:
-    advice = f"check the network, or give --data a folder that holds {source.folder}/train.tsv and its dev set"
-    config = part.hub_config or source.hub_config
-    return from_hub(datasets.load_dataset, HUB_PATH, config, split=part.hub_split, advice=advice)
-
-
-def _hub_example(row: dict[str, Any], text_columns: Sequence[str], label: int | float | None) -> Example:
-    return Example(tuple(row[column].strip() for column in text_columns), label)
+def _read(source: GlueSource, part: Part, text_columns: Sequence[str], data: str | None, labelled: bool) -> Rows:
+    """Return the index and the example of each row of a split."""
+    if data is None:
+        advice = f"check the network, or give --data a folder that holds {source.folder}/train.tsv and its dev set"
+        config = part.hub_config or source.hub_config
+        rows = from_hub(datasets.load_dataset, HUB_PATH, config, split=part.hub_split, advice=advice)
+        texts = [tuple(row[column].strip() for column in text_columns) for row in rows]
+        labels = [row["label"] if labelled else None for row in rows]
+        return [(str(row.get("idx")), Example(*pair)) for row, *pair in zip(rows, texts, labels, strict=True)]
+    path = _task_folder(data, source) / part.file
+    if not labelled:  # the first column is the index, whatever its name
+        return [(first, Example(tuple(texts), None)) for _, first, texts in _rows(path, source.file_columns, None)]
+    rows = _rows(path, (*source.file_columns, source.label_column), source)
+    return [(first, Example(tuple(texts), _label(where, label, source))) for where, first, (*texts, label) in rows]
 
 
 def _task_folder(data: str, source: GlueSource) -> Path:
@@ -144,15 +130,10 @@ def _task_folder(data: str, source: GlueSource) -> Path:
     return Path(data) / source.folder if is_present(source, data) else Path(data)
 
 
-def _rows(
-    path: Path, columns: Sequence[str], header: Sequence[str] = (), drops_broken_rows: bool = False
-) -> Iterator[tuple[str, str, list[str]]]:
-    """Iterate over rows, in which quotes are text: place for error messages, first field, and the fields of `columns`.
-
-    `header` names the columns of a file without one.
-    """
+def _rows(path: Path, columns: Sequence[str], source: GlueSource | None) -> Iterator[tuple[str, str, list[str]]]:
+    """Iterate over rows, in which quotes are text: place for messages, first field, and the fields of `columns`."""
     lines = ((number, line.removesuffix("\r").split("\t")) for number, line in read_lines(path, newline="\n"))
-    header = header or next(lines, (0, [""]))[1]
+    header = (source and source.header) or next(lines, (0, [""]))[1]  # test files have one
     if missing := [column for column in columns if column not in header]:
         raise UserError(f"{path}, line 1: no column {missing[0]!r}; expected {', '.join(columns)}")
     places, broken = [header.index(column) for column in columns], 0
@@ -160,7 +141,7 @@ def _rows(
         where = f"{path}, line {number}"
         if len(fields) == len(header):
             yield where, fields[0], [fields[place].strip() for place in places]
-        elif not drops_broken_rows:
+        elif not (source and source.drops_broken_rows):
             raise UserError(f"{where}: {len(fields)} fields, but there are {len(header)} columns; correct the row")
         else:
             broken += 1
@@ -168,12 +149,9 @@ def _rows(
         say(f"{path}: skipped {broken} broken rows")
 
 
-def _example(where: str, values: Sequence[str], source: GlueSource) -> Example:
-    *texts, label = values
-    found = source.file_labels.index(label) if label in source.file_labels else None
-    if not source.file_labels:
-        found = parse_number(label)
+def _label(where: str, label: str, source: GlueSource) -> int | float:
+    names = source.file_labels
+    found = (names.index(label) if label in names else None) if names else parse_number(label)
     if found is None:
-        expected = ", ".join(source.file_labels) or "a number"
-        raise UserError(f"{where}: {source.label_column} is {label!r}; expected {expected}")
-    return Example(tuple(texts), found)
+        raise UserError(f"{where}: {source.label_column} is {label!r}; expected {', '.join(names) or 'a number'}")
+    return found

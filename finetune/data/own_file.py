@@ -8,10 +8,11 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from string import ascii_uppercase
 from textwrap import shorten
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hf_tiny_transformer.common.errors import UserError
 from hf_tiny_transformer.common.processes import say
@@ -20,11 +21,9 @@ from hf_tiny_transformer.common.tables import FORMATS, TableFile, file_format, p
 from ..kinds import Kind
 from ..kinds.multiple_choice import MultipleChoice
 from ..kinds.sequence import SEPARATOR, MultiLabel, Regression, SingleLabel
-from ..kinds.text_to_text import METRICS, TextToText
-from . import HELD_OUT_SEED, Example, Splits
-
-if TYPE_CHECKING:
-    from ..settings import FinetuneSettings
+from ..kinds.text_to_text import TextToText
+from ..settings import FinetuneSettings
+from . import CHOICES, HELD_OUT_SEED, Example, Splits, texts_of
 
 TABLES = tuple(suffix for suffix in FORMATS if suffix != ".txt")
 SHARE = 0.1  # of the rows, for each split that is not given
@@ -32,25 +31,8 @@ NOT_FINITE = ("nan", "inf", "infinity")
 MOST_WHOLE_NUMBERS = 20  # more distinct whole numbers are a scale, not classes
 
 
-@dataclass(frozen=True)
-class OwnFile:
-    """A task made from a user's file, whose `name` has no folder; `text_columns` name an example's texts."""
-
-    name: str
-    about: str
-    kind: Kind
-    text_columns: tuple[str, ...]
-    splits: Splits
-
-
-@dataclass(frozen=True)
-class _Row:
-    """The texts, choices and answer of a row; `refuse` returns the error for a problem with one of its columns."""
-
-    texts: tuple[str, ...]
-    choices: tuple[str, ...]
-    answer: Any
-    refuse: Callable[[str, str], UserError]
+# An example with its label as it is in the file, and the function that returns the error for one of its columns.
+_Row = tuple[Example, Callable[[str, str], UserError]]
 
 
 @dataclass(frozen=True)
@@ -68,8 +50,11 @@ def is_own_file(task: str) -> bool:
     return any(suffix.lower() in FORMATS for suffix in Path(task).suffixes)
 
 
-def read_own_file(settings: FinetuneSettings) -> OwnFile:
+def read_own_file(settings: FinetuneSettings) -> tuple[Kind, tuple[str, ...], Splits]:
     """Read `settings.task` and the validation and test files, and print what they were taken for.
+
+    Returns:
+        The kind of task, the names of the texts, and the splits.
 
     Raises:
         UserError: A flag is missing, or a file is unreadable or wrong; the message has file, line and column.
@@ -77,42 +62,37 @@ def read_own_file(settings: FinetuneSettings) -> OwnFile:
     answer = _check_flags(settings)
     texts = [column for column in (settings.text, settings.pair) if column is not None]
     choices, path = settings.choices or [], Path(settings.task)
-    rows = {
-        name: _read(f"--{name}", file, texts, choices, answer)
-        for name in ("task", "validation", "test")
-        if (file := getattr(settings, name)) is not None
-    }
-    main, count = rows["task"], len(rows["task"][0].choices)
+    columns = {column: [column] for column in texts} | ({CHOICES: choices} if choices else {})
+    files = {name: getattr(settings, name) for name in ("task", "validation", "test")}
+    rows = {name: _read(f"--{name}", file, columns, answer) for name, file in files.items() if file is not None}
+    main, width = rows["task"], len(rows["task"][0][0].texts)
     if choices:
         answers = _choice_answers(main, MultipleChoice(shared=len(texts)), answer)
     elif settings.target is not None:
         kind = TextToText(settings.metric or "rouge")
-        answers = _Answers(
-            kind,
-            f"texts to write, scored by {kind.metric}",
-            "a text",
-            lambda value, _: (isinstance(value, str) and value.strip()) or None,
-        )
+        finding = f"texts to write, scored by {kind.metric}"
+        answers = _Answers(kind, finding, "a text", lambda text, _: (isinstance(text, str) and text.strip()) or None)
     else:
         answers = _label_answers(main, answer)
     say(f"{path}: {len(main)} rows; column {answer!r} holds {answers.finding}")
     given: dict[str, list[Example]] = {name: [] for name in rows}
     for name, of_file in rows.items():
-        for row in of_file:
-            if len(row.choices) != count:
-                raise row.refuse(f"{len(row.choices)} choices, but {count} in the first row", choices[0])
-            label = answers.label(row.answer, row.choices)
+        for example, refuse in of_file:
+            among = example.texts[len(texts) :]
+            if len(example.texts) != width:
+                raise refuse(f"{len(among)} choices, but {width - len(texts)} in the first row", choices[0])
+            label = answers.label(example.label, among)
             if label is None:
-                raise row.refuse(f"label {row.answer!r}; expected {answers.expected}", answer)
-            given[name].append(Example(row.texts + row.choices, label))
+                raise refuse(f"label {example.label!r}; expected {answers.expected}", answer)
+            given[name].append(Example(example.texts, label))
     whole = given.pop("task")
     splits = _split(whole, given, shared=1 if choices else len(texts))
     counts = ", ".join(f"{name} {len(rows)}" for name, rows in splits.named().items())
     made = " and ".join(name for name in ("validation", "test") if name not in given)
     say(f"rows: {counts}{f'; {made} taken from {path} by a hash of the text' if made else ''}; reported: test")
     if len(choices) == 1:
-        choices = [f"{choices[0]}[{i}]" for i in range(count)]
-    return OwnFile(path.name, f"{path.name}, column {answer}", answers.kind, (*texts, *choices), splits)
+        choices = [f"{choices[0]}[{i}]" for i in range(width - len(texts))]
+    return answers.kind, (*texts, *choices), splits
 
 
 def _check_flags(settings: FinetuneSettings) -> str:
@@ -124,31 +104,25 @@ def _check_flags(settings: FinetuneSettings) -> str:
     for flag in ("text", answer):
         if getattr(settings, flag) is None:
             raise UserError(f"--{flag} is required; name the column of {settings.task} that holds it")
-    if settings.metric not in (None, *METRICS):
-        raise UserError(f"--metric {settings.metric}: must be {' or '.join(METRICS)}")
     return getattr(settings, answer)
 
 
-def _read(flag: str, file: str, texts: list[str], choices: list[str], answer: str) -> list[_Row]:
-    """Read a file; a choice is a text in a column of its own, or in the list of a single column."""
-    columns = [*texts, *choices, answer]
-    if len(set(columns)) < len(columns):
-        raise UserError(f"{flag} {file}: flags must name different columns; given are {', '.join(columns)}")
+def _read(flag: str, file: str, columns: dict[str, Sequence[str]], answer: str) -> list[_Row]:
+    """Read the texts and the answer of each row of a file."""
+    names = [*chain(*columns.values()), answer]
+    if len(set(names)) < len(names):
+        raise UserError(f"{flag} {file}: flags must name different columns; given are {', '.join(names)}")
     file_format(Path(file), TABLES, flag)
-    table, rows = TableFile(Path(file), columns, flag), []
+    table, rows = TableFile(Path(file), names, flag), []
     for record in table.checked():
-        options = [record.values[column] for column in choices]
-        if len(choices) == 1:
-            options = options[0]
-            if not isinstance(options, list) or len(options) < 2:
-                raise table.refuse(record, f"{str(options)[:50]!r} is not a list of two choices or more", choices[0])
-        words = [*(record.values[column] for column in texts), *options]
-        for column, word in zip([*texts, *(choices * len(options))], words, strict=False):
-            if not isinstance(word, str) or not word.strip():
-                raise table.refuse(record, f"{word!r} is not a text; add one or remove the row", column)
-        words = tuple(word.strip() for word in words)
-        of_row = words[: len(texts)], words[len(texts) :], record.values[answer]
-        rows.append(_Row(*of_row, partial(table.refuse, record)))
+        try:
+            texts = texts_of(record.values, columns)
+        except ValueError as error:
+            problem, column = error.args
+            raise table.refuse(record, f"{problem}; correct or remove the row", column) from None
+        words = chain(*(value if name == CHOICES else [value] for name, value in texts.items()))
+        example = Example(tuple(word.strip() for word in words), record.values[answer])
+        rows.append((example, partial(table.refuse, record)))
     if not rows:
         raise UserError(f"{file}: no rows; add labelled texts")
     return rows
@@ -156,13 +130,13 @@ def _read(flag: str, file: str, texts: list[str], choices: list[str], answer: st
 
 def _label_answers(rows: list[_Row], column: str) -> _Answers:
     """Find out whether a column holds several labels per text, numbers on a scale, or one label per text."""
-    values = [row.answer for row in rows]
+    values = [example.label for example, _ in rows]
     several = any(isinstance(value, list) or SEPARATOR in str(value) for value in values)
-    for row in rows:
-        for part in row.answer if isinstance(row.answer, list) else [row.answer]:
+    for example, refuse in rows:
+        for part in example.label if isinstance(example.label, list) else [example.label]:
             text = str(part).strip().lower().lstrip("+-")
             if part is None or isinstance(part, dict | list) or text in NOT_FINITE or not (text or several):
-                raise row.refuse(f"{part!r} is not a label or number; correct or remove the row", column)
+                raise refuse(f"{part!r} is not a label or number; correct or remove the row", column)
     if several:
         what = "lists" if isinstance(values[0], list) else f"labels joined by {SEPARATOR}"
         names = sorted({name for value in values for name in _parts(value)})
@@ -178,7 +152,7 @@ def _label_answers(rows: list[_Row], column: str) -> _Answers:
     names = sorted({read(value)[0] for value in values}, key=None if None in numbers else int)
     if len(names) > max(MOST_WHOLE_NUMBERS, len(values) // 2):
         problem = f"one of {len(names)} {what} in {len(values)} rows, which are not labels; name another with --label"
-        raise rows[0].refuse(problem, column)
+        raise rows[0][1](problem, column)
     return _classes(SingleLabel, names, f"{len(names)} {what}: classification", read)
 
 
@@ -223,20 +197,19 @@ _READINGS: dict[str, Callable[[Any, Sequence[str]], int | None]] = {
 
 def _choice_answers(rows: list[_Row], kind: MultipleChoice, column: str) -> _Answers:
     """Find the reading of the labels that fits most rows; if several fit all, they must agree."""
-    found = {name: [read(row.answer, row.choices) for row in rows] for name, read in _READINGS.items()}
+    labelled = [(example.label, example.texts[kind.shared :]) for example, _ in rows]
+    found = {name: [read(*row) for row in labelled] for name, read in _READINGS.items()}
     fewest = min(labels.count(None) for labels in found.values())
     best = [name for name, labels in found.items() if labels.count(None) == fewest]
     if fewest == 0 and any(found[name] != found[best[0]] for name in best):
-        raise rows[0].refuse(f"may be {' or '.join(best)}, which differ; use letters from A", column)
-    among = f"{best[0]}: multiple choice among {len(rows[0].choices)}"
-    return _Answers(kind, among, f"{best[0]}, of {len(rows[0].choices)} choices", _READINGS[best[0]])
+        raise rows[0][1](f"may be {' or '.join(best)}, which differ; use letters from A", column)
+    count = len(labelled[0][1])
+    finding, expected = f"{best[0]}: multiple choice among {count}", f"{best[0]}, of {count} choices"
+    return _Answers(kind, finding, expected, _READINGS[best[0]])
 
 
 def _split(whole: list[Example], given: dict[str, list[Example]], shared: int) -> Splits:
-    """Split rows so that those with the same first `shared` texts (ignoring case and spaces) stay together.
-
-    The split depends on the texts only, not on their order in the file.
-    """
+    """Split rows by their first `shared` texts (ignoring case and spaces) alone, so that equal texts stay together."""
 
     def text_hash(example: Example) -> str:
         words = ["".join(text.lower().split()) for text in example.texts[:shared]]

@@ -15,17 +15,11 @@ from . import Example, Splits, arrange, find_split_files, hold_out
 
 
 def load_squad(data: str | None) -> tuple[bool, Splits]:
-    """Read questions about texts.
+    """Return whether the training file has questions without an answer (SQuAD 2), and the splits.
 
     An example's texts are question and context. Its label is the list of accepted answers, each [first character in
-    the context, text]; it is empty where the context has no answer.
-
-    Args:
-        data: A folder of .json files with train, dev and test in their names. Without a third file the validation
-            split is taken from the training file by whole documents.
-
-    Returns:
-        Whether the training file has questions without an answer (SQuAD 2), and the splits.
+    the context, text]; it is empty where the context has no answer. `data` is a folder of .json files with train, dev
+    and test in their names. Without a third file, whole documents of the training file are the validation split.
 
     Raises:
         UserError: A file is missing or wrong; the message names file and field.
@@ -54,11 +48,7 @@ def _read(path: Path) -> tuple[list[Example], list[int]]:
 
 
 def each_question(path: Path) -> Iterator[tuple[str, int, str, Any]]:
-    """Iterate over the questions of a file, which is read as a whole.
-
-    Yields:
-        The question's place for error messages, the number of its document, its context, and its unchecked object.
-    """
+    """Iterate over (place for error messages, number of the document, context, unchecked question) of a file."""
     content = read_json(path, "expected SQuAD's format")
     for d, document in enumerate(_field(content, "data", list, f"{path}")):
         for p, paragraph in enumerate(_field(document, "paragraphs", list, f"{path}, data[{d}]")):

@@ -25,8 +25,6 @@ ModelInput = dict[str, Any]  # input_ids, attention_mask, ..., labels; not padde
 Collator = Callable[[list[ModelInput]], dict[str, torch.Tensor]]
 Outputs = Sequence[np.ndarray]  # one array for each row of a split, padded or not
 Answer = dict[str, Any]
-_DROPOUT_FIELDS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")  # BERT's
-_DROPOUT_FIELDS += ("attention_dropout", "embedding_dropout", "mlp_dropout")
 
 
 @dataclass(frozen=True)
@@ -41,11 +39,7 @@ class Checkpoint:
     trust_remote_code: bool = False
 
     def build(self, seed: int, *, from_scratch: bool = False, new_head: bool = True) -> PreTrainedModel:
-        """Return the model in fp32; `seed` is that of new weights: of the head, or of all with `from_scratch`.
-
-        Raises:
-            UserError: The weights are unreadable or do not belong to the config.
-        """
+        """Return the model in fp32; `seed` is that of new weights: of the head, or of all with `from_scratch`."""
         options = {"new_head": new_head, "from_scratch": from_scratch, "trust_remote_code": self.trust_remote_code}
         return load_model(self.source, self.auto_class, copy.deepcopy(self.config), seed=seed, **options)
 
@@ -57,12 +51,24 @@ def row_length(row: ModelInput) -> int:
 
 
 @dataclass(frozen=True)
+class Window:
+    """The part of an example's long text that a row holds."""
+
+    example: int
+    first: int  # the row's first token of that text
+    offsets: np.ndarray  # (tokens, 2), the characters of each token of it
+
+
+@dataclass(frozen=True)
 class EncodedSplit:
-    """Examples and their model inputs."""
+    """Examples and their model inputs; the last fields are for the kinds that need them to decode."""
 
     examples: Sequence[Example]
     rows: list[ModelInput]  # one for each example, or several in order (windows of a long document)
     cut: list[bool]  # for each example, whether a text was truncated
+    windows: Sequence[Window] = ()  # of each row
+    first_pieces: Sequence[list[int | None]] = ()  # of each example, the position of each word's first token, if any
+    tokenizer: PreTrainedTokenizerBase | None = None  # decodes what the model generates
 
     @cached_property
     def by_length(self) -> np.ndarray:
@@ -71,11 +77,10 @@ class EncodedSplit:
 
 
 class Kind(ABC):
-    """A kind of task. `metrics` are reported scores of the module `metric`; `main` is used for model selection."""
+    """A kind of task; `metrics` are the reported scores of the module `metric`."""
 
     metric: str = "accuracy"  # as `finetune.metrics.score` takes it
     metrics: tuple[str, ...] = ("accuracy",)
-    main: str = "accuracy"
 
     auto_class: ClassVar[Any]  # the Auto class that opens the model
     ending: ClassVar[str]  # of the model's class name
@@ -86,11 +91,14 @@ class Kind(ABC):
     default_max_length: ClassVar[int] = 128  # in training
     answer_length: ClassVar[int] = UNLIMITED  # the default in prediction
     shortest: ClassVar[int] = 0  # tokens per row
-    smooths: ClassVar[bool] = False  # whether label smoothing is possible
-    baselines: ClassVar[tuple[str, ...]] = ()  # functions in `baselines`
     # The texts that prediction reads, each with its default columns; one without is read if its flag is given.
     reads: ClassVar[dict[str, tuple[str, ...]]] = {"text": ("text",)}
     fields: tuple[str, ...] = ("prediction",)  # the keys of an answer
+
+    @property
+    def main(self) -> str:
+        """Return the score used for model selection."""
+        return self.metrics[0]
 
     @classmethod
     def from_config(cls, config: PreTrainedConfig) -> Kind:
@@ -135,10 +143,7 @@ class Kind(ABC):
         return DataCollatorWithPadding(checkpoint.tokenizer)
 
     def outputs(self, logits: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
-        """Reduce a batch's output, without the loss, to the one tensor (B, ...) that is kept.
-
-        Some models (BART, T5) return more than logits; keeping all of it would fill the memory.
-        """
+        """Reduce a batch's output, which may be more than logits (BART, T5), to the tensor (B, ...) that is kept."""
         return (logits[0] if isinstance(logits, tuple) else logits).float()
 
     def predictions(self, outputs: Outputs, split: EncodedSplit, columns: Sequence[str]) -> list[dict[str, Any]]:
@@ -155,10 +160,8 @@ class Kind(ABC):
 
     def usage(self, example: Example, trust: str) -> str:
         """Return Python for the card that runs the model on an example; `trust` is put behind the model's name."""
-        if self.has_pipeline:
-            needed = "pipeline"
-            load = f'pipe = pipeline("{self.pipeline_tag}", model=model_id{trust})'
-        else:
+        needed, load = "pipeline", f'pipe = pipeline("{self.pipeline_tag}", model=model_id{trust})'
+        if not self.has_pipeline:
             needed = f"{self.auto_class.__name__}, AutoTokenizer"
             load = f"tokenizer = AutoTokenizer.from_pretrained(model_id{trust})\n"
             load += f"model = {self.auto_class.__name__}.from_pretrained(model_id{trust})"
@@ -184,8 +187,7 @@ class Kind(ABC):
             config: That of a fine-tuned model, which is used as it is; without it the model is to be fine-tuned.
             max_length: Tokens per text; None takes the default, or fewer if the model has fewer positions.
             dropout: For all dropout fields of the config; None keeps them.
-            trust_remote_code: Whether the user allowed the model's own code. A model to fine-tune must be a class of
-                transformers or of this package, because the result has to open without that code.
+            trust_remote_code: Whether the user allowed the model's own code, which only prediction runs.
 
         Raises:
             UserError: Files are missing, unreadable or inconsistent, or the model cannot do this.
@@ -197,24 +199,17 @@ class Kind(ABC):
             default = self.default_max_length
             config = read_config(source, trust_remote_code=trust_remote_code, **self.config_fields())
             if type(config).__module__.startswith("transformers_modules."):
-                raise UserError(
-                    f"--model {source}: auto_map in config.json names code of its own, which a fine-tuned model could "
-                    "not carry; name a model of transformers or of this package (predict and blimp run such code)"
-                )
+                problem = "auto_map in config.json names code of its own, which a fine-tuned model could not carry"
+                raise UserError(f"--model {source}: {problem}; name a model of transformers or of this package")
             if type(config) not in self.auto_class._model_mapping:  # register() extends this mapping too
-                raise UserError(
-                    f"--model {source}: model_type {config.model_type!r} in config.json has no head for this task; "
-                    f"name a model that {self.auto_class.__name__} opens"
-                )
+                problem = f"model_type {config.model_type!r} in config.json has no head for this task"
+                raise UserError(f"--model {source}: {problem}; name a model that {self.auto_class.__name__} opens")
             strip_loaded(source, config=config)
         tokenizer = read_tokenizer(source, config, trust_remote_code=trust_remote_code)
         if self.needs_fast_tokenizer and not tokenizer.is_fast:
-            raise UserError(
-                f"--model {source}: its tokenizer does not record the characters of its tokens; save a fast one "
-                "(tokenizer.json)"
-            )
-        for name in _DROPOUT_FIELDS if dropout is not None else ():
-            if hasattr(config, name):
+            raise UserError(f"--model {source}: its tokenizer cannot locate tokens in a text; save a fast one")
+        for name in vars(config).copy() if dropout is not None else ():
+            if "dropout" in name:
                 setattr(config, name, dropout)
         length = usable_length(max_length, config, tokenizer, default=default)
         return Checkpoint(source, self.auto_class, config, tokenizer, length, trust_remote_code)

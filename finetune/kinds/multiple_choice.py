@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from transformers import AutoModelForMultipleChoice, DataCollatorForMultipleChoice
@@ -19,9 +18,8 @@ class MultipleChoice(Kind):
     """The label is the index of the right choice.
 
     An example's first `shared` texts belong to all choices: a context and perhaps a beginning (a question, the first
-    words of a sentence). The others are the choices. The model reads each choice separately, as the pair (context,
-    beginning and choice), and gives it a score; the softmax over the scores is the prediction (Devlin et al. 2018,
-    section 4.4).
+    words of a sentence). The others are the choices. The model scores each choice as the pair (context, beginning and
+    choice); the softmax over the scores is the prediction (Devlin et al. 2018, section 4.4).
     """
 
     shared: int = 1
@@ -30,11 +28,8 @@ class MultipleChoice(Kind):
     ending = "ForMultipleChoice"
     pipeline_tag = "multiple-choice"
     has_pipeline = False
-    smooths = True
-    baselines = ("constant", "most_alike")
     reads: ClassVar = {"text": ("text",), "pair": (), "choices": ("choices",)}
     fields = ("prediction", "choice", "probability")
-    constant_name = "most frequent place"
 
     def describe(self) -> str:
         return "choosing among several texts the one that goes with another"
@@ -52,10 +47,7 @@ scores = model(**{{name: values[None] for name, values in encoded.items()}}).log
 print(choices[scores.argmax()])"""
 
     def encode(self, examples: Sequence[Example], checkpoint: Checkpoint, *, labelled: bool = True) -> EncodedSplit:
-        """Tokenize each example as one row whose inputs are lists with one entry per choice.
-
-        In a pair that is too long, the longer text is truncated.
-        """
+        """Tokenize each example as one row whose inputs are lists with one entry per choice."""
         pairs = [self.pairs(example.texts) for example in examples]
         single, cut_pairs = tokenize(checkpoint, *zip(*(pair for of_row in pairs for pair in of_row), strict=True))
         rows: list[ModelInput] = []
@@ -87,6 +79,3 @@ print(choices[scores.argmax()])"""
             choice = {"prediction": int(index), "choice": example.texts[self.shared + int(index)]}
             answers.append(choice | {"probability": rounded(probability)})
         return answers
-
-    def constant(self, references: list[Any]) -> int:
-        return Counter(references).most_common(1)[0][0]

@@ -2,38 +2,27 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.multiclass import OneVsRestClassifier
 from transformers import AutoModelForSequenceClassification, PreTrainedConfig
 
 from ..data import Example
 from . import Answer, Checkpoint, EncodedSplit, Kind, Outputs, label_fields, label_names, rounded, tokenize
 
 SEPARATOR = "|"  # between the labels of a row that has several
-THRESHOLD = 0.5  # a label of several is predicted if it is more probable
 
 
 class SequenceKind(Kind):
-    """A label for a sequence; a subclass defines what a label is.
-
-    For the baselines it also has `constant(references)`, the prediction of a model that reads no text, and
-    `linear(strength)`, a scikit-learn estimator that fits its data more closely the larger `strength` is.
-    """
+    """A label for a sequence."""
 
     auto_class = AutoModelForSequenceClassification
     ending = "ForSequenceClassification"
     pipeline_tag = "text-classification"
-    baselines = ("constant", "tfidf")
     reads: ClassVar = {"text": ("text",), "pair": ()}
-    constant_name: str
-    linear_name: str
 
     @classmethod
     def from_config(cls, config: PreTrainedConfig) -> SequenceKind:
@@ -69,9 +58,6 @@ class SingleLabel(SequenceKind):
     metric: str = "accuracy"
     metrics: tuple[str, ...] = ("accuracy",)
     main: str = "accuracy"
-    smooths = True
-    constant_name = "majority class"
-    linear_name = "logistic regression"
     fields = ("prediction", "probability")
 
     def config_fields(self) -> dict[str, Any]:
@@ -85,19 +71,11 @@ class SingleLabel(SequenceKind):
 
     def answer(self, outputs: Outputs, split: EncodedSplit) -> list[Answer]:
         probabilities, indices = torch.from_numpy(np.stack(outputs)).softmax(dim=-1).max(dim=-1)
-        return [
-            {"prediction": self.label_names[index], "probability": rounded(probability)}
-            for index, probability in zip(indices, probabilities, strict=True)
-        ]
+        found = zip(indices, map(rounded, probabilities), strict=True)
+        return [{"prediction": self.label_names[index], "probability": probability} for index, probability in found]
 
     def spell(self, label: int) -> str:
         return self.label_names[label]
-
-    def constant(self, references: list[int]) -> int:
-        return Counter(references).most_common(1)[0][0]
-
-    def linear(self, strength: float) -> LogisticRegression:
-        return LogisticRegression(C=strength, max_iter=1000)
 
 
 @dataclass(frozen=True)
@@ -107,9 +85,6 @@ class MultiLabel(SequenceKind):
     label_names: tuple[str, ...]
     metric = "multilabel"
     metrics = ("micro_f1", "macro_f1", "exact_match")
-    main = "micro_f1"
-    constant_name = "labels of more than half the rows"
-    linear_name = "logistic regression per label"
     fields = ("prediction", "probabilities")
 
     def config_fields(self) -> dict[str, Any]:
@@ -135,18 +110,12 @@ class MultiLabel(SequenceKind):
         answers: list[Answer] = []
         for row in torch.from_numpy(np.stack(outputs)).sigmoid():
             probabilities = dict(zip(self.label_names, map(rounded, row), strict=True))
-            predicted = [name for name, probability in probabilities.items() if probability > THRESHOLD]
+            predicted = [name for name, probability in probabilities.items() if probability > 0.5]
             answers.append({"prediction": predicted, "probabilities": probabilities})
         return answers
 
     def spell(self, label: Sequence[int]) -> str:
         return SEPARATOR.join(self.label_names[index] for index in label)
-
-    def constant(self, references: np.ndarray) -> np.ndarray:
-        return (references.mean(axis=0) > 0.5).astype(int)
-
-    def linear(self, strength: float) -> OneVsRestClassifier:
-        return OneVsRestClassifier(LogisticRegression(C=strength, max_iter=1000))
 
 
 @dataclass(frozen=True)
@@ -155,9 +124,6 @@ class Regression(SequenceKind):
 
     metric = "glue/stsb"
     metrics = ("pearson", "spearmanr")
-    main = "pearson"
-    constant_name = "mean"
-    linear_name = "ridge regression"
 
     def config_fields(self) -> dict[str, Any]:
         return {"problem_type": "regression"} | label_fields(["score"])
@@ -186,9 +152,3 @@ class Regression(SequenceKind):
 
     def spell(self, label: float) -> str:
         return f"{label:g}"
-
-    def constant(self, references: list[float]) -> float:
-        return float(np.mean(references))
-
-    def linear(self, strength: float) -> Ridge:
-        return Ridge(alpha=1 / strength)

@@ -12,39 +12,11 @@ import torch
 from transformers import AutoModelForQuestionAnswering, PreTrainedConfig
 
 from ..data import Example
-from . import Answer, Checkpoint, EncodedSplit, Kind, Outputs, rounded
+from . import Answer, Checkpoint, EncodedSplit, Kind, Outputs, Window, rounded
 
 LONGEST_ANSWER = 30  # tokens, as in the scripts of transformers and of the original BERT
 IMPOSSIBLE = "handle_impossible_answer"  # a field of the config, named after the parameter of transformers' pipeline
 NO_ANSWER = 0  # the position of [CLS], which means "not in this window"
-
-
-@dataclass(frozen=True)
-class Window:
-    """The part of an example's context that a row holds."""
-
-    example: int
-    first: int  # the row's first token of the context
-    offsets: np.ndarray  # (tokens, 2), the characters of each token of it
-
-
-@dataclass(frozen=True)
-class WindowSplit(EncodedSplit):
-    """With a window for each row."""
-
-    windows: list[Window]
-
-
-@dataclass(frozen=True)
-class Found:
-    """Characters `start` to `end` of a context, tokens `first` to `last` (inclusive) of `row`; "" is none."""
-
-    text: str
-    start: int
-    end: int
-    row: int
-    first: int
-    last: int
 
 
 @dataclass(frozen=True)
@@ -60,7 +32,6 @@ class Spans(Kind):
 
     metric = "squad"
     metrics = ("f1", "exact_match")
-    main = "f1"
     auto_class = AutoModelForQuestionAnswering
     ending = "ForQuestionAnswering"
     pipeline_tag = "question-answering"
@@ -87,13 +58,12 @@ class Spans(Kind):
 answer = model(**encoded)
 print(tokenizer.decode(encoded["input_ids"][0][answer.start_logits.argmax() : answer.end_logits.argmax() + 1]))"""
 
-    def encode(self, examples: Sequence[Example], checkpoint: Checkpoint, *, labelled: bool = True) -> WindowSplit:
+    def encode(self, examples: Sequence[Example], checkpoint: Checkpoint, *, labelled: bool = True) -> EncodedSplit:
         """Tokenize; a context longer than a row becomes several rows, each with the whole question."""
         questions = [example.texts[0] for example in examples]
         shortened = _shorten(questions, checkpoint)
         encoded = checkpoint.tokenizer(
-            shortened,
-            [example.texts[1] for example in examples],
+            *(shortened, [example.texts[1] for example in examples]),
             truncation="only_second",
             max_length=checkpoint.max_length,
             stride=checkpoint.max_length // 3,  # tokens that neighbouring windows share: 128 of 384, as usual
@@ -111,65 +81,56 @@ print(tokenizer.decode(encoded["input_ids"][0][answer.start_logits.argmax() : an
             for row, window in zip(rows, windows, strict=True):
                 row["start_positions"], row["end_positions"] = _positions(window, examples[window.example].label)
         cut = [short != whole for short, whole in zip(shortened, questions, strict=True)]
-        return WindowSplit(examples, rows, cut, windows)
+        return EncodedSplit(examples, rows, cut, windows)
 
     def outputs(self, logits: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
         """Return (B, T, 2): the logits of start and end."""
         return torch.stack(tuple(logits[:2]), dim=-1).float()
 
     def decode(self, outputs: Outputs, split: EncodedSplit) -> list[str]:
-        return [found.text for found in self.find(outputs, split)]
+        return [answer["prediction"] for answer in self.answer(outputs, split)]
 
-    def find(self, outputs: Outputs, split: EncodedSplit) -> list[Found]:
+    def answer(self, outputs: Outputs, split: EncodedSplit) -> list[Answer]:
         """Return the best span over all windows of each example, or "" where an empty answer has the highest score.
 
-        `outputs` has (T, 2) for each row, with or without padding at its end.
+        With it are its characters, and its probability: that of its first token times that of its last. `outputs` has
+        (T, 2) for each row, with or without padding at its end.
         """
-        assert isinstance(split, WindowSplit)
-        best = [(-np.inf, Found("", 0, 0, 0, NO_ANSWER, NO_ANSWER))] * len(split.examples)
-        nothing = [(np.inf, best[0][1])] * len(split.examples)
+        best = [(-np.inf, 0, NO_ANSWER, NO_ANSWER)] * len(split.examples)  # score, row, first and last token
+        empty = [(np.inf, 0)] * len(split.examples)  # the lowest score of an empty answer, and its row
         for row, (logits, window) in enumerate(zip(outputs, split.windows, strict=True)):
             i = window.example
-            empty = float(logits[NO_ANSWER].sum()), Found("", 0, 0, row, NO_ANSWER, NO_ANSWER)
-            nothing[i] = min(nothing[i], empty, key=lambda pair: pair[0])
-            if not len(window.offsets):
-                continue
-            score, first, last = best_span(logits[window.first :][: len(window.offsets)])
-            if score > best[i][0]:
-                start, end = int(window.offsets[first][0]), int(window.offsets[last][1])
-                whole = split.examples[i].texts[1][start:end]
+            empty[i] = min(empty[i], (float(logits[NO_ANSWER].sum()), row))
+            if len(window.offsets):
+                score, first, last = best_span(logits[window.first :][: len(window.offsets)])
+                if score > best[i][0]:
+                    best[i] = score, row, window.first + first, window.first + last
+        answers: list[Answer] = []
+        for example, (score, row, first, last), (least, empty_row) in zip(split.examples, best, empty, strict=True):
+            text, place = "", {"start": None, "end": None}
+            if score == -np.inf or (self.unanswerable and least > score):
+                row, first, last = empty_row, NO_ANSWER, NO_ANSWER
+            else:
+                window = split.windows[row]
+                start, end = int(window.offsets[first - window.first][0]), int(window.offsets[last - window.first][1])
+                whole = example.texts[1][start:end]
                 text = whole.strip()  # byte-level tokenizers include the space before a word
                 start += len(whole) - len(whole.lstrip())
-                found = Found(text, start, start + len(text), row, window.first + first, window.first + last)
-                best[i] = (score, found)
-        return [
-            none if score == -np.inf or (self.unanswerable and least > score) else found
-            for (score, found), (least, none) in zip(best, nothing, strict=True)
-        ]
+                place = {"start": start, "end": start + len(text)} if text else place
+            tokens = len(split.rows[row]["input_ids"])
+            begins, ends = torch.from_numpy(outputs[row][:tokens]).softmax(dim=0).unbind(dim=1)
+            answers.append({"prediction": text, **place, "probability": rounded(begins[first] * ends[last])})
+        return answers
 
     def references(self, examples: Sequence[Example]) -> list[list[str]]:
         return [[text for _, text in example.label] for example in examples]
-
-    def answer(self, outputs: Outputs, split: EncodedSplit) -> list[Answer]:
-        """Return the span, its characters, and its probability: that of its first token times that of its last."""
-        answers: list[Answer] = []
-        for found in self.find(outputs, split):
-            tokens = len(split.rows[found.row]["input_ids"])
-            start, end = torch.from_numpy(outputs[found.row][:tokens]).softmax(dim=0).unbind(dim=1)
-            place = {"start": found.start, "end": found.end} if found.text else {"start": None, "end": None}
-            probability = rounded(start[found.first] * end[found.last])
-            answers.append({"prediction": found.text, **place, "probability": probability})
-        return answers
 
     def spell(self, label: Any) -> str:
         return json.dumps([text for _, text in label], ensure_ascii=False)
 
 
 def best_span(logits: np.ndarray) -> tuple[float, int, int]:
-    """Return (score, first, last token) of the best span of at most `LONGEST_ANSWER` tokens.
-
-    `logits` (T, 2) are those of start and end; a span's score is their sum.
-    """
+    """Return (score, first, last token) of the best span, by its logits (T, 2) of start and end."""
     scores = logits[:, None, 0] + logits[None, :, 1]
     distance = np.arange(len(logits))[None, :] - np.arange(len(logits))[:, None]
     allowed = (distance >= 0) & (distance < LONGEST_ANSWER)

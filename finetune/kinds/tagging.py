@@ -12,23 +12,13 @@ from seqeval.metrics.sequence_labeling import get_entities
 from transformers import AutoModelForTokenClassification, DataCollatorForTokenClassification, PreTrainedConfig
 
 from ..data import Example
+from ..data.conll import OUTSIDE
 from . import Answer, Checkpoint, Collator, EncodedSplit, Kind, Outputs, label_fields, label_names, rounded, tokenize
 
-OUTSIDE = "O"
 UNLABELLED = -100  # ignored by torch's cross entropy
 PUNCTUATION = ".,;:!?()[]{}\"'«»\u2018\u2019\u201c\u201d\u201e\u2026"
 _WORD = re.compile(r"[^ \t\r\n]+")  # a no-break space is part of a word, as in `data.conll`
 _ENTITY_TAG = re.compile(r"[BIES]-.|O$")
-
-
-@dataclass(frozen=True)
-class TaggedSplit(EncodedSplit):
-    """`first_pieces` has, for each word of each example, the position of its first token.
-
-    It is None where the word was truncated or the tokenizer produces no token for it.
-    """
-
-    first_pieces: list[list[int | None]]
 
 
 @dataclass(frozen=True)
@@ -42,12 +32,10 @@ class Tagging(Kind):
 
     metric = "ner"
     metrics = ("f1", "precision", "recall")
-    main = "f1"
     auto_class = AutoModelForTokenClassification
     ending = "ForTokenClassification"
     pipeline_tag = "token-classification"
     needs_fast_tokenizer = True
-    baselines = ("most_frequent_tag",)
     fields = ("entities",)
 
     @classmethod
@@ -64,11 +52,11 @@ class Tagging(Kind):
     def call(self, example: Example) -> str:
         return super().call(example)[:-2] + ", aggregation_strategy='simple'))"
 
-    def encode(self, examples: Sequence[Example], checkpoint: Checkpoint, *, labelled: bool = True) -> TaggedSplit:
+    def encode(self, examples: Sequence[Example], checkpoint: Checkpoint, *, labelled: bool = True) -> EncodedSplit:
         rows, cut = tokenize(checkpoint, [example.texts[0] for example in examples], return_offsets_mapping=True)
         pieces = [
-            _first_pieces(_words(example.texts[0]), row.pop("offset_mapping"))
-            for example, row in zip(examples, rows, strict=True)
+            [_first_piece(word, offsets) for word in _words(example.texts[0])]
+            for example, offsets in zip(examples, [row.pop("offset_mapping") for row in rows], strict=True)
         ]
         if labelled:
             index = {name: i for i, name in enumerate(self.label_names)}
@@ -77,7 +65,7 @@ class Tagging(Kind):
                 for tag, position in zip(example.label, of_row, strict=True):
                     if position is not None:
                         row["labels"][position] = index[tag]
-        return TaggedSplit(examples, rows, cut, pieces)
+        return EncodedSplit(examples, rows, cut, first_pieces=pieces)
 
     def collator(self, checkpoint: Checkpoint) -> Collator:
         return DataCollatorForTokenClassification(checkpoint.tokenizer, label_pad_token_id=UNLABELLED)
@@ -88,7 +76,6 @@ class Tagging(Kind):
         return torch.stack([index.float(), probability], dim=-1)
 
     def decode(self, outputs: Outputs, split: EncodedSplit) -> list[list[str]]:
-        assert isinstance(split, TaggedSplit)
         return [
             [OUTSIDE if position is None else self.label_names[int(row[position, 0])] for position in pieces]
             for row, pieces in zip(outputs, split.first_pieces, strict=True)
@@ -100,15 +87,12 @@ class Tagging(Kind):
         Tags such as B-PER are joined to entities; any other label but O stands for its word. An entity's probability is
         the mean over its words. Its characters exclude punctuation around it.
         """
-        assert isinstance(split, TaggedSplit)
         iob = all(_ENTITY_TAG.match(name) for name in self.label_names)
         answers: list[Answer] = []
-        for tags, example, row, pieces in zip(
-            self.decode(outputs, split), split.examples, outputs, split.first_pieces, strict=True
-        ):
-            text, words = example.texts[0], _words(example.texts[0])
+        decoded = zip(self.decode(outputs, split), split.examples, outputs, split.first_pieces, strict=True)
+        for tags, example, row, pieces in decoded:
+            text, words, entities = example.texts[0], _words(example.texts[0]), []
             spans = get_entities(tags) if iob else [(tag, i, i) for i, tag in enumerate(tags) if tag != OUTSIDE]
-            entities = []
             for label, first, last in spans:
                 inside = [row[position, 1] for position in pieces[first : last + 1] if position is not None]
                 start, end = words[first][0], words[last][1]
@@ -134,17 +118,7 @@ def _words(text: str) -> list[tuple[int, int]]:
     return [match.span() for match in _WORD.finditer(text)]
 
 
-def _first_pieces(words: Sequence[tuple[int, int]], offsets: Sequence[tuple[int, int]]) -> list[int | None]:
-    """Return, for each word, the first token that has a character of it and none of an earlier word.
-
-    `offsets` are the characters of each token, (0, 0) for special ones. Byte-level tokenizers include the space before.
-    """
-    positions: list[int | None] = []
-    token = 0
-    for start, end in words:
-        while token < len(offsets) and (offsets[token][1] <= start or offsets[token][0] == offsets[token][1]):
-            token += 1
-        found = token < len(offsets) and offsets[token][0] < end
-        positions.append(token if found else None)
-        token += found
-    return positions
+def _first_piece(word: tuple[int, int], offsets: Sequence[tuple[int, int]]) -> int | None:
+    """Return the first token that has a character of a word; `offsets` are the characters of each token."""
+    start, end = word
+    return next((i for i, (first, after) in enumerate(offsets) if first < end and after > start), None)

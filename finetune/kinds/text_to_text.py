@@ -7,19 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from transformers import AutoModelForSeq2SeqLM, DataCollatorForSeq2Seq, PreTrainedTokenizerBase
+from transformers import AutoModelForSeq2SeqLM, DataCollatorForSeq2Seq
 
 from ..data import Example
 from . import Answer, Checkpoint, Collator, EncodedSplit, Kind, Outputs, tokenize
 
 METRICS: dict[str, tuple[str, ...]] = {"rouge": ("rougeL", "rouge1", "rouge2", "rougeLsum"), "bleu": ("bleu",)}
-
-
-@dataclass(frozen=True)
-class WrittenSplit(EncodedSplit):
-    """`tokenizer` decodes what the model generates."""
-
-    tokenizer: PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -43,11 +36,6 @@ class TextToText(Kind):
         """Return the scores of `metric`."""
         return METRICS[self.metric]
 
-    @property
-    def main(self) -> str:  # type: ignore[override]
-        """Return the first of them."""
-        return METRICS[self.metric][0]
-
     def describe(self) -> str:
         return "writing a text for a text"
 
@@ -55,7 +43,7 @@ class TextToText(Kind):
         return f"""encoded = tokenizer({example.texts[0]!r}, truncation=True, return_tensors="pt")
 print(tokenizer.decode(model.generate(**encoded, max_length=128)[0], skip_special_tokens=True))"""
 
-    def encode(self, examples: Sequence[Example], checkpoint: Checkpoint, *, labelled: bool = True) -> WrittenSplit:
+    def encode(self, examples: Sequence[Example], checkpoint: Checkpoint, *, labelled: bool = True) -> EncodedSplit:
         targets = {"text_target": [example.label for example in examples]} if labelled else {}
         rows, cut = tokenize(checkpoint, [example.texts[0] for example in examples], **targets)
         # Models put the start token before the labels to make the decoder's input. Where the tokenizer begins a text
@@ -63,7 +51,7 @@ print(tokenizer.decode(model.generate(**encoded, max_length=128)[0], skip_specia
         start = getattr(checkpoint.config, "decoder_start_token_id", None)
         for row in rows if labelled else ():
             row["labels"] = row["labels"][1:] if row["labels"][:1] == [start] else row["labels"]
-        return WrittenSplit(examples, rows, cut, checkpoint.tokenizer)
+        return EncodedSplit(examples, rows, cut, tokenizer=checkpoint.tokenizer)
 
     def collator(self, checkpoint: Checkpoint) -> Collator:
         return DataCollatorForSeq2Seq(checkpoint.tokenizer)
@@ -73,10 +61,8 @@ print(tokenizer.decode(model.generate(**encoded, max_length=128)[0], skip_specia
         return logits  # type: ignore[return-value]
 
     def decode(self, outputs: Outputs, split: EncodedSplit) -> list[str]:
-        assert isinstance(split, WrittenSplit)
-        tokenizer = split.tokenizer
-        texts = [np.where(ids < 0, tokenizer.pad_token_id, ids) for ids in outputs]  # Trainer pads with -100
-        return [text.strip() for text in tokenizer.batch_decode(texts, skip_special_tokens=True)]
+        texts = [np.where(ids < 0, split.tokenizer.pad_token_id, ids) for ids in outputs]  # Trainer pads with -100
+        return [text.strip() for text in split.tokenizer.batch_decode(texts, skip_special_tokens=True)]
 
     def answer(self, outputs: Outputs, split: EncodedSplit) -> list[Answer]:
         return [{"prediction": text} for text in self.decode(outputs, split)]

@@ -16,23 +16,18 @@ from typing import Any
 
 
 def score(name: str, predictions: Sequence[Any], references: Sequence[Any]) -> dict[str, float]:
-    """Return the scores of predictions, which are as the `compute` of the module describes.
-
-    `name` is a module, like `accuracy`, or `glue/TASK` with a task's name on the Hub (cola, stsb, mnli_matched, ...).
-    """
-    if len(predictions) != len(references) or len(predictions) == 0:
-        raise ValueError(f"metric {name}: {len(predictions)} predictions and {len(references)} references")
+    """Return the scores by a module, like `accuracy`, or by `glue/TASK` with a task's name on the Hub."""
     module, *task = name.split("/")
     return import_module(f"{__name__}.{module}.{module}").compute(predictions, references, *task)
 
 
-def evaluate_module(compute: Callable[..., dict[str, float]], prediction: str, *references: str) -> type:
+def evaluate_module(compute: Callable[..., dict[str, float]], prediction: str, reference: str = "") -> type:
     """Return the class that `evaluate.load` looks for in a module.
 
     Args:
         compute: The module's function; if the module has `TASKS`, it takes one of them as a third argument.
         prediction: The type of a prediction for `datasets.Value`; of a list, with "[]" behind it.
-        references: The types that a reference may have; without any, that of a prediction.
+        reference: The type of a reference, if it is another.
     """
     import datasets
     import evaluate
@@ -42,15 +37,14 @@ def evaluate_module(compute: Callable[..., dict[str, float]], prediction: str, *
         return datasets.Sequence(value) if name.endswith("[]") else value
 
     tasks = compute.__globals__.get("TASKS")
-    rows = [{"predictions": prediction, "references": reference} for reference in references or [prediction]]
+    features = {"predictions": feature(prediction), "references": feature(reference or prediction)}
 
     class Module(evaluate.Metric):
         def _info(self) -> evaluate.MetricInfo:
             if tasks is not None and self.config_name not in tasks:
                 raise KeyError(f"no GLUE task {self.config_name!r}; expected {', '.join(tasks)}")
-            features = [datasets.Features({name: feature(kind) for name, kind in row.items()}) for row in rows]
             about = {"description": compute.__globals__["__doc__"], "inputs_description": compute.__doc__}
-            return evaluate.MetricInfo(citation="", features=features, **about)
+            return evaluate.MetricInfo(citation="", features=datasets.Features(features), **about)
 
         def _compute(self, predictions: Sequence[Any], references: Sequence[Any]) -> dict[str, float]:
             return compute(predictions, references, *(() if tasks is None else (self.config_name,)))

@@ -7,14 +7,12 @@ from toys import make_tasks
 
 
 @pytest.fixture(scope="session")
-def toy(tmp_path_factory) -> Path:
-    """A folder with models and data, see `toys.make_tasks`."""
-    folder = tmp_path_factory.mktemp("toy")
-    make_tasks(folder)
-    return folder
+def tasks(tmp_path_factory) -> dict[str, list[str]]:
+    """The flags of a run of every kind, without --output."""
+    return make_tasks(tmp_path_factory.mktemp("toy"))
 
 
 @pytest.fixture(scope="session")
-def tasks(tmp_path_factory) -> dict[str, list[str]]:
-    """The flags of a run of every kind, without --output."""
-    return make_tasks(tmp_path_factory.mktemp("tasks"))
+def toy(tasks) -> Path:
+    """The folder with the models and data of `tasks`, see `toys.make_tasks`."""
+    return Path(tasks["sst2"][1]).parent

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -20,8 +19,8 @@ from transformers import (
     GPT2LMHeadModel,
     PreTrainedTokenizerFast,
     T5Config,
-    T5ForConditionalGeneration,
 )
+from transformers.models.t5 import T5ForConditionalGeneration
 
 import hf_tiny_transformer as ours
 from finetune import blimp
@@ -30,15 +29,8 @@ from hf_tiny_transformer.common.errors import UserError
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 PIECES = ["the", "cat", "dog", "sit", "bark", "##s", "##ting", "##ty", "a", "."]
-SENTENCES = [
-    "the cat sits .",
-    "the cat sit .",
-    "a dog barks",
-    "the cattys sitting",
-    "a",
-    "a dog xylophone",
-    "a dog barks",
-]
+SENTENCES = ["the cat sits .", "the cat sit .", "a dog barks", "the cattys sitting", "a", "a dog xylophone"]
+SENTENCES += ["a dog barks"]
 WIDE = {"initializer_range": 0.3, "vocab_size": 16}
 STOCK = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
 
@@ -155,7 +147,7 @@ def run(work: Path, output: Path, model: str = "model", *flags: str) -> dict:
 
 @pytest.mark.parametrize("model", ["model", "decoder"])
 def test_ties_count_half_and_means_are_over_files(work, model, tmp_path, capsys):
-    results = run(work, tmp_path / "out", model, "--task", "blimp")
+    results = run(work, tmp_path / "out", model)
     captured = capsys.readouterr()
     assert "warning: 3 files instead of 67" in captured.err
     with (tmp_path / "out" / "predictions.csv").open(encoding="utf-8", newline="") as stream:
@@ -170,14 +162,9 @@ def test_ties_count_half_and_means_are_over_files(work, model, tmp_path, capsys)
     assert results["accuracy"] == pytest.approx(fmean(accuracies.values()))
     assert results["ties"] == 1 and results["data"]["pairs"] == 6
     agreement = fmean([accuracies["agreement_1"], accuracies["agreement_2"]])
-    assert (
-        results["terms"]["agreement"]
-        == results["fields"]["morphology"]
-        == {
-            "accuracy": pytest.approx(agreement),
-            "files": 2,
-        }
-    )
+    assert results["terms"]["agreement"] == {"accuracy": pytest.approx(agreement), "files": 2}
+    assert results["fields"]["morphology"] == results["terms"]["agreement"]
+    assert results["baselines"]["fewer words"]["accuracy"] == 0.5, "in each pair the words are equally many"
     assert set(results["fields"]) == {"morphology", "syntax_semantics"}
     report = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
     assert f"| file agreement_1 | {100 * accuracies['agreement_1']:.2f} | " in report
@@ -193,46 +180,6 @@ def test_runs_are_repeatable_and_fresh_weights_differ(work, tmp_path):
     assert predictions["a"] == predictions["b"] and len(set(predictions.values())) == 3
 
 
-def plain_backoff(texts: list[list[int]], ids: list[int], total: int, base: int) -> float:
-    """Return the definition's score."""
-
-    def count(*ngram: int) -> int:
-        return sum(tuple(text[i : i + len(ngram)]) == ngram for text in texts for i in range(len(text)))
-
-    def share(ngram: tuple[int, ...]) -> float:
-        if len(ngram) == 1:
-            return (count(*ngram) + 1) / (total + base)
-        return count(*ngram) / count(*ngram[:-1]) if count(*ngram) else 0.4 * share(ngram[1:])
-
-    return sum(math.log(share(tuple(ids[max(0, i - 2) : i + 1]))) for i in range(len(ids)))
-
-
-def test_trigrams_are_those_of_the_definition(tmp_path, monkeypatch):
-    monkeypatch.setattr(blimp, "LINES_AT_ONCE", 2)
-    lines = ["the cat sits .", "the cat sits a dog", "", "a dog barks", "the dog barks . the dog sits"]
-    (tmp_path / "a.txt").write_text("\n".join(lines[:3]), encoding="utf-8")
-    (tmp_path / "b.txt").write_text("\n".join(lines[3:]) + "\n", encoding="utf-8")
-    tokenizer = small_tokenizer()
-    files = {
-        "one": blimp.Paradigm("", "", [(SENTENCES[0], SENTENCES[1]), (SENTENCES[2], SENTENCES[3])]),
-        "two": blimp.Paradigm("", "", [(SENTENCES[4], SENTENCES[5])]),
-    }
-    scores = blimp.trigrams([str(tmp_path / "a.txt"), str(tmp_path / "b.txt")], tokenizer, files)
-    texts, pairs = (tokenizer(part, add_special_tokens=False)["input_ids"] for part in (lines, SENTENCES[:6]))
-    expected = [plain_backoff(texts, ids, sum(map(len, texts)), len(tokenizer) + 1) for ids in pairs]
-    assert scores["one"].shape == (2, 2) and scores["two"].shape == (1, 2)
-    np.testing.assert_allclose(np.concatenate([scores["one"], scores["two"]]).ravel(), expected, rtol=1e-12)
-
-
-def test_baselines_are_reported_next_to_the_model(work, tmp_path):
-    (tmp_path / "text.txt").write_text("the cat sits .\na dog barks\n" * 20, encoding="utf-8")
-    results = run(work, tmp_path / "out", "model", "--ngram", str(tmp_path / "text.txt"))
-    assert list(results["baselines"]) == ["fewer words", "trigrams"]
-    assert results["baselines"]["fewer words"]["accuracy"] == 0.5, "in each pair the words are equally many"
-    trigram = 100 * results["baselines"]["trigrams"]["terms"]["agreement"]["accuracy"]
-    assert f" | {trigram:.2f} |\n" in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
-
-
 def edit(file: Path, old: str, new: str) -> None:
     file.write_text(file.read_text(encoding="utf-8").replace(old, new), encoding="utf-8")
 
@@ -244,36 +191,19 @@ def replace_model(work: Path, model: torch.nn.Module) -> None:
 
 
 T5 = {"d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2, "decoder_start_token_id": 0}
-ISLANDS, CONFIG = "data/islands.jsonl", "model/config.json"
+ISLANDS, CONFIG, TOKENIZER = "data/islands.jsonl", "model/config.json", "model/tokenizer_config.json"
+NEITHER = "is neither a masked nor a causal"
 BROKEN = {
     "no folder": (lambda w: shutil.rmtree(w / "data"), [], "data: not a folder with .jsonl files"),
     "broken line": (lambda w: edit(w / ISLANDS, '{"sentence_good": "a dog"', "{"), [], "islands.jsonl, line 2: broken"),
     "no field": (lambda w: edit(w / ISLANDS, "sentence_bad", "bad"), [], "no column 'sentence_bad'"),
     "null": (lambda w: edit(w / ISLANDS, '"cat the"', "null"), [], "line 1, column 'sentence_bad': no text"),
-    "too long": (
-        lambda w: edit(w / ISLANDS, "a . cat", "a " * 1030),
-        [],
-        "a sentence has 1032 tokens, but the model takes",
-    ),
+    "too long": (lambda w: edit(w / ISLANDS, "a . cat", "a " * 1030), [], "has 1032 tokens, but the model takes"),
     "no head": (lambda w: replace_model(w, BertModel(BertConfig(**WIDE, **STOCK))), [], "weights of BertForMaskedLM"),
-    "seq2seq": (
-        lambda w: replace_model(w, T5ForConditionalGeneration(T5Config(vocab_size=16, **T5))),
-        [],
-        "t5 is neither a masked nor a causal",
-    ),
-    "no language model": (
-        lambda w: edit(w / CONFIG, "tiny_transformer_encoder", "vit"),
-        [],
-        "vit is neither a masked nor a causal",
-    ),
-    "no mask token": (
-        lambda w: edit(w / "model/tokenizer_config.json", '"mask_token": "[MASK]",', ""),
-        [],
-        "has no mask_token",
-    ),
+    "seq2seq": (lambda w: replace_model(w, T5ForConditionalGeneration(T5Config(vocab_size=16, **T5))), [], NEITHER),
+    "no language model": (lambda w: edit(w / CONFIG, "tiny_transformer_encoder", "vit"), [], NEITHER),
+    "no mask token": (lambda w: edit(w / TOKENIZER, '"mask_token": "[MASK]",', ""), [], "has no mask_token"),
     "output taken": (lambda w: ((w / "out").mkdir(), (w / "out/x").touch()), [], "is not empty"),
-    "no text": (lambda w: None, ["--ngram", "none.txt"], "--ngram none.txt: no such file"),
-    "empty text": (lambda w: (w / "t.txt").write_text("\n \n"), ["--ngram", "t.txt"], "--ngram t.txt: holds no text"),
     "no such masking": (lambda w: None, ["--masking", "word"], "--masking word: must be one of word-l2r, token"),
 }
 
@@ -301,7 +231,7 @@ def test_without_data_the_hub_is_read(work, tmp_path, monkeypatch):
     }
     monkeypatch.setattr(blimp.datasets, "get_dataset_config_names", lambda path: list(rows)[::-1])
     monkeypatch.setattr(blimp.datasets, "load_dataset", lambda path, name, split: rows[name])
-    assert blimp.load_blimp(None)["islands"].pairs == PAIRS["islands"][2]
+    assert blimp.load_blimp(None) == {name: rows[name] for name in sorted(rows)}
     from_folder = run(work, tmp_path / "out")
     main([*model[:3], str(tmp_path / "hub")])
     assert json.loads((tmp_path / "hub/results.json").read_text())["data"] == from_folder["data"]

@@ -233,7 +233,7 @@ def test_a_moved_run_resumes_with_the_same_best_weights(toy, tmp_path, monkeypat
 
 def test_sigterm_says_what_is_kept(toy, tmp_path, monkeypatch, capsys):
     kill = lambda *_: os.kill(os.getpid(), signal.SIGTERM)  # noqa: E731
-    monkeypatch.setattr(run_module.Run, "train_seeds", kill)
+    monkeypatch.setattr("finetune.train.train_seeds", kill)
     assert run(*command(toy, tmp_path / "out")) == 143
     assert capsys.readouterr().err == "error: SIGTERM: no epoch was finished\n" and list(tmp_path.iterdir()) == []
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
@@ -278,7 +278,7 @@ def test_a_damaged_checkpoint_is_named_and_its_seed_is_done_again(name, work, ca
 def test_a_damaged_result_is_named(name, work, capsys):
     seed = work / "out.unfinished" / "seeds" / "1"
     result = json.loads((seed / "result.json").read_text())
-    (seed / "result.json").write_text(json.dumps(result | {"reported": {}}))  # not scored yet
+    (seed / "result.json").write_text(json.dumps(result | {"scores": {}}))  # not scored yet
     (seed / name).write_bytes((seed / name).read_bytes()[:20])
     assert_refused(command(work, work / "out", "--resume"), capsys, str(seed / name), "--resume will redo")
 
@@ -289,18 +289,10 @@ def test_a_damaged_run_file_is_named(text, work, capsys):
     assert_refused(command(work, work / "out", "--resume"), capsys, "run.json", "delete")
 
 
-def test_an_unfinished_run_of_an_older_version_is_refused(toy, tmp_path, capsys):
-    (tmp_path / "out.unfinished").mkdir()
-    (tmp_path / "out.unfinished" / "epoch.pt").touch()
-    for flags in ([], ["--resume"]):
-        assert_refused(
-            command(toy, tmp_path / "out", *flags), capsys, "out.unfinished: was written by an older version"
-        )
-
-
 def test_killed_between_the_output_and_the_removal(work, monkeypatch):
-    monkeypatch.setattr(run_module.Run, "remove_folder", lambda self: None)
-    assert run(*command(work, work / "out", "--resume")) == 0
+    publish = run_module.Run.publish
+    monkeypatch.setattr(run_module.Run, "publish", lambda *arguments: interrupt(publish(*arguments)))
+    assert run(*command(work, work / "out", "--resume")) == 130
     first = (work / "out" / "model.safetensors").read_bytes()
     monkeypatch.undo()
     assert run(*command(work, work / "out", "--resume")) == 0

@@ -73,10 +73,7 @@ def test_targets_answers_and_columns():
     of_one = split_of(0, 1)
     assert single.decode(outputs, of_one).tolist() == [0, 2] and single.scores(outputs, of_one) == {"accuracy": 0.5}
     rows = single.predictions(outputs, of_one, ["text"])
-    assert [(r["index"], r["text"], r["label"], r["prediction"]) for r in rows] == [
-        (0, "x", "a", "a"),
-        (1, "y", "b", "c"),
-    ]
+    assert [tuple(row.values())[:4] for row in rows] == [(0, "x", "a", "a"), (1, "y", "b", "c")]
     softmax = np.exp(outputs) / np.exp(outputs).sum(axis=1, keepdims=True)
     assert [r["probability"] for r in rows] == pytest.approx(softmax.max(axis=1).tolist(), abs=1e-6)
 
@@ -90,7 +87,6 @@ def test_targets_answers_and_columns():
 
     of_number, guesses = split_of(1.0, 3.0, 2.0), np.array([[10.0], [30.0], [20.0]])
     assert number.scores(guesses, of_number) == pytest.approx({"pearson": 1.0, "spearmanr": 1.0})
-    assert number.constant(number.references(of_number.examples)) == 2.0
 
 
 @pytest.mark.parametrize("name", SEQUENCES)
@@ -167,10 +163,8 @@ def test_entities_are_joined_from_tags_and_exclude_punctuation():
     for position, label in zip(places, (2, 0, 1, 3), strict=True):
         labels[position] = label
     (answer,) = TAGS.answer(tags_of(labels), split)
-    assert [(e["label"], e["text"], e["probability"]) for e in answer["entities"]] == [
-        ("PER", "Anna", 0.5),
-        ("LOC", "Rome Oslo", 0.5),
-    ]
+    found = [(e["label"], e["text"], e["probability"]) for e in answer["entities"]]
+    assert found == [("PER", "Anna", 0.5), ("LOC", "Rome Oslo", 0.5)]
     assert all(text[e["start"] : e["end"]] == e["text"] for e in answer["entities"])
 
 
@@ -220,11 +214,8 @@ def test_a_window_is_trained_on_the_answer_only_if_it_holds_all_of_it():
 @pytest.mark.parametrize("seed", range(3))
 def test_the_best_span_is_the_best_of_all(seed):
     logits = np.random.default_rng(seed).normal(size=(50, 2))
-    every = {
-        (start, end): logits[start, 0] + logits[end, 1]
-        for start in range(50)
-        for end in range(start, min(50, start + LONGEST_ANSWER))
-    }
+    spans = [(start, end) for start in range(50) for end in range(start, min(50, start + LONGEST_ANSWER))]
+    every = {(start, end): logits[start, 0] + logits[end, 1] for start, end in spans}
     best = max(every, key=every.__getitem__)
     assert best_span(logits) == (pytest.approx(every[best]), *best)
 
@@ -246,10 +237,8 @@ def test_each_choice_is_read_as_its_own_pair():
     split = kind.encode([example, example], opened(kind, tokenizer, 16))
     for i, choice in enumerate(("plain3 good1", "plain3 bad1 bad2")):
         assert split.rows[1]["input_ids"][i] == tokenizer("plain1 plain2", choice)["input_ids"]
-    assert split.rows[0]["labels"] == 1 and kind.collator(opened(kind, tokenizer))(split.rows)["labels"].tolist() == [
-        1,
-        1,
-    ]
+    assert split.rows[0]["labels"] == 1
+    assert kind.collator(opened(kind, tokenizer))(split.rows)["labels"].tolist() == [1, 1]
     answer = kind.answer(np.array([[0.0, 2.0], [3.0, 0.0]], dtype=np.float32), split)
     assert [(a["prediction"], a["choice"]) for a in answer] == [(1, "bad1 bad2"), (0, "good1")]
 

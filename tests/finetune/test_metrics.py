@@ -128,18 +128,6 @@ def test_entities_count_whole_by_type_and_in_both_notations():
     assert score("ner", [["I-PER", "I-PER", "O", "I-LOC"]], right)["f1"] == 1.0, "IOB1"
 
 
-def test_several_references():
-    assert score("rouge", ["a cat"], [["a dog", "a cat"]])["rougeL"] == 1.0
-    both = [["the cat sat on the mat .", "x"], ["a dog barks at night !"]]
-    assert score("bleu", TEXTS[:2], both) == {"bleu": pytest.approx(1.0)}
-
-
-@pytest.mark.parametrize("predictions", [[], [1, 2]])
-def test_predictions_without_references_are_refused(predictions):
-    with pytest.raises(ValueError, match=f"metric accuracy: {len(predictions)} predictions and"):
-        score("accuracy", predictions, predictions[:1])
-
-
 def test_evaluate_names_an_unknown_task():
     with pytest.raises(KeyError, match="no GLUE task 'nonsense'; expected sst2"):
         evaluate.load(str(METRICS / "glue"), "nonsense")

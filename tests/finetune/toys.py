@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import BertConfig, BertForMaskedLM, PreTrainedModel, PreTrainedTokenizerFast
 
 import hf_tiny_transformer as ours
-from hf_tiny_transformer.cli import run as command
+from hf_tiny_transformer.cli import run as run_named
 from hf_tiny_transformer.common.errors import run_command
 
 REPOSITORY = Path(__file__).parents[2]
@@ -33,14 +33,14 @@ DRAWS = ["--learning_rate", "5e-3", "--batch_size", "16", "--dropout", "0.1", "-
 TIMES = {"seconds", "timings", "energy", "command", "resume", "output"}
 
 
-def run(*words: Any) -> int:
-    """Run `python -m finetune` in this process and return its exit status."""
-    return run_command(lambda: command("finetune", [str(word) for word in words]))
+def run(*words: Any, command: str = "finetune") -> int:
+    """Run a command in this process and return its exit status."""
+    return run_command(lambda: run_named(command, [str(word) for word in words]))
 
 
-def launch(*words: Any) -> subprocess.Popen:
-    """Start the command in a process of its own."""
-    return _start("-m", "finetune", *map(str, words))
+def launch(*words: Any, command: str = "finetune") -> subprocess.Popen:
+    """Start a command in a process of its own."""
+    return _start("-m", "hf_tiny_transformer", command, *map(str, words))
 
 
 def launch_several(commands: list[list[Any]]) -> subprocess.Popen:

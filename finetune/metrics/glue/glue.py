@@ -2,13 +2,10 @@
 
 import numpy as np
 from scipy.stats import pearsonr, spearmanr
-from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+from sklearn.metrics import f1_score, matthews_corrcoef
 
 from finetune.metrics import evaluate_module
-
-
-def _accuracy(predictions, references) -> dict[str, float]:
-    return {"accuracy": float(accuracy_score(references, predictions))}
+from finetune.metrics.accuracy.accuracy import compute as _accuracy
 
 
 def _accuracy_and_f1(predictions, references) -> dict[str, float]:

@@ -1,7 +1,4 @@
-"""Exact match and F1 of answers, as in SQuAD 2's official script (Rajpurkar et al. 2018).
-
-For version 1.1 the scores are the same, unless an answer consists only of articles and punctuation.
-"""
+"""Exact match and F1 of answers, as in SQuAD 2's official script (Rajpurkar et al. 2018)."""
 
 import re
 import string
@@ -11,10 +8,7 @@ from finetune.metrics import evaluate_module
 
 
 def compute(predictions, references) -> dict[str, float]:
-    """Score N answers, "" for no answer, by N lists of accepted answers, empty where there is none (SQuAD 2).
-
-    For each prediction, the best reference counts.
-    """
+    """Score N answers, "" for none, by N lists of accepted answers, empty where there is none; the best one counts."""
     exact = f1 = 0.0
     for prediction, accepted in zip(predictions, references, strict=True):
         # as in that script: an answer that normalizes to nothing is ignored
