@@ -23,7 +23,7 @@ from hf_tiny_transformer.common.arguments import CommandParser, build
 from hf_tiny_transformer.common.checkpoints import read_config
 from hf_tiny_transformer.common.environment import keep_freed_memory, quieten_libraries
 from hf_tiny_transformer.common.errors import UserError
-from hf_tiny_transformer.common.files import atomic_file, require_writable_parent
+from hf_tiny_transformer.common.files import atomic_file, require_writable
 from hf_tiny_transformer.common.tables import DELIMITERS, FORMATS, TEXT_COLUMN, Record, TableFile, file_format
 
 from .data import CHOICES, Example, texts_of
@@ -95,7 +95,7 @@ def main(argv: list[str]) -> None:
         raise UserError(f"--output {settings.output}: unsupported format; expected {' or '.join(WRITTEN)}")
     if settings.output.exists():
         raise UserError(f"--output {settings.output}: already exists; delete it or name another file")
-    require_writable_parent("--output", settings.output)
+    require_writable("--output", settings.output)
     trust = {"trust_remote_code": settings.trust_remote_code}
     config = read_config(settings.model, **trust)
     kind = kind_of(config, settings.model)

@@ -248,7 +248,7 @@ def check_output(settings: FinetuneSettings) -> None:
     if settings.report is not None:
         if Path(settings.report).is_dir():
             raise UserError(f"--report {settings.report}: is a directory; name a file")
-        files.require_writable_parent("--report", Path(settings.report))
+        files.require_writable("--report", Path(settings.report))
 
 
 def check_resumable(settings: FinetuneSettings) -> Results | None:

@@ -4,7 +4,13 @@ import sys
 
 from hf_tiny_transformer.common.errors import run_command
 
-from .cli import main
+
+def main() -> None:
+    """Run the command; its imports, which take seconds, can be interrupted too."""
+    from .cli import main
+
+    main(sys.argv[1:])
+
 
 if __name__ == "__main__":
-    sys.exit(run_command(lambda: main(sys.argv[1:])))
+    sys.exit(run_command(main))

@@ -10,7 +10,7 @@ from typing import Literal
 import yaml
 
 from hf_tiny_transformer.common.errors import UserError, one_line
-from hf_tiny_transformer.common.files import atomic_write_json, atomic_write_text, read_json
+from hf_tiny_transformer.common.files import atomic_write_json, atomic_write_text, read_json, sha256
 from hf_tiny_transformer.publish.facts import check_license, public_name
 
 from .recipe import Recipe
@@ -106,6 +106,7 @@ class RunRecord:
     init: str | None = None
     license: str | None = None
     deterministic: bool = False
+    recipe_sha256: str = ""  # of RECIPE_FILE
 
     @classmethod
     def of(cls, settings: RunSettings, max_steps: int, corpus_fingerprint: str) -> RunRecord:
@@ -122,7 +123,8 @@ class RunRecord:
         """Write recipe.yaml and run.json."""
         text = yaml.safe_dump(asdict(recipe), sort_keys=False, allow_unicode=True)
         atomic_write_text(output / RECIPE_FILE, text)
-        atomic_write_json(output / RUN_FILE, asdict(self))
+        self.recipe_sha256 = sha256(output / RECIPE_FILE)
+        atomic_write_json(output / RUN_FILE, asdict(self), checksum=True)
 
 
 def read_record(output: Path) -> RunRecord | None:
@@ -130,7 +132,7 @@ def read_record(output: Path) -> RunRecord | None:
     path = output / RUN_FILE
     if not path.is_file():
         return None
-    content = read_json(path, "start a new run")
+    content = read_json(path, "start a new run", checksum=True)
     try:
         return RunRecord(**{f.name: content[f.name] for f in fields(RunRecord) if f.name in content})
     except TypeError as error:
@@ -148,6 +150,8 @@ def require_same(record: RunRecord, output: Path, settings: RunSettings, fingerp
             f"--corpus: is not the text that {output} was started with; give the same sources to resume "
             f"({', '.join(record.corpus)})"
         )
+    if sha256(output / RECIPE_FILE) != record.recipe_sha256:
+        raise UserError(f"{output / RECIPE_FILE}: damaged or edited; restore it, or start a new run")
     written = yaml.safe_load((output / RECIPE_FILE).read_text(encoding="utf-8"))
     changed = [name for name, value in asdict(recipe).items() if written.get(name) != value]
     if changed:
