@@ -15,8 +15,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.multiclass import OneVsRestClassifier
 
-from .data import Example, Splits
-from .data.conll import OUTSIDE
+from .data import OUTSIDE, Example, Splits
 from .kinds import EncodedSplit, Kind
 from .kinds.multiple_choice import MultipleChoice
 from .kinds.sequence import MultiLabel, Regression, SequenceKind, SingleLabel

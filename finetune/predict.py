@@ -188,7 +188,7 @@ class Answerer:
 def open_rows(settings: PredictSettings, kind: Kind) -> tuple[Iterator[Record], tuple[str, ...], TableFile | None]:
     """Return the rows of the input, the names of their texts, and the table that knows how much of it was read.
 
-    A bad row has an error instead of texts. SQuAD's JSON is no table: it is read as a whole, and numbered from 1.
+    A bad row has an error instead of texts. SQuAD's JSON is not a table: it is read as a whole, and numbered from 1.
     """
     path, flags = settings.input, {name: getattr(settings, name) for name in ("question", "text", "pair", CHOICES)}
     given = {name: [flag] if isinstance(flag, str) else flag for name, flag in flags.items() if flag is not None}

@@ -91,8 +91,8 @@ class FineTuner(Trainer):
             self.train()
             return
         record = read_json(directory / LAST, redo(directory))
-        last = directory / record["checkpoint"]
-        for name, size in record["bytes"].items():
+        last = directory / str(record.get("checkpoint"))
+        for name, size in record.get("bytes", {}).items():
             if not (last / name).is_file() or (last / name).stat().st_size != size:
                 raise UserError(f"{last / name}: damaged; {redo(directory)}")
         state = TrainerState.load_from_json(str(last / "trainer_state.json"))

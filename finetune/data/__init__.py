@@ -17,6 +17,7 @@ from hf_tiny_transformer.common.errors import UserError, first_line
 HELD_OUT_SHARE = 0.05
 HELD_OUT_MOST = 2000
 HELD_OUT_SEED = 20202
+OUTSIDE = "O"  # the tag of a word that is not part of an entity
 CHOICES = "choices"  # the texts of which a row has several
 SPLIT_NAMES = {"train": ("train",), "dev": ("validation", "valid", "val", "dev", "testa"), "test": ("test", "testb")}
 

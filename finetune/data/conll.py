@@ -11,10 +11,9 @@ import datasets
 from hf_tiny_transformer.common.errors import UserError
 from hf_tiny_transformer.common.tables import read_lines
 
-from . import Example, Splits, arrange, find_split_files, find_splits, from_hub
+from . import OUTSIDE, Example, Splits, arrange, find_split_files, find_splits, from_hub
 
 HUB = "hub:"
-OUTSIDE = "O"
 DOCUMENT_START = "-DOCSTART-"
 _TAG = re.compile(r"O|[BIES]-\S+")
 _SPACE = " \t\r"  # what separates columns; a no-break space is part of a word

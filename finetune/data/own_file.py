@@ -29,8 +29,6 @@ TABLES = tuple(suffix for suffix in FORMATS if suffix != ".txt")
 SHARE = 0.1  # of the rows, for each split that is not given
 NOT_FINITE = ("nan", "inf", "infinity")
 MOST_WHOLE_NUMBERS = 20  # more distinct whole numbers are a scale, not classes
-
-
 # An example with its label as it is in the file, and the function that returns the error for one of its columns.
 _Row = tuple[Example, Callable[[str, str], UserError]]
 
@@ -62,7 +60,8 @@ def read_own_file(settings: FinetuneSettings) -> tuple[Kind, tuple[str, ...], Sp
     answer = _check_flags(settings)
     texts = [column for column in (settings.text, settings.pair) if column is not None]
     choices, path = settings.choices or [], Path(settings.task)
-    columns = {column: [column] for column in texts} | ({CHOICES: choices} if choices else {})
+    named = {"text": [settings.text], "pair": [settings.pair], CHOICES: choices}
+    columns = {name: of_text for name, of_text in named.items() if of_text not in ([], [None])}
     files = {name: getattr(settings, name) for name in ("task", "validation", "test")}
     rows = {name: _read(f"--{name}", file, columns, answer) for name, file in files.items() if file is not None}
     main, width = rows["task"], len(rows["task"][0][0].texts)

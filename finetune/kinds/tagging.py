@@ -11,8 +11,7 @@ import torch
 from seqeval.metrics.sequence_labeling import get_entities
 from transformers import AutoModelForTokenClassification, DataCollatorForTokenClassification, PreTrainedConfig
 
-from ..data import Example
-from ..data.conll import OUTSIDE
+from ..data import OUTSIDE, Example
 from . import Answer, Checkpoint, Collator, EncodedSplit, Kind, Outputs, label_fields, label_names, rounded, tokenize
 
 UNLABELLED = -100  # ignored by torch's cross entropy

@@ -86,6 +86,13 @@ def test_a_path_that_exists_is_a_path_and_files_may_be_compressed(tmp_path):
     assert read_own_file(settings(packed))[2] == expected
 
 
+def test_columns_may_be_named_like_flags(tmp_path):
+    path = write_table(tmp_path / "a.csv", [(text, label) for text, label in ROWS], ("choices", "label"))
+    _, columns, splits = read_own_file(settings(path, text="choices"))
+    assert columns == ("choices",) and all(len(example.texts) == 1 for example in splits.train)
+    assert "must name different columns" in refuses(read_own_file, settings(path, text="choices", pair="choices"))
+
+
 SCORES = [(text, 1 + i / 40) for i, (text, _) in enumerate(ROWS)]
 BAD_ROWS = {
     "a score nan": (SCORES, "nan", "line 31, column 'label': 'nan' is not a label or number"),

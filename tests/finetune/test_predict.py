@@ -139,7 +139,7 @@ def test_entities_are_those_of_the_pipeline(models, tmp_path):
 
 
 def test_a_words_label_is_that_of_its_first_token_and_needs_no_iob(models, tmp_path):
-    """As in training, words are separated by spaces; punctuation around an entity is no part of it."""
+    """As in training, words are separated by spaces; an entity excludes punctuation around it."""
     lines = ["word9 word7-word8 word9", 'word9 "word7." word9', *texts(5)]
     assert run(models["words"], write_lines(tmp_path / "in.txt", lines), tmp_path / "out.jsonl") == 0
     rows = rows_of(tmp_path / "out.jsonl")
