@@ -17,8 +17,14 @@ from transformers import PreTrainedModel
 
 from hf_tiny_transformer.common.environment import keep_freed_memory, supports_bf16, use_deterministic_kernels
 from hf_tiny_transformer.common.errors import StoppedError, UserError, on_stop
-from hf_tiny_transformer.common.files import damage, disk_errors, only_process, require_free_output
-from hf_tiny_transformer.common.files import require_space, require_writable
+from hf_tiny_transformer.common.files import (
+    damage,
+    disk_errors,
+    only_process,
+    require_free_output,
+    require_space,
+    require_writable,
+)
 from hf_tiny_transformer.common.processes import is_main, world_size
 
 from . import varlen

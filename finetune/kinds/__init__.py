@@ -14,7 +14,7 @@ import torch
 from transformers import DataCollatorWithPadding, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_tiny_transformer.common.checkpoints import UNLIMITED, load_model, read_config, read_tokenizer, usable_length
-from hf_tiny_transformer.common.errors import UserError
+from hf_tiny_transformer.common.errors import DivergedError, UserError
 from hf_tiny_transformer.common.foreign_code import strip_loaded
 from hf_tiny_transformer.publish.card import THIS_DIRECTORY
 
@@ -234,6 +234,13 @@ def label_fields(names: Sequence[str]) -> dict[str, Any]:
 def label_names(config: PreTrainedConfig) -> tuple[str, ...]:
     """Return the labels that a config names."""
     return tuple(config.id2label[index] for index in range(config.num_labels))
+
+
+def require_finite_outputs(outputs: Any) -> Any:
+    """Return a model's outputs for some rows, or raise a DivergedError if a number is not finite."""
+    if not all(np.isfinite(output).all() for output in outputs):
+        raise DivergedError("the model's output is not finite; name a model whose training did not diverge")
+    return outputs
 
 
 def rounded(number: Any) -> float:

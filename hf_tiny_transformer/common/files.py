@@ -25,7 +25,14 @@ CHECKSUM = "sha256"  # the field of a JSON object with the checksum of its other
 EDITED = "README.md"  # has no checksum: people add to it, and `verify` compares its figures
 PARTIAL = ".partial"  # how the names of files and directories end that are being written
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG)
-DISK_WORDS = ("No space left", "Read-only file system", "Disk quota", "I/O error", "PytorchStreamWriter", "unexpected pos")
+DISK_WORDS = (
+    "No space left",
+    "Read-only file system",
+    "Disk quota",
+    "I/O error",
+    "PytorchStreamWriter",
+    "unexpected pos",
+)
 
 
 @contextmanager
@@ -46,7 +53,7 @@ def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
                     file.chmod(0o644)  # safetensors writes 0600, which a model server could not read
             write_sums(staging)
             staging.rename(path)
-            _flush(path.parent)
+            flush(path.parent)
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
             raise
@@ -69,7 +76,7 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
                 os.fsync(stream.fileno())
             os.chmod(staging, 0o644)
             os.replace(staging, path)
-            _flush(path.parent)
+            flush(path.parent)
         except BaseException:
             Path(staging).unlink(missing_ok=True)
             raise
@@ -142,10 +149,10 @@ def write_sums(directory: Path, leave_out: Collection[str] = ()) -> None:
     for file in sorted(path for path in directory.rglob("*") if path.is_file()):
         name = file.relative_to(directory)
         if name.parts[0] not in (*leave_out, SUMS, EDITED) and not name.parts[0].endswith(PARTIAL):
-            _flush(file)
+            flush(file)
             lines.append(f"{sha256(file)}  {name.as_posix()}\n")
     atomic_write_text(directory / SUMS, "".join(lines))
-    _flush(directory)
+    flush(directory)
 
 
 def damage(directory: Path) -> str | None:
@@ -204,7 +211,7 @@ def _existing(path: Path) -> Path:
     return next(each for each in (path.absolute(), *path.absolute().parents) if each.exists())
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """Wait until a file's content, or the names in a directory, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

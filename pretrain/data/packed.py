@@ -92,7 +92,7 @@ def join_shards(directories: Iterable[Path], directory: Path, vocab_size: int) -
     for split in SPLITS.values():
         path = directory / f"{split}.bin"
         with atomic_file(path) as stream:
-            for shard in (file for folder in directories for file in sorted(folder.glob(f"*/{split}.bin"))):
+            for shard in (file for folder in directories for file in sorted(folder.glob(f"[0-9]*/{split}.bin"))):
                 with shard.open("rb") as part:
                     shutil.copyfileobj(part, stream, 2**20)
         counts[split] = path.stat().st_size // _dtype(vocab_size).itemsize

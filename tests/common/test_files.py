@@ -19,15 +19,16 @@ from hf_tiny_transformer.common.files import (
 
 def test_a_directory_appears_complete_or_not_at_all(tmp_path):
     target = tmp_path / "deep" / "model"
-    for content in ("first", "second"):  # the second replaces the first
-        with atomic_directory(target) as staging:
-            (staging / "file").write_text(content)
-            assert not (target / "file").exists() or (target / "file").read_text() == "first"
-        assert (target / "file").read_text() == content
     with pytest.raises(RuntimeError), atomic_directory(target) as staging:
-        (staging / "file").write_text("third")
+        (staging / "file").write_text("first")
         raise RuntimeError
+    assert not list(target.parent.iterdir())
+    with atomic_directory(target) as staging:
+        (staging / "file").write_text("second")
+        assert not target.exists()
     assert (target / "file").read_text() == "second"
+    with pytest.raises(OSError, match="not empty"), atomic_directory(target):  # nothing is replaced
+        pass
     assert [path.name for path in target.parent.iterdir()] == ["model"]
     assert stat.S_IMODE(target.stat().st_mode) == 0o755
     assert stat.S_IMODE((target / "file").stat().st_mode) == 0o644
