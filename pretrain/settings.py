@@ -77,8 +77,8 @@ class RunSettings:
                 raise UserError(f"{flag_of(one)} and {flag_of(other)} exclude each other; give one of them")
         for name in ("minutes", "max_steps", "save_steps", "save_minutes", "keep_last"):
             value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise UserError(f"{flag_of(name)} {value}: must be positive")
+            if value is not None and not 0 < value < 2**31:
+                raise UserError(f"{flag_of(name)} {value}: must be positive and less than 2**31")
         for name in ("seed", "skip_bad_steps"):
             if getattr(self, name) < 0:
                 raise UserError(f"{flag_of(name)} {getattr(self, name)}: must not be negative")

@@ -124,5 +124,5 @@ def first_line(error: BaseException) -> str:
 def suggestion(name: str, known: Sequence[str]) -> str:
     """Return ` (did you mean X?)` for the closest known name, or nothing."""
     spellings = {each.replace("-", "_"): each for each in known}
-    close = difflib.get_close_matches(name.replace("-", "_"), spellings, n=1)
+    close = difflib.get_close_matches(str(name).replace("-", "_"), spellings, n=1)
     return f" (did you mean {spellings[close[0]]}?)" if close else ""
