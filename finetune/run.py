@@ -28,7 +28,7 @@ from hf_tiny_transformer.publish.facts import estimate_energy, public_name
 
 from . import report, train
 from .baselines import from_scratch, quick_baselines
-from .data.glue import load_test
+from .data.glue import GlueSource, load_test
 from .report import RESULTS_FILE, SEARCH, SEEDS, Results, Row
 from .settings import FinetuneSettings
 from .tasks import SUITE, open_task
@@ -37,7 +37,7 @@ from .train import RESULT, SeedResult, Training
 RUN_FILE = "run.json"
 DATA = "texts and labels"  # in run.json; `data` is the flag
 NOT_COMPARED = {"output", "report", "resume", "data", "trust_remote_code"}  # may differ between the parts of a run
-PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "datasets", "peft", "optuna")
+PACKAGES: tuple[str, ...] = ("torch", "transformers", "tokenizers", "accelerate", "datasets", "peft", "optuna")
 PACKAGES += ("numpy", "scipy", "scikit-learn")
 
 
@@ -46,6 +46,9 @@ class Run:
 
     `command` is shown in the report; `baselines` measures the quick baselines even without `settings.compare`.
     """
+
+    training: Training  # set by `open`, like `reported`
+    reported: train.Reported
 
     def __init__(self, settings: FinetuneSettings, command: str, *, baselines: bool = False) -> None:
         self.settings, self.command, self.baselines = settings, command, baselines
@@ -110,6 +113,10 @@ class Run:
         parts = (kind.encode(rows, self.checkpoint) for rows in (self.splits.train, self.splits.validation))
         self.training = Training(kind, self.checkpoint, settings, *parts)
         self.reported = {name: kind.encode(rows, self.checkpoint) for name, rows in self.splits.reported.items()}
+        splits = {"train": self.training.train, "validation": self.training.validation, **self.reported}
+        if any(any(split.cut) for split in splits.values()):
+            counts = ", ".join(f"{name} {sum(split.cut)}" for name, split in splits.items())
+            say(f"texts truncated to {self.checkpoint.max_length} tokens (--max_length): {counts}")
         return None
 
     def compare(self) -> list[Row]:
@@ -125,18 +132,22 @@ class Run:
         """Write the result directory, complete or absent, and print the table, whose last row is this run's."""
         model = train.load_seed(self.training, self.folder / "seeds" / str(best.seed))
         outputs = {name: train.outputs_of(self.training, model, split) for name, split in self.reported.items()}
-        submission = self.answer_test(model) if self.settings.submission else {}
-        results = self.collect(best, rows, model)
+        submission = self.answer_test(model, self.task.glue) if self.settings.submission and self.task.glue else {}
+        first = next(iter(self.reported))
+        results = self.collect(best, rows, model, self.task.kind.by_class(outputs[first], self.reported[first]))
         if not is_main():
             return results
         failure = None
         with files.atomic_directory(self.output) as staging:
             model.save_pretrained(staging)
+            if self.task.kind.keeps_length:  # longer texts were not evaluated
+                self.checkpoint.tokenizer.model_max_length = self.checkpoint.max_length
             self.checkpoint.tokenizer.save_pretrained(staging)
             self.write_predictions(staging / "predictions.csv", outputs)
             for name, text in submission.items():
                 files.atomic_write_text(staging / "submission" / name, text)
             report.draw_curve(results, staging / "training" / "loss.png")
+            report.draw_confusion(results, staging / "training" / "confusion.png")
             files.atomic_write_json(staging / RESULTS_FILE, vars(results))
             name, example = self.output.absolute().name, self.splits.train[0]
             try:
@@ -153,7 +164,9 @@ class Run:
             raise RunError(f"{self.output}: {failure}") from failure
         return results
 
-    def collect(self, best: SeedResult, rows: Sequence[Row], model: PreTrainedModel) -> Results:
+    def collect(
+        self, best: SeedResult, rows: Sequence[Row], model: PreTrainedModel, by_class: dict[str, Any] | None
+    ) -> Results:
         """Return the content of results.json."""
         *others, own = map(asdict, rows)
         return Results(
@@ -174,11 +187,12 @@ class Run:
             energy=estimate_energy(self.timings[SEEDS] + self.timings.get(SEARCH, 0.0), world_size()),
             timings=self.timings,
             seconds=round(sum(self.timings.values()), 2),
+            by_class=by_class,
         )
 
-    def answer_test(self, model: PreTrainedModel) -> dict[str, str]:
+    def answer_test(self, model: PreTrainedModel, source: GlueSource) -> dict[str, str]:
         """Answer GLUE's test rows; return the files of a submission, for the test splits that exist."""
-        source, kind, answers = self.task.glue, self.task.kind, {}
+        kind, answers = self.task.kind, {}
         spell = source.file_labels.__getitem__ if source.file_labels else lambda i: f"{min(5.0, max(0.0, i)):.3f}"
         for name, rows in load_test(source, self.task.text_columns, self.settings.data).items():
             split = kind.encode([example for _, example in rows], self.checkpoint, labelled=False)

@@ -20,9 +20,9 @@ from .data.glue import is_present
 from .report import RESULTS_FILE, Results, text_table
 from .run import Run, check_output, check_resumable, row_name
 from .settings import FinetuneSettings
-from .tasks import TASKS, Task, refuse_own_file_flags
+from .tasks import TASKS, GlueTask, refuse_own_file_flags
 
-GLUE = [task for task in TASKS.values() if task.glue is not None]
+GLUE = [task for task in TASKS.values() if isinstance(task, GlueTask)]
 # In percent, in the order of `GLUE`: github.com/google-research/bert, README of 11 March 2020, GLUE's hidden test sets
 _TINY = ((0.0,), (83.2,), (81.1, 71.1), (74.3, 73.6), (62.2, 83.4), (70.2, 70.3), (81.5,), (57.2,), (62.3,))
 _MINI = ((0.0,), (85.9,), (81.1, 71.8), (75.4, 73.3), (66.4, 86.2), (74.8, 74.3), (84.1,), (57.9,), (62.3,))
@@ -76,7 +76,7 @@ def _run_suite(settings: FinetuneSettings, command: str, output: Path) -> None:
     wait_for_everyone()
 
 
-def _tasks(settings: FinetuneSettings) -> tuple[list[Task], list[Task]]:
+def _tasks(settings: FinetuneSettings) -> tuple[list[GlueTask], list[GlueTask]]:
     """Return the tasks that are available and those that are not."""
     refuse_own_file_flags(settings)
     if settings.data is not None and not Path(settings.data).is_dir():
@@ -87,11 +87,11 @@ def _tasks(settings: FinetuneSettings) -> tuple[list[Task], list[Task]]:
     return present, [task for task in GLUE if task not in present]
 
 
-def _folders(tasks: Sequence[Task]) -> str:
+def _folders(tasks: Sequence[GlueTask]) -> str:
     return ", ".join(task.glue.folder for task in tasks)
 
 
-def _table(tasks: Sequence[Task], results: Sequence[Results], settings: FinetuneSettings) -> list[tuple[str, ...]]:
+def _table(tasks: Sequence[GlueTask], results: Sequence[Results], settings: FinetuneSettings) -> list[tuple[str, ...]]:
     """Return a line for each task and metric, a column for each method; the last line is GLUE's mean over tasks."""
     names = [row["name"] for row in results[0].comparison]  # majority class and mean are both constants
     compared = [next((known for known in ("TF-IDF", "from scratch") if known in name), "constant") for name in names]
@@ -120,8 +120,9 @@ def _write(settings: FinetuneSettings, cells: list[tuple[str, ...]], summary: di
     markdown += f"\n```\n{escape(summary['command'], 'block')}\n```\n"
     table = Path(settings.output, "glue.md")
     atomic_write_json(table.with_name(RESULTS_FILE), summary)
-    for path in filter(None, [table, settings.report]):
-        atomic_write_text(path, markdown)
+    for path in (table, settings.report):
+        if path is not None:
+            atomic_write_text(path, markdown)
     print(f"\n{text_table(cells)}\n\n{NOTE}\ntable: {table}")
 
 

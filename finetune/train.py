@@ -54,10 +54,10 @@ def train_seed(training: Training, directory: Path, seed: int, title: str) -> Se
     """
     if (finished := read_result(directory)) is not None:
         return finished
-    model, adapted = training.build(seed), None
+    pretrained, adapted = training.build(seed), None
     if training.settings.lora is not None:
-        adapted = with_adapters(model, training.settings.lora)
-        model = adapted.get_base_model()
+        adapted = with_adapters(pretrained, training.settings.lora)
+    model = pretrained if adapted is None else adapted.get_base_model()
     with disk_errors(directory):
         trainer = FineTuner(training, model, directory, seed, title)
         trainer.train_or_resume()

@@ -10,6 +10,7 @@ for flash attention the 2-D padding mask.
 """
 
 import torch
+from torch.nn.attention.flex_attention import BlockMask
 from transformers.cache_utils import Cache
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.masking_utils import (
@@ -20,6 +21,7 @@ from transformers.masking_utils import (
 )
 from transformers.utils.generic import is_flash_attention_requested
 
+AttentionMask = torch.Tensor | BlockMask | None
 DENSE = ("sdpa", "eager")  # backends that read a whole mask
 
 
@@ -28,7 +30,7 @@ def bidirectional_mask(
     inputs_embeds: torch.Tensor,
     attention_mask: torch.Tensor | None,
     position_ids: torch.Tensor | None = None,
-) -> torch.Tensor | None:
+) -> AttentionMask:
     """Build the mask of an encoder: a token attends to all real tokens of its document.
 
     Raises:
@@ -51,7 +53,7 @@ def causal_mask(
     attention_mask: torch.Tensor | None,
     position_ids: torch.Tensor | None = None,
     past_key_values: Cache | None = None,
-) -> torch.Tensor | None:
+) -> AttentionMask:
     """Build the mask of a decoder: a token attends to itself and to earlier tokens of its document.
 
     With a cache, `attention_mask` is (B, past + T) and restarting positions do not separate documents.
@@ -79,7 +81,7 @@ def cross_attention_mask(
     encoder_attention_mask: torch.Tensor | None,
     position_ids: torch.Tensor | None = None,
     encoder_position_ids: torch.Tensor | None = None,
-) -> torch.Tensor | None:
+) -> AttentionMask:
     """Build the mask of cross-attention: a decoder token attends to all real encoder tokens.
 
     The encoder's inputs have length S. If both sides are packed, the n-th document of the decoder's row attends to the
@@ -96,11 +98,10 @@ def cross_attention_mask(
         if is_flash_attention_requested(config):
             raise ValueError("flash attention cannot pair packed documents: use sdpa or flex_attention")
         # None means one document per row on that side: number 0 everywhere.
-        batch_size = inputs_embeds.shape[0]
         if documents is None:
-            documents = torch.zeros_like(position_ids).expand(batch_size, -1)
+            documents = inputs_embeds.new_zeros(inputs_embeds.shape[:2], dtype=torch.long)
         if encoder_documents is None:
-            encoder_documents = torch.zeros_like(encoder_position_ids).expand(batch_size, -1)
+            encoder_documents = inputs_embeds.new_zeros(encoder_hidden_states.shape[:2], dtype=torch.long)
         if config._attn_implementation in DENSE:
             return dense_mask(config, same_document(documents, encoder_documents), inputs_embeds.dtype)
 

@@ -10,13 +10,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .attention import MultiHeadAttention
 from .configuration_trunk import TinyTransformerTrunkConfig
-from .layers import (
-    GatedMLP,
-    PredictionHead,
-    RotaryEmbedding,
-    TinyTransformerPreTrainedModel,
-    sinusoidal_positions,
-)
+from .layers import GatedMLP, PredictionHead, RotaryEmbedding, TinyTransformerPreTrainedModel, sinusoidal_positions
+from .masks import AttentionMask
 
 
 class TinyTransformerLayer(GradientCheckpointingLayer):
@@ -45,13 +40,13 @@ class TinyTransformerLayer(GradientCheckpointingLayer):
     def forward(
         self,
         hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
+        attention_mask: AttentionMask = None,
         encoder_hidden_states: torch.Tensor | None = None,
-        encoder_attention_mask: torch.Tensor | None = None,
+        encoder_attention_mask: AttentionMask = None,
         position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
-        position_ids: torch.LongTensor | None = None,
+        position_ids: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
-        **kwargs,
+        **kwargs: object,
     ) -> torch.Tensor:
         """Map (B, T, hidden_size) to (B, T, hidden_size).
 
@@ -114,7 +109,7 @@ class TinyTransformerTrunk(TinyTransformerTrunkPreTrainedModel):
         cross_attention: bool = False,
     ):
         super().__init__(config)
-        self.embed_tokens = self.token_embeddings(config)
+        self.embed_tokens = self.token_embeddings()
         if config.position_embedding_type == "learned":
             self.embed_positions = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         if config.position_embedding_type == "rotary":
@@ -129,11 +124,11 @@ class TinyTransformerTrunk(TinyTransformerTrunkPreTrainedModel):
         self.gradient_checkpointing = False
         self.post_init()
 
-    def token_embeddings(self, config: TinyTransformerTrunkConfig) -> nn.Module:
+    def token_embeddings(self) -> nn.Module:
         """Build the module that maps tokens to vectors; a subclass may embed something other than token ids."""
-        return nn.Embedding(config.vocab_size, config.hidden_size)
+        return nn.Embedding(self.config.vocab_size, self.config.hidden_size)
 
-    def embed(self, input_ids: torch.LongTensor | None, inputs_embeds: torch.Tensor | None) -> torch.Tensor:
+    def embed(self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None) -> torch.Tensor:
         """Embed the tokens, unless the caller has done so.
 
         Raises:
@@ -144,7 +139,7 @@ class TinyTransformerTrunk(TinyTransformerTrunkPreTrainedModel):
         return self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
 
     def add_positions(
-        self, inputs_embeds: torch.Tensor, position_ids: torch.LongTensor
+        self, inputs_embeds: torch.Tensor, position_ids: torch.Tensor
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor] | None]:
         """Add positions to the embeddings, or prepare rotary ones.
 

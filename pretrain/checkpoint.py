@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from accelerate.optimizer import AcceleratedOptimizer
 from safetensors.torch import load_file
 from torch import nn
 from torch.distributed.checkpoint.state_dict import (
@@ -55,7 +56,8 @@ def save_checkpoint(
     if not loop.accelerator.is_main_process:
         return
     moments = {f"{n}.{key}": t for s in states for n, of in s["state"].items() for key, t in of.items()}
-    tensors = weights | {name: tensor for name, tensor in moments.items() if isinstance(tensor, torch.Tensor)}
+    everything = weights | moments
+    tensors = {name: value for name, value in everything.items() if isinstance(value, torch.Tensor)}
     advice = "this step was not saved; start a new run with a lower learning rate"
     require_finite(tensors, f"step {progress.step}", advice)
     with atomic_directory(directory) as staging:
@@ -108,10 +110,13 @@ def load_checkpoint(directory: Path, loop: TrainingLoop) -> Progress:
         weights = load_file(directory / "model.safetensors")
         for target, source in model.all_tied_weights_keys.items():
             weights.setdefault(target, weights[source])
-        set_model_state_dict(model, weights, options=WHOLE)
+        set_model_state_dict(model, dict(weights), options=WHOLE)
         states = torch.load(directory / OPTIMIZER_FILE, weights_only=True, map_location="cpu")["optimizers"]
         for optimizer, state in zip(loop.optimizers, states, strict=True):
             if state["state"]:
+                known = optimizer.param_groups[0].keys()  # torch.optim.Muon, of older runs, has more settings
+                groups = [{name: group[name] for name in known & group.keys()} for group in state["param_groups"]]
+                state["param_groups"] = groups
                 set_optimizer_state_dict(model, optimizer.optimizer, optim_state_dict=state, options=WHOLE)
         return read_progress(directory)
     except Exception as error:  # safetensors, pickle, zip and json each have their own types for a damaged file
@@ -126,7 +131,7 @@ def read_progress(directory: Path) -> Progress:
     return Progress(**json.loads((directory / STATE_FILE).read_text(encoding="utf-8")))
 
 
-def _optimizer_state(model: nn.Module, prepared: torch.optim.Optimizer) -> dict:
+def _optimizer_state(model: nn.Module, prepared: AcceleratedOptimizer) -> dict:
     """Return the state by parameter names; before the first step it is empty, and torch would take one to get it."""
     optimizer = prepared.optimizer  # inside Accelerate's wrapper
     return get_optimizer_state_dict(model, optimizer, options=WHOLE) if optimizer.state else {"state": {}}

@@ -12,9 +12,10 @@ from transformers import BertConfig, PreTrainedConfig, PreTrainedModel, PreTrain
 from hf_tiny_transformer.common.checkpoints import load_model, read_config, read_config_json, read_tokenizer
 from hf_tiny_transformer.common.errors import UserError
 from hf_tiny_transformer.convert.bert import config_from_stock, load_stock_bert
+from hf_tiny_transformer.modeling_bert import TinyTransformerBertPreTrainedModel
 
 from .data.tokenizer import GENERATES
-from .recipe import CONFIG_CLASSES, OBJECTIVES, Recipe
+from .recipe import CONFIG_CLASSES, OBJECTIVES, Family, Recipe
 
 FLAG = "--init"
 # set by the tokenizer in runs that train one; here they are part of the config
@@ -26,14 +27,17 @@ class InitialModel:
     """A model directory to start from; `config` is of one of our families, also for a stock checkpoint."""
 
     directory: Path
-    family: str
+    family: Family
     config: PreTrainedConfig
     is_stock: bool
     trust_remote_code: bool = False
 
     def tokenizer(self) -> PreTrainedTokenizerFast:
         """Return a new copy of its tokenizer, which packing changes."""
-        return read_tokenizer(self.directory, self.config, flag=FLAG, trust_remote_code=self.trust_remote_code)
+        tokenizer = read_tokenizer(self.directory, self.config, flag=FLAG, trust_remote_code=self.trust_remote_code)
+        if not isinstance(tokenizer, PreTrainedTokenizerFast):
+            raise UserError(f"--init {self.directory}: has no tokenizer.json; save the model's fast tokenizer there")
+        return tokenizer
 
     def tokenizer_fingerprint(self) -> str:
         """Return a hash of everything that decides the ids of a text; padding and truncation do not."""
@@ -46,7 +50,7 @@ class InitialModel:
         Raises:
             UserError: Weights are unreadable, or some of the trunk are missing.
         """
-        if self.is_stock:
+        if self.is_stock and issubclass(model_class, TinyTransformerBertPreTrainedModel):
             return load_stock_bert(self.directory, model_class, flag=FLAG, seed=seed).float().train()
         return load_model(self.directory, model_class, self.config, flag=FLAG, new_head=True, seed=seed).train()
 
@@ -66,12 +70,10 @@ def open_initial(directory: str | Path, *, trust_remote_code: bool = False) -> I
         raise UserError(f"{directory / 'config.json'}: model_type is {model_type!r}; --init takes one of {known}")
     config = read_config(directory, flag=FLAG)
     is_stock = isinstance(config, BertConfig)
-    if is_stock:
+    if isinstance(config, BertConfig):
         config = config_from_stock(config, source=directory / "config.json")
     initial = InitialModel(directory, families.get(model_type, "bert"), config, is_stock, trust_remote_code)
     where, tokenizer = f"--init {directory}", initial.tokenizer()
-    if not getattr(tokenizer, "is_fast", False):
-        raise UserError(f"{where}: has no tokenizer.json; save the model's fast tokenizer there")
     needed = ("bos_token", "eos_token") if initial.family in GENERATES else ("mask_token",)
     missing = [name for name in ("pad_token", "cls_token", "sep_token", *needed) if getattr(tokenizer, name) is None]
     if missing:

@@ -41,8 +41,14 @@ class Reporter:
         self.peak_share = peak_share(loop)
         self.last = (progress.tokens, progress.seconds)
         show_bar = self.accelerator.is_main_process and sys.stderr.isatty()
-        size = {"total": self.max_tokens, "initial": progress.tokens, "unit": " tokens", "unit_scale": True}
-        self.bar = tqdm(**size, dynamic_ncols=True, disable=not show_bar)
+        self.bar = tqdm(
+            total=self.max_tokens,
+            initial=progress.tokens,
+            unit=" tokens",
+            unit_scale=True,
+            dynamic_ncols=True,
+            disable=not show_bar,
+        )
         if self.accelerator.is_main_process:  # a resumed run writes the later lines again
             atomic_write_text(self.path, saved.read_text(encoding="utf-8") if saved.is_file() else "")
 

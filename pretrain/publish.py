@@ -107,7 +107,7 @@ def publish(
     """
     progress = read_progress(checkpoint)
     metrics = read_metrics(output / METRICS_FILE)
-    line = next((line for line in reversed(metrics) if line["step"] == progress.step), {})
+    line: dict[str, Any] = next((line for line in reversed(metrics) if line["step"] == progress.step), {})
     if not math.isfinite(line.get("validation_loss", math.nan)):
         raise DivergedError(f"step {progress.step}: the validation loss is not finite; nothing is published")
     for stale in (CARD_FILE, SUMS):  # of the model before a resume

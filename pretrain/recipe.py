@@ -16,12 +16,14 @@ from hf_tiny_transformer import (
     TinyTransformerSeq2SeqConfig,
 )
 from hf_tiny_transformer.common.errors import UserError, suggestion
+from hf_tiny_transformer.configuration_trunk import TinyTransformerTrunkConfig
 
 CPU_TOKENS_PER_PASS = 2048  # what fits into a CPU's caches
 RECIPES = Path(__file__).parent / "recipes"
 DEFAULT_RECIPE = "sample"
 DEFAULT_RECIPE_WITH_INIT = "adapt"
-CONFIG_CLASSES = {
+Family = Literal["encoder", "bert", "decoder", "seq2seq"]
+CONFIG_CLASSES: dict[Family, type[TinyTransformerBertConfig] | type[TinyTransformerTrunkConfig]] = {
     "encoder": TinyTransformerEncoderConfig,
     "bert": TinyTransformerBertConfig,
     "decoder": TinyTransformerDecoderConfig,
@@ -85,7 +87,7 @@ class Recipe:
         examples: Texts that show what the finished model does: sentences with [MASK], or prompts (decoder).
     """
 
-    family: Literal["encoder", "bert", "decoder", "seq2seq"]
+    family: Family
     model: dict[str, Any]
     stages: list[Stage]
     vocab_size: int
@@ -154,8 +156,9 @@ class Recipe:
         _require(peak is None or peak > 0, f"{name}.matrix_learning_rate", "must be positive")
         _require(masks or rate is None, f"{name}.mask_rate", "must be left out: next_token masks nothing")
         _require(not masks or rate is not None, f"{name}.mask_rate", f"is missing: {self.objective} masks tokens")
-        _require(not masks or 0 < rate < 1, f"{name}.mask_rate", "must be between 0 and 1")
-        _require(not masks or round(rate * stage.block_size) >= 1, f"{name}.mask_rate", "masks no token of a row")
+        if rate is not None:
+            _require(0 < rate < 1, f"{name}.mask_rate", "must be between 0 and 1")
+            _require(round(rate * stage.block_size) >= 1, f"{name}.mask_rate", "masks no token of a row")
 
     def _validate_model(self) -> None:
         config_class = CONFIG_CLASSES[self.family]

@@ -145,8 +145,9 @@ def compiles_well(accelerator: Accelerator, model: PreTrainedModel) -> bool:
 def _describe(loop: TrainingLoop) -> str:
     """Describe how a loop computes, for the log."""
     accelerator, model = loop.accelerator, loop.accelerator.unwrap_model(loop.model)
-    parts = [f"{accelerator.num_processes} x {accelerator.device.type}", accelerator.mixed_precision]
+    parts = [f"{accelerator.num_processes} x {accelerator.device.type}"]
     parts += [accelerator.distributed_type.value] if accelerator.num_processes > 1 else []
+    parts += ["fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision]
     parts += [model.config._attn_implementation] + (["compiled"] if model._compiled_call_impl else [])
     return ", ".join(parts)
 
@@ -176,7 +177,7 @@ def _accelerator(settings: RunSettings, output: Path, recipe: Recipe) -> Acceler
 
 def _initial_model(settings: RunSettings, output: Path, record: RunRecord | None) -> InitialModel | None:
     """Open the model of --init. A resumed run has it in its own first checkpoint and no longer needs the directory."""
-    source: str | Path | None = settings.init or (record and record.init)
+    source: str | Path | None = settings.init or (record.init if record else None)
     if source is not None and record is not None and 0 in checkpoint_steps(output):
         source = checkpoint_path(output, 0)
     elif source is not None and settings.init is None and not Path(source).is_dir():  # the record has only its name

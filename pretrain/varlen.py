@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -36,6 +36,7 @@ def attend(
     query, key, value = (states.transpose(1, 2).flatten(0, 1) for states in (query, key, value))
     bounds, window = cu_seq_lens_q, (-1, 0 if module.is_causal else -1)
     attended = varlen_attn(query, key, value, bounds, bounds, length, length, scale=scaling, window_size=window)
+    attended = cast(torch.Tensor, attended)  # a tuple only if more outputs are requested
     return attended.unflatten(0, (batch_size, length)), None
 
 

@@ -61,7 +61,9 @@ print(tokenizer.decode(model.generate(**encoded, max_length=128)[0], skip_specia
         return logits  # type: ignore[return-value]
 
     def decode(self, outputs: Outputs, split: EncodedSplit) -> list[str]:
-        texts = [np.where(ids < 0, split.tokenizer.pad_token_id, ids) for ids in outputs]  # Trainer pads with -100
+        assert split.tokenizer is not None, "encode sets it"
+        padding = split.tokenizer.pad_token_id  # Trainer pads with -100
+        texts = [np.where(ids < 0, padding, ids).tolist() for ids in outputs]
         return [text.strip() for text in split.tokenizer.batch_decode(texts, skip_special_tokens=True)]
 
     def answer(self, outputs: Outputs, split: EncodedSplit) -> list[Answer]:

@@ -23,7 +23,8 @@ _WRONG_TYPE = re.compile(
 )
 
 _WRONG_ITEM = re.compile(
-    r'Parser key "([\w.]+)": (?:Not a valid subclass|.*(?:arguments are required: (.*)|Option \'(.*)\' is not accepted))'
+    r'Parser key "([\w.]+)": '
+    r"(?:Not a valid subclass|.*(?:arguments are required: (.*)|Option '(.*)' is not accepted))"
 )
 
 

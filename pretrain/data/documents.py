@@ -127,7 +127,8 @@ def _hash_documents(portion: Portion, directory: Path, team: Team, title: str) -
 
 def _split(hashed: list[Path], validation_share: float, directory: Path) -> None:
     """Decide the fate of every document, and write `directory`."""
-    tally, counts, digest = Counter(), [], hashlib.sha256(repr(validation_share).encode())
+    tally: Tally = Counter()
+    counts, digest = [], hashlib.sha256(repr(validation_share).encode())
     limit = np.uint64(min(int(validation_share * 2**64), 2**64 - 1))
     found, characters = np.zeros(3, dtype=np.int64), 0
     with atomic_directory(directory) as staging:
@@ -144,11 +145,11 @@ def _split(hashed: list[Path], validation_share: float, directory: Path) -> None
         hashes = np.memmap(staging / HASHES_FILE, dtype=HASH, mode="r")
         fates = np.memmap(staging / FATES_FILE, dtype=np.uint8, mode="w+", shape=hashes.shape)
         _mark_duplicates(hashes, fates)
-        for part in _slices(len(hashes), CHUNK):
-            split = np.where(hashes[part]["key"] < limit, VALIDATION, TRAIN)
-            fates[part] = np.where(fates[part] == DUPLICATE, DUPLICATE, split)
-            found += np.bincount(fates[part], minlength=3)
-            characters += int(hashes[part]["length"][fates[part] != DUPLICATE].sum(dtype=np.int64))
+        for chunk in _slices(len(hashes), CHUNK):
+            split = np.where(hashes[chunk]["key"] < limit, VALIDATION, TRAIN)
+            fates[chunk] = np.where(fates[chunk] == DUPLICATE, DUPLICATE, split)
+            found += np.bincount(fates[chunk], minlength=3)
+            characters += int(hashes[chunk]["length"][fates[chunk] != DUPLICATE].sum(dtype=np.int64))
         fates.flush()
         (staging / HASHES_FILE).unlink()
         train, held_out, duplicates = map(int, found)
@@ -159,8 +160,8 @@ def _split(hashed: list[Path], validation_share: float, directory: Path) -> None
                 "these are frequent"
             )
         facts = {"documents": train + held_out, "characters": characters, "duplicates": duplicates}
-        facts["fingerprint"] = digest.hexdigest()
-        atomic_write_json(staging / FACTS_FILE, {"facts": facts, "counts": counts, "tally": tally})
+        named = facts | {"fingerprint": digest.hexdigest()}
+        atomic_write_json(staging / FACTS_FILE, {"facts": named, "counts": counts, "tally": tally})
 
 
 def _mark_duplicates(hashes: np.ndarray, fates: np.ndarray) -> None:

@@ -15,6 +15,7 @@ import scipy.sparse
 import torch
 from sklearn.utils.extmath import randomized_svd
 from torch import nn
+from transformers import PreTrainedModel
 
 from hf_tiny_transformer.common.files import atomic_directory, cache_entry, is_intact, only_process
 from hf_tiny_transformer.layers import sinusoidal_positions
@@ -49,7 +50,8 @@ def initial_embeddings(data: PreparedData, dimensions: int) -> np.ndarray:
 
     def write_once() -> None:
         with only_process(directory):
-            is_intact(directory) or write()
+            if not is_intact(directory):
+                write()
 
     Team().main_only(write_once)
     return np.load(directory / VECTORS_FILE)
@@ -70,12 +72,12 @@ def cooccurrence_embeddings(data: PackedTokens, facts: VocabularyFacts, dimensio
 
 
 @torch.no_grad()
-def start_positions(model: nn.Module) -> None:
+def start_positions(model: PreTrainedModel) -> None:
     """Set learned positions to the sinusoids of Vaswani et al. (2017, 3.5), scaled to the token embeddings.
 
     A model without learned positions is unchanged.
     """
-    size = POSITIONS_PER_TOKENS * model.get_input_embeddings().weight.square().mean().sqrt()
+    size = POSITIONS_PER_TOKENS * model.get_input_embeddings().get_parameter("weight").square().mean().sqrt()
     for module in model.modules():
         positions = getattr(module, "embed_positions", None)
         if isinstance(positions, nn.Embedding):

@@ -12,7 +12,7 @@ import time
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -141,4 +141,5 @@ def _tokenizer_settings(recipe: Recipe) -> dict[str, Any]:
 def _open_tokenizer(directory: Path, initial: InitialModel | None) -> PreTrainedTokenizerFast:
     if initial is not None:
         return initial.tokenizer()
-    return AutoTokenizer.from_pretrained(directory / TOKENIZER, trust_remote_code=False)
+    tokenizer = AutoTokenizer.from_pretrained(directory / TOKENIZER, trust_remote_code=False)
+    return cast(PreTrainedTokenizerFast, tokenizer)  # `train_tokenizer` makes no other

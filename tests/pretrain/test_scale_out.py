@@ -1,6 +1,7 @@
 """Protects runs on several processes: the same numbers as on one, sharded or not, on one host or two, and their end."""
 
 import os
+import re
 import shutil
 import socket
 import time
@@ -37,6 +38,16 @@ def test_two_processes_equal_one(alone, corpus_file, tmp_path):
     half = half_of(tmp_path / "two", tmp_path / "half")
     pretrain(corpus_file, half, "--resume", *SHARED)
     assert losses(half) == pytest.approx(losses(alone), abs=1e-5)
+
+
+def test_a_compiled_model_reduces_gradients_once_per_step(alone, corpus_file, tmp_path):
+    """The first ten steps have two micro-batches per process, so 30 reductions would be a `no_sync` without effect."""
+    program = [str(ROOT / "tests" / "pretrain" / "compiled_on_cpu.py")]
+    text = finish(start("cpu-2.yaml", corpus_file, tmp_path / "run", *SHARED, "--max-steps=20", program=program))
+    assert "2 x cpu, MULTI_CPU, fp32, sdpa, compiled" in text
+    (graphs, reduced), *_ = re.findall(r"(\d+) graphs, gradients reduced (\d+) times", text)
+    assert int(graphs) > 0 and reduced == "20"
+    assert losses(tmp_path / "run") == pytest.approx(losses(alone), abs=1e-5)
 
 
 def test_a_run_goes_on_on_four_processes(alone, corpus_file, tmp_path):
