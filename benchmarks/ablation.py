@@ -23,7 +23,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from hf_tiny_transformer.common.environment import keep_freed_memory
 from hf_tiny_transformer.common.errors import UserError, run_command
-from hf_tiny_transformer.common.files import atomic_write_json, require_writable_parent
+from hf_tiny_transformer.common.files import atomic_write_json, require_writable
 from hf_tiny_transformer.publish.card import markdown_table
 from pretrain.batches import validation_batches
 from pretrain.checkpoint import Progress
@@ -145,7 +145,7 @@ def main() -> None:
         raise UserError(f"--only: no such change; expected the start of: {', '.join(all_changes)}")
     if settings.tokens < 1e4:
         raise UserError(f"--tokens {settings.tokens:g}: must be at least 1e4")
-    require_writable_parent("--output", settings.output / "row.json")
+    require_writable("--output", settings.output / "row.json")
     torch.set_num_threads(1)
     keep_freed_memory()
     shares = [f"{share:.0%} of the tokens" for share in MEASURED_AT]

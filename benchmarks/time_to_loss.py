@@ -33,7 +33,7 @@ from transformers import BertConfig, BertForMaskedLM
 
 from hf_tiny_transformer.common.environment import keep_freed_memory
 from hf_tiny_transformer.common.errors import UserError, run_command
-from hf_tiny_transformer.common.files import atomic_write_json, require_writable_parent
+from hf_tiny_transformer.common.files import atomic_write_json, require_writable
 from pretrain.batches import batch_source, validation_batches
 from pretrain.checkpoint import Progress
 from pretrain.cli import parse
@@ -56,7 +56,7 @@ def main() -> None:
     if given.what == "report":
         report(given.output)
         return
-    require_writable_parent("--output", given.output / "run.json")
+    require_writable("--output", given.output / "run.json")
     torch.set_num_threads(given.threads)
     settings, recipe = parse(["--output", "-", *recipe_flags])
     recipe.validate()

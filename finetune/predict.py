@@ -23,12 +23,12 @@ from hf_tiny_transformer.common.arguments import CommandParser, build
 from hf_tiny_transformer.common.checkpoints import read_config
 from hf_tiny_transformer.common.environment import keep_freed_memory, quieten_libraries, use_gpu
 from hf_tiny_transformer.common.errors import UserError, plural
-from hf_tiny_transformer.common.files import atomic_file, require_writable_parent
+from hf_tiny_transformer.common.files import atomic_file, only_process, require_writable
 from hf_tiny_transformer.common.tables import DELIMITERS, FORMATS, TEXT_COLUMN, Record, TableFile, file_format
 
 from .data import CHOICES, Example, texts_of
 from .data.squad import each_question
-from .kinds import Answer, Checkpoint, Kind, generate, row_length
+from .kinds import Answer, Checkpoint, Kind, generate, require_finite_outputs, row_length
 from .kinds.multiple_choice import MultipleChoice
 from .kinds.sequence import SequenceKind
 from .kinds.spans import Spans
@@ -95,7 +95,7 @@ def main(argv: list[str]) -> None:
         raise UserError(f"--output {settings.output}: unsupported format; expected {' or '.join(WRITTEN)}")
     if settings.output.exists():
         raise UserError(f"--output {settings.output}: already exists; delete it or name another file")
-    require_writable_parent("--output", settings.output)
+    require_writable("--output", settings.output)
     trust = settings.trust_remote_code
     config = read_config(settings.model, trust_remote_code=trust)
     kind = kind_of(config, settings.model)
@@ -108,7 +108,11 @@ def main(argv: list[str]) -> None:
     answerer = Answerer(kind, checkpoint, model, settings.batch_size)
     started, count, errors = time.perf_counter(), 0, 0
     total, hidden = table.size if table else None, not sys.stderr.isatty()
-    with atomic_file(settings.output) as binary, tqdm(total=total, bar_format=BAR, disable=hidden, leave=False) as bar:
+    with (
+        only_process(settings.output, "--output"),
+        atomic_file(settings.output) as binary,
+        tqdm(total=total, bar_format=BAR, disable=hidden, leave=False) as bar,
+    ):
         out = io.TextIOWrapper(binary, encoding="utf-8", newline="")
         write = _writer(settings.output, out, [unit, *names, *kind.fields, "error"])
         stream = itertools.chain([first], records)
@@ -159,7 +163,7 @@ class Answerer:
         examples = [Example(tuple(itertools.chain(*of_row)), []) for of_row in texts]
         split = self.kind.encode(examples, self.checkpoint, labelled=False)
         self.cut += sum(split.cut)
-        return self.kind.answer(self._outputs(split.rows), split)
+        return self.kind.answer(require_finite_outputs(self._outputs(split.rows)), split)
 
     @torch.inference_mode()
     def _outputs(self, rows: Sequence[dict[str, Any]]) -> list[np.ndarray]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from hf_tiny_transformer.common.errors import UserError
-from hf_tiny_transformer.common.files import atomic_file, atomic_write_json, atomic_write_text
+from hf_tiny_transformer.common.files import atomic_file, atomic_write_json, atomic_write_text, only_process
 from hf_tiny_transformer.common.processes import is_main, say, wait_for_everyone
 from hf_tiny_transformer.publish.card import escape, markdown_table
 from hf_tiny_transformer.publish.facts import percent, public_name, spread
@@ -39,8 +40,13 @@ NOTE = (
 
 def run_suite(settings: FinetuneSettings, command: str) -> None:
     """Run the tasks one by one, each in its own folder of `settings.output`; table and submission come last."""
-    check_output(settings)
     output = Path(settings.output)
+    with only_process(output, "--output") if is_main() else nullcontext():
+        check_output(settings)
+        _run_suite(settings, command, output)
+
+
+def _run_suite(settings: FinetuneSettings, command: str, output: Path) -> None:
     present, absent = _tasks(settings)
     folders = {task.name: str(output / task.glue.folder) for task in present}
     of_tasks = [replace(settings, task=name, output=folder, report=None) for name, folder in folders.items()]

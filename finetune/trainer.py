@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 import shutil
 import sys
 import time
 import warnings
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, Trai
 from transformers.trainer_callback import EarlyStoppingCallback, PrinterCallback, TrainerCallback, TrainerControl
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from hf_tiny_transformer.common.checkpoints import require_finite
 from hf_tiny_transformer.common.environment import supports_bf16
-from hf_tiny_transformer.common.errors import UserError
-from hf_tiny_transformer.common.files import atomic_write_json, read_json
+from hf_tiny_transformer.common.errors import DivergedError, stop_later
+from hf_tiny_transformer.common.files import SUMS, damage, write_sums
 from hf_tiny_transformer.common.processes import is_main, say, wait_for_everyone, world_size
 
 from .kinds import Checkpoint, EncodedSplit, Kind, ModelInput, generate, row_length
@@ -33,7 +35,7 @@ from .settings import FinetuneSettings
 
 WINDOW = 16  # batches whose texts are sorted among themselves: more saves hardly any padding, and mixes less
 SECONDS_BETWEEN_LINES = 60.0
-LAST = "last.json"  # in a seed's directory: the last complete checkpoint and the sizes of its files
+DIVERGED = "lower --learning_rate, and check that numbers in --label are of a moderate size"
 
 
 @dataclass(frozen=True)
@@ -87,18 +89,15 @@ class FineTuner(Trainer):
             self.model_accepts_loss_kwargs = _divides_by_items(model, self.data_collator(training.train.rows[:1]))
 
     def train_or_resume(self) -> None:
-        """Train, or continue after the last complete epoch in the directory; the model then has the best weights."""
-        directory = self.directory
-        if not (directory / LAST).is_file():
-            if is_main():
-                remove_checkpoints(directory)  # a killed run's half-written one
+        """Train, or continue after the last intact epoch in the directory; the model then has the best weights."""
+        found = newest_checkpoint(self.directory)
+        wait_for_everyone()
+        if is_main():
+            remove_checkpoints(self.directory, *found)  # half-written by a killed run, or damaged
+        if not found:
             self.train()
             return
-        record = read_json(directory / LAST, redo(directory))
-        last = directory / str(record.get("checkpoint"))
-        for name, size in record.get("bytes", {}).items():
-            if not (last / name).is_file() or (last / name).stat().st_size != size:
-                raise UserError(f"{last / name}: damaged; {redo(directory)}")
+        last = found[-1]
         state = TrainerState.load_from_json(str(last / "trainer_state.json"))
         if state.stateful_callbacks[TrainerControl.__name__]["args"]["should_training_stop"]:
             # Trainer would forget that patience had ended the training, and train another epoch.
@@ -139,6 +138,7 @@ class FineTuner(Trainer):
         if self.args.should_save:
             directory = Path(output_dir or self.directory)
             directory.mkdir(parents=True, exist_ok=True)
+            require_finite(self.model.state_dict(), f"step {self.state.global_step}", DIVERGED)
             save_model(self.model, str(directory / "model.safetensors"))
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
@@ -146,10 +146,14 @@ class FineTuner(Trainer):
         super()._save_checkpoint(model, trial)
         wait_for_everyone()
         if is_main():
-            directory, last = self.directory, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-            sizes = {file.name: file.stat().st_size for file in (directory / last).iterdir()}
-            atomic_write_json(directory / LAST, {"checkpoint": last, "bytes": sizes})
-            remove_checkpoints(directory, {last, f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}"})
+            directory, last = self.directory, checkpoint_of(self.args, self.state.global_step)
+            write_sums(last)
+            remove_checkpoints(directory, last, checkpoint_of(self.args, self.state.best_global_step))
+
+    def _maybe_log_save_evaluate(self, *arguments: Any, **options: Any) -> None:
+        """Finish the evaluation and the checkpoint of an epoch before a signal ends the run."""
+        with stop_later():
+            super()._maybe_log_save_evaluate(*arguments, **options)
 
 
 def balanced_loss(training: Training) -> Callable[..., torch.Tensor]:
@@ -234,7 +238,7 @@ class Progress(TrainerCallback):
     def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Start the clock, and print where a resumed training continues."""
         if state.best_global_step:  # the directory may have been moved since Trainer stored its path
-            state.best_model_checkpoint = f"{args.output_dir}/{PREFIX_CHECKPOINT_DIR}-{state.best_global_step}"
+            state.best_model_checkpoint = str(checkpoint_of(args, state.best_global_step))
         self.began = self.last_line = self.epoch_began = time.monotonic()
         self.first_step, self.texts = state.global_step, args.train_batch_size * world_size()  # texts per step
         texts = {"unit": " texts", "unit_scale": self.texts, "leave": False}
@@ -258,8 +262,9 @@ class Progress(TrainerCallback):
         seconds, self.epoch_began = time.monotonic() - self.epoch_began, time.monotonic()
         state.log_history[-1]["seconds"] = round(seconds, 2)
         loss = next((entry["loss"] for entry in reversed(state.log_history) if "loss" in entry), float("nan"))
-        score = kwargs["metrics"][f"eval_{self.main}"]
-        scores = f"train loss {loss:.4f}  validation {100 * score:.2f}"
+        if not math.isfinite(loss):
+            raise DivergedError(f"{self.title}, epoch {round(state.epoch)}: the training loss is {loss}; {DIVERGED}")
+        scores = f"train loss {loss:.4f}  validation {100 * kwargs['metrics'][f'eval_{self.main}']:.2f}"
         self.write(f"{self.title}  epoch {round(state.epoch)}/{self.total}  {scores}  {seconds:.1f} s")
 
     def on_train_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
@@ -284,13 +289,30 @@ def epoch_records(kind: Kind, state: TrainerState) -> list[dict[str, Any]]:
     return records
 
 
-def remove_checkpoints(directory: Path, kept: Collection[str] = ()) -> None:
-    """Remove a seed's checkpoints, except those named; without any, also what points to the last one."""
+def checkpoint_of(arguments: TrainingArguments, step: int | None) -> Path:
+    """Return where Trainer writes the checkpoint of a step."""
+    return Path(str(arguments.output_dir), f"{PREFIX_CHECKPOINT_DIR}-{step}")
+
+
+def newest_checkpoint(directory: Path) -> list[Path]:
+    """Return a seed's best and newest checkpoint, both intact, in this order; none of them if there is no such pair."""
+    found = sorted(directory.glob(f"{PREFIX_CHECKPOINT_DIR}-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    problems = {path.name: damage(path) for path in found if (path / SUMS).is_file()}  # others are half-written
+    for path in reversed([path for path in found if path.name in problems]):
+        if problems[path.name] is not None:
+            say(f"{path}: {problems[path.name]}; not used")
+            continue
+        best = TrainerState.load_from_json(str(path / "trainer_state.json")).best_global_step
+        if problems.get(name := f"{PREFIX_CHECKPOINT_DIR}-{best}", name) is None:
+            return [directory / name, path]
+    return []
+
+
+def remove_checkpoints(directory: Path, *kept: Path) -> None:
+    """Remove a seed's checkpoints, except some."""
     for checkpoint in directory.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
-        if checkpoint.name not in kept:
+        if checkpoint not in kept:
             shutil.rmtree(checkpoint)
-    if not kept:
-        (directory / LAST).unlink(missing_ok=True)
 
 
 def with_adapters(model: PreTrainedModel, rank: int) -> PeftModel:

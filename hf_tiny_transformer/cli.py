@@ -92,9 +92,6 @@ def run(name: str, argv: Sequence[str]) -> None:
         if error.name is not None:
             raise
         raise UserError(f"{name}: {first_line(error)}; {install}") from None  # transformers' own check of its backends
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        raise UserError(f"{where}{error.strerror or error}") from error
 
 
 def main_cli() -> None:

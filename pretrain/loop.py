@@ -182,8 +182,8 @@ class TrainingLoop:
         what += f"{built.plan.stage.block_size} tokens"
         if progress.skipped > self.skip_bad_steps:
             raise DivergedError(
-                f"{what}. The last checkpoint is good: --resume --skip-bad-steps {progress.skipped} skips this step; "
-                "if that does not help, start a new run with a lower learning rate"
+                f"{what}. --resume --skip-bad-steps {progress.skipped} continues at the last checkpoint, whose weights "
+                "are finite, and skips this step; if that does not help, start a new run with a lower learning rate"
             )
         logger.warning("skipped %s", what)
 

@@ -15,7 +15,7 @@ from torch import nn
 from transformers import DataCollatorWithPadding, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_tiny_transformer.common.checkpoints import UNLIMITED, load_model, read_config, read_tokenizer, usable_length
-from hf_tiny_transformer.common.errors import UserError
+from hf_tiny_transformer.common.errors import DivergedError, UserError
 from hf_tiny_transformer.common.foreign_code import strip_loaded
 from hf_tiny_transformer.publish.card import THIS_DIRECTORY
 
@@ -253,6 +253,13 @@ def label_names(config: PreTrainedConfig) -> tuple[str, ...]:
 def generate(model: nn.Module, batch: dict[str, torch.Tensor], max_length: int) -> torch.Tensor:
     """Return the token ids (B, T) that a model of a kind that `generates` writes."""
     return model.generate(**batch, max_length=max_length)  # type: ignore[operator]  # these kinds' Auto class has it
+
+
+def require_finite_outputs(outputs: Any) -> Any:
+    """Return a model's outputs for some rows, or raise a DivergedError if a number is not finite."""
+    if not all(np.isfinite(output).all() for output in outputs):
+        raise DivergedError("the model's output is not finite; name a model whose training did not diverge")
+    return outputs
 
 
 def rounded(number: Any) -> float:

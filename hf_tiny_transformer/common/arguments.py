@@ -19,9 +19,15 @@ from .errors import UserError, one_line, suggestion
 
 S = TypeVar("S")
 _TYPES = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false", "NoneType": "null"}
+_TYPES |= {"list": "a list", "dict": "a mapping"}
 # jsonargparse's message about a value of a plain type, or of a union of them, on one line
 _WRONG_TYPE = re.compile(
     r'Parser key "([\w.]+)": (?:Expected a (.*)\. Got|Does not .* Subtypes: \[(.*?)\] Errors: .* Given) value: (.*)'
+)
+
+_WRONG_ITEM = re.compile(
+    r'Parser key "([\w.]+)": '
+    r"(?:Not a valid subclass|.*(?:arguments are required: (.*)|Option '(.*)' is not accepted))"
 )
 
 
@@ -90,14 +96,17 @@ class CommandParser(ArgumentParser):
         try:
             return self.parse_args([normalized(argument) for argument in argv])
         except ArgumentError as error:
-            raise UserError(f"{self._explain(one_line(error), argv)}; see {self.prog} --help") from None
+            raise UserError(f"{self.explain(one_line(error), argv)}; see {self.prog} --help") from None
 
-    def _explain(self, message: str, argv: Sequence[str]) -> str:
+    def explain(self, message: str, argv: Sequence[str] = ()) -> str:
         """Turn jsonargparse's message, which may fill a paragraph, into one line that names the flag."""
         known = [option for action in self._actions if action.help != SUPPRESS for option in action.option_strings]
         if match := re.search(r"unrecognized arguments: (\S+)", message):
             typed = next((word for word in argv if normalized(word) == match[1]), match[1])
             return f"unknown argument {typed}{suggestion(match[1].partition('=')[0], known)}"
+        if match := _WRONG_ITEM.search(message):  # of a list of dataclasses
+            problem = f"unknown field {match[3]}" if match[3] else f"an item lacks {match[2]}"
+            return f"--{match[1]}: {problem if match[2] or match[3] else 'each item must be a mapping of fields'}"
         if match := re.search(r"arguments are required: ([^,]+)", message):
             flag = flag_of(match[1].lstrip("-"))
             return f"{flag if flag in known else match[1]} is required"

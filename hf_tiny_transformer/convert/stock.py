@@ -15,7 +15,7 @@ import hf_tiny_transformer
 from ..common.arguments import CommandParser
 from ..common.checkpoints import copy_tokenizer_files, load_model, read_config, saved_class
 from ..common.errors import UserError
-from ..common.files import atomic_directory, require_free_output
+from ..common.files import atomic_directory, only_process, require_free_output
 from ..configuration_base import TinyTransformerConfig
 from ..configuration_bert import TinyTransformerBertConfig
 from ..configuration_decoder import TinyTransformerDecoderConfig
@@ -167,7 +167,7 @@ def to_stock(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def _write(model: PreTrainedModel, source: Path, output: Path) -> None:
-    with atomic_directory(output) as staging:
+    with only_process(output, "--output"), atomic_directory(output) as staging:
         model.save_pretrained(staging)
         copy_tokenizer_files(source, staging)
 

@@ -19,7 +19,13 @@ from typing import Any
 import numpy as np
 
 from hf_tiny_transformer.common.errors import UserError
-from hf_tiny_transformer.common.files import atomic_directory, atomic_write_json, cache_entry
+from hf_tiny_transformer.common.files import (
+    atomic_directory,
+    atomic_write_json,
+    cache_entry,
+    is_intact,
+    only_process,
+)
 
 from .sources import Portion, Source, Tally, divide, open_sources
 from .team import Team
@@ -92,12 +98,18 @@ def open_corpus(
 
     def hash_share() -> None:
         for number in team.share(range(len(portions))):
-            if not hashed[number].is_dir():
-                _hash_documents(portions[number], hashed[number], team, f"reading {number + 1}/{len(portions)}")
+            with only_process(hashed[number]):
+                if not is_intact(hashed[number]):
+                    _hash_documents(portions[number], hashed[number], team, f"reading {number + 1}/{len(portions)}")
 
-    if not team.main_only(directory.is_dir):
+    def split() -> None:
+        with only_process(directory):
+            if not is_intact(directory):
+                _split(hashed, validation_share, directory)
+
+    if not team.main_only(lambda: is_intact(directory)):
         team.together(hash_share)
-        team.main_only(lambda: _split(hashed, validation_share, directory))
+        team.main_only(split)
     found = json.loads((directory / FACTS_FILE).read_text(encoding="utf-8"))
     return Corpus(portions, **found, fates_file=directory / FATES_FILE)
 
