@@ -81,7 +81,8 @@ def our_weights(model: PreTrainedModel, tensors: dict[str, torch.Tensor]) -> dic
     Raises:
         UserError: The stock model has a bias that our model lacks, and that is not zero.
     """
-    parts, weights = defaultdict(list), {}
+    parts: defaultdict[str, list[str]] = defaultdict(list)
+    weights: dict[str, torch.Tensor] = {}
     for name in model.state_dict():
         parts[_stock_weight(model, name)].append(name)
     for stock in tensors.keys() - parts.keys():

@@ -25,7 +25,7 @@ from . import bert, modernbert, stock_name
 
 ModelT = TypeVar("ModelT", bound=PreTrainedModel)
 
-STOCK_FAMILIES = {  # stock config -> our config
+STOCK_FAMILIES: dict[type[PreTrainedConfig], type[PreTrainedConfig]] = {  # stock config -> our config
     BertConfig: TinyTransformerBertConfig,
     ModernBertConfig: TinyTransformerEncoderConfig,
     ModernBertDecoderConfig: TinyTransformerDecoderConfig,
