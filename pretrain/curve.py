@@ -48,8 +48,8 @@ def draw_curve(metrics: list[dict], path: Path, plans: Sequence[StagePlan] = ())
         for axes in (top, bottom):
             axes.axvline(start, color=GREY, linewidth=0.9, linestyle=(0, (4, 3)), alpha=0.7)
         name = f"{plan.stage.batch_size} x {plan.stage.block_size} tokens"
-        beside: dict[str, Any] = {"xytext": (3, 3), "textcoords": "offset points", "fontsize": 8, "color": GREY}
-        bottom.annotate(name, (start, 0), xycoords=("data", "axes fraction"), **beside)
+        of_stage: dict[str, Any] = {"xytext": (3, 3), "textcoords": "offset points", "fontsize": 8, "color": GREY}
+        bottom.annotate(name, (start, 0), xycoords=("data", "axes fraction"), **of_stage)
     for axes in (top, bottom):
         axes.grid(color=RULE, linewidth=0.8)
         axes.set_axisbelow(True)

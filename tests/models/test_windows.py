@@ -130,7 +130,7 @@ def in_documents(query, key, value, bounds: list[int], scale: float, window: tup
 
 @both
 def test_the_varlen_kernel_gets_the_window(family: str, monkeypatch: pytest.MonkeyPatch):
-    """Plain torch stands in for the kernel, which needs a GPU."""
+    """Plain torch replaces the kernel, which needs a GPU."""
 
     def kernel(query, key, value, bounds, _, longest, __, *, scale, window_size):
         return in_documents(query, key, value, bounds.tolist(), scale, window_size)
@@ -160,7 +160,7 @@ def flash_attn_varlen_func(
 @both
 @pytest.mark.parametrize("arrange", [pack, pad, lambda documents: documents[0]])
 def test_flash_attention_gets_the_window(family: str, arrange, monkeypatch: pytest.MonkeyPatch):
-    """All of transformers' own code runs; plain torch stands in for the kernels."""
+    """All of transformers' own code runs; plain torch replaces the kernels."""
     utils = modeling_flash_attention_utils
     functions = (flash_attn_func, flash_attn_varlen_func, None, utils._pad_input, utils._unpad_input)
     monkeypatch.setattr(utils, "_lazy_imports", lambda *_, **__: functions)
