@@ -1,4 +1,4 @@
-"""Protects signals: the first one ends a command in one line or saves, the second one at once; nothing swallows them."""
+"""Protects signals: the first one ends a command in one line, or saves; the second one ends it at once."""
 
 import os
 import signal

@@ -89,12 +89,14 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_resumed(
 
 
 @pytest.mark.parametrize(
-    ("file", "old", "new"), [("run.json", '"seed": 1', '"seed": 3'), ("recipe.yaml", "0.02", "0.03")]
+    ("file", "old", "new"),
+    [("run.json", '"seed": 1', '"seed": 3'), ("recipe.yaml", "weight_decay: 0.01", "weight_decay: 0.03")],
 )
 def test_a_damaged_record_is_refused(file, old, new, trained, corpus_file, tmp_path, capsys):
     shutil.copytree(trained, tmp_path / "run")
     path = tmp_path / "run" / "training" / file
-    assert old in (text := path.read_text())
+    text = path.read_text()
+    assert old in text
     path.write_text(text.replace(old, new, 1))
     words = refused(capsys, ["--output", str(tmp_path / "run"), "--resume", "--corpus", str(corpus_file)])
     assert file in words and "damaged" in words
