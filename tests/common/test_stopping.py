@@ -1,4 +1,4 @@
-"""Protects signals: the first one ends a command in one line or saves, the second ends it at once."""
+"""Protects signals: the first one ends a command in one line, or saves; the second one ends it at once."""
 
 import os
 import signal

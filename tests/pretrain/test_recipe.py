@@ -147,5 +147,33 @@ def test_output_is_required():
 
 def test_a_recipe_file_without_a_required_field_is_refused_in_one_line(tmp_path):
     (tmp_path / "part.yaml").write_text("learning_rate: 0.001\n")
-    with pytest.raises(UserError, match="--family is required"):
+    with pytest.raises(UserError, match="lacks family, model, stages, vocab_size"):
         parse(["--recipe", str(tmp_path / "part.yaml"), "--output", "x"])
+
+
+ODD_RECIPES = {
+    "a number as a name": ({"model": {1: 2}}, "model.1 is unknown"),
+    "a number as a field": ({1: 2}, "unknown field 1"),
+    "more pieces than memory": ({"vocab_size": 2**70}, "vocab_size must be at least 1 and below"),
+    "a width of more": ({"model": {"hidden_size": 2**70}}, "model.hidden_size must be less than"),
+    "the tokenizer's size": ({"model": {"vocab_size": 5}}, "model.vocab_size is set by the tokenizer"),
+    "the tokenizer's tokens": ({"model": {"pad_token_id": 5}}, "model.pad_token_id is set by the tokenizer"),
+    "a list": ({"model": [1]}, r"model \[1\]: must be a mapping"),
+    "a text": ({"stages": "all"}, "stages all: must be a list"),
+    "stages of numbers": ({"stages": [1]}, "stages: each item must be a mapping of fields"),
+    "half a stage": ({"stages": [{"share": 1.0}]}, "stages: an item lacks block_size, batch_size"),
+    "a family": ({"family": "encodr"}, "family encodr: must be one of encoder, bert"),
+    "no end": ("model: " + "{a: " * 500, "cannot be read"),
+    "deep": ("model: " + "{a: " * 500 + "1" + "}" * 500, "cannot be read"),
+    "itself": ("family: encoder\nmodel: &a {hidden_size: *a}\nvocab_size: 5\nstages: []", "recursion"),
+}
+
+
+@pytest.mark.parametrize("name", ODD_RECIPES)
+def test_odd_recipes_are_one_line(name, tmp_path):
+    content, problem = ODD_RECIPES[name]
+    if not isinstance(content, str):
+        content = yaml.safe_dump(yaml.safe_load(find_recipe("sample").read_text()) | content)
+    (tmp_path / "odd.yaml").write_text(content)
+    with pytest.raises(UserError, match=problem):
+        parse(["--recipe", str(tmp_path / "odd.yaml"), "--output", "x"])[1].validate()

@@ -89,7 +89,8 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_resumed(
 
 
 @pytest.mark.parametrize(
-    ("file", "old", "new"), [("run.json", '"seed": 1', '"seed": 3'), ("recipe.yaml", "0.02", "0.03")]
+    ("file", "old", "new"),
+    [("run.json", '"seed": 1', '"seed": 3'), ("recipe.yaml", "weight_decay: 0.01", "weight_decay: 0.03")],
 )
 def test_a_damaged_record_is_refused(file, old, new, trained, corpus_file, tmp_path, capsys):
     shutil.copytree(trained, tmp_path / "run")
