@@ -20,7 +20,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrained
 
 from . import foreign_code
 from .errors import DivergedError, UserError, first_line, one_line
-from .files import read_json
+from .files import atomic_write_json, read_json
 
 UNLIMITED = 10**9  # tokens, where nothing limits the length of a text
 WEIGHTS_FILE = "model.safetensors"
@@ -197,11 +197,22 @@ def usable_length(
 
 
 def copy_tokenizer_files(source: Path, target: Path) -> None:
-    """Copy the tokenizer files of a model directory into another, without names of foreign code."""
+    """Copy the tokenizer files of a model directory into another, without names of foreign code.
+
+    Names that only transformers 5 knows are replaced, so that transformers 4 and programs built on it open the copy.
+    """
     for name in TOKENIZER_FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)
     foreign_code.strip_files(target, source)
+    if (path := target / "tokenizer_config.json").is_file():
+        config = read_json(path, _ADVICE)
+        if config.get("tokenizer_class") == "TokenizersBackend":
+            portable = {name: value for name, value in config.items() if name != "backend"}
+            portable["tokenizer_class"] = "PreTrainedTokenizerFast"
+            if not portable.get("extra_special_tokens"):  # transformers 4 wants a mapping
+                portable.pop("extra_special_tokens", None)
+            atomic_write_json(path, portable)
 
 
 def _check_weights(where: str, model: PreTrainedModel, info: dict[str, Any], new_head: bool, exact: bool) -> None:

@@ -134,3 +134,15 @@ def test_what_stock_cannot_express_is_refused(family, task, settings, message, t
     error = fails(capsys, *command)
     assert message in error and "ours" in error
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ours"]
+
+
+def test_the_tokenizer_has_no_name_that_only_transformers_5_knows(tmp_path: Path):
+    """Transformers 4.57 refuses the class TokenizersBackend, and a list of extra special tokens."""
+    tiny_model("Encoder", "ForMaskedLM").save_pretrained(tmp_path / "ours")
+    tiny_tokenizer().save_pretrained(tmp_path / "ours")
+    assert run("export", "--model", tmp_path / "ours", "--format", "stock", "--output", tmp_path / "stock") == 0
+    config = json.loads((tmp_path / "stock" / "tokenizer_config.json").read_text())
+    assert config["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert not config.keys() & {"backend", "extra_special_tokens"}
+    before, after = (AutoTokenizer.from_pretrained(tmp_path / name) for name in ("ours", "stock"))
+    assert before("a b [MASK]") == after("a b [MASK]") and before.special_tokens_map == after.special_tokens_map
