@@ -1,6 +1,6 @@
 # Everything sets itself up: a .venv of its own, with the versions pinned in constraints.txt.
 .DEFAULT_GOAL := help
-.PHONY: help pretrain test wheel tour docs conformance lint phrases format lock clean
+.PHONY: help pretrain test wheel tour docs conformance lint types phrases format lock clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -28,6 +28,7 @@ pretrain: $(READY)  ## the main job: raw text in, a fine-tuned model and its fig
 	$(BIN)/python -m finetune --model $(RUN)/pretrained --task sample-sentiment --seeds 3 --compare \
 		--learning-rate 5e-4 --epochs 4 --token-masking 0.15 --dropout 0.1 \
 		--report $(RUN)/report.md --output $(RUN)/finetuned
+	$(BIN)/python -m hf_tiny_transformer attend --model $(RUN)/pretrained --live --output $(RUN)/live.html
 
 $(VENV)/.extras: $(READY)
 	for extra in web; do \
@@ -57,10 +58,13 @@ docs: $(VENV)/.docs  ## the documentation, with the references, in build/site
 conformance: $(READY)  ## Hugging Face's own model tests, on our families and on stock ones
 	$(BIN)/python -m tests.conformance
 
-lint: $(READY) phrases  ## ruff (rules, docstrings, format), spelling, banned phrases
+lint: $(READY) types phrases  ## ruff (rules, docstrings, format), types, spelling, banned phrases
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell
+
+types: $(READY)  ## check the types with mypy
+	$(BIN)/mypy
 
 phrases:  ## reject the phrases of docs/contributing/banned-phrases.txt; docs/contributing/style.md has replacements
 	@git grep --line-number --untracked -I --ignore-case --perl-regexp -f docs/contributing/banned-phrases.txt -- \
@@ -76,4 +80,4 @@ lock: $(READY)  ## constraints.lock: the versions of constraints.txt with the ha
 		--python-version 3.11.5 --output-file constraints.lock constraints.txt
 
 clean:  ## remove the environment and caches; runs/ stays
-	rm -rf $(VENV) .pytest_cache .ruff_cache
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache

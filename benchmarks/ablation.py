@@ -23,7 +23,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from hf_tiny_transformer.common.environment import keep_freed_memory
 from hf_tiny_transformer.common.errors import UserError, run_command
-from hf_tiny_transformer.common.files import atomic_write_json, require_writable_parent
+from hf_tiny_transformer.common.files import atomic_write_json, require_writable
 from hf_tiny_transformer.publish.card import markdown_table
 from pretrain.batches import validation_batches
 from pretrain.checkpoint import Progress
@@ -31,6 +31,7 @@ from pretrain.cli import parse
 from pretrain.data.prepare import prepare_data
 from pretrain.recipe import Recipe
 from pretrain.run import build_loop
+from pretrain.settings import RunSettings
 from pretrain.validation import validate
 
 from .command import parse as parse_settings
@@ -144,7 +145,7 @@ def main() -> None:
         raise UserError(f"--only: no such change; expected the start of: {', '.join(all_changes)}")
     if settings.tokens < 1e4:
         raise UserError(f"--tokens {settings.tokens:g}: must be at least 1e4")
-    require_writable_parent("--output", settings.output / "row.json")
+    require_writable("--output", settings.output / "row.json")
     torch.set_num_threads(1)
     keep_freed_memory()
     shares = [f"{share:.0%} of the tokens" for share in MEASURED_AT]
@@ -157,24 +158,24 @@ def _run(name: str, flags: list[str], settings: AblationSettings) -> dict[str, A
     """Return the figures of a row, from its file if it is finished."""
     slug = "-".join("".join(character if character.isalnum() else " " for character in name).split())
     path = settings.output / f"{settings.recipe}-{slug}-{settings.tokens / 1e6:g}M.json"
-    _, recipe = parse(["--output", "-", "--recipe", settings.recipe, *flags])
+    run_settings, recipe = parse(["--output", "-", "--recipe", settings.recipe, *flags])
     finished = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     if finished.get("recipe") == asdict(recipe):
         return finished
-    run = train(recipe, seed=2 if name == OTHER_SEED else 1, tokens=settings.tokens)
+    run = train(run_settings, recipe, seed=2 if name == OTHER_SEED else 1, tokens=settings.tokens)
     settings.output.mkdir(parents=True, exist_ok=True)
     atomic_write_json(path, {"change": name, "recipe": asdict(recipe), **run})
     print(f"{name}: {run['losses'][-1]:.3f}", file=sys.stderr, flush=True)
     return run
 
 
-def train(recipe: Recipe, *, seed: int, tokens: float) -> dict[str, Any]:
+def train(settings: RunSettings, recipe: Recipe, *, seed: int, tokens: float) -> dict[str, Any]:
     """Return the losses at MEASURED_AT, at the end, and with the mean of the last tenth's weights (Izmailov 2018)."""
     accelerator = Accelerator()
     data = prepare_data(["sample"], "text", recipe)
     max_steps = round(tokens / sum(stage.share * stage.batch_size * stage.block_size for stage in recipe.stages))
-    loop = build_loop(recipe, data, accelerator, seed=seed, max_steps=max_steps)
-    validation = validation_batches(recipe, data)
+    loop = build_loop(recipe, data, accelerator, settings, seed=seed, max_steps=max_steps)
+    validation = validation_batches(recipe, data, accelerator.device, bounds=loop.batches.bounds)
     mean, losses, measuring = AveragedModel(loop.model), [], 0.0
 
     def after_step(progress: Progress, figures: dict[str, float]) -> None:

@@ -33,7 +33,7 @@ from transformers import BertConfig, BertForMaskedLM
 
 from hf_tiny_transformer.common.environment import keep_freed_memory
 from hf_tiny_transformer.common.errors import UserError, run_command
-from hf_tiny_transformer.common.files import atomic_write_json, require_writable_parent
+from hf_tiny_transformer.common.files import atomic_write_json, require_writable
 from pretrain.batches import batch_source, validation_batches
 from pretrain.checkpoint import Progress
 from pretrain.cli import parse
@@ -41,6 +41,7 @@ from pretrain.data.prepare import PreparedData, prepare_data
 from pretrain.data.tokenizer import vocabulary_facts
 from pretrain.recipe import Recipe
 from pretrain.run import build_loop
+from pretrain.settings import RunSettings
 from pretrain.validation import validate
 
 BATCH, LENGTH, MASK_RATE = 32, 128, 0.15
@@ -55,13 +56,13 @@ def main() -> None:
     if given.what == "report":
         report(given.output)
         return
-    require_writable_parent("--output", given.output / "run.json")
+    require_writable("--output", given.output / "run.json")
     torch.set_num_threads(given.threads)
-    _, recipe = parse(["--output", "-", *recipe_flags])
+    settings, recipe = parse(["--output", "-", *recipe_flags])
     recipe.validate()
     data = prepare_data(given.corpus, "text", recipe)
     if given.what == "ours":
-        run_ours(recipe, data, given)
+        run_ours(settings, recipe, data, given)
         return
     for learning_rate in given.learning_rates:
         run_stock(recipe, data, given, learning_rate)
@@ -151,7 +152,8 @@ def run_stock(recipe: Recipe, data: PreparedData, given: argparse.Namespace, lea
     facts, generator = vocabulary_facts(data.tokenizer), np.random.default_rng(0)
     special, ordinary = torch.from_numpy(facts.is_special), torch.from_numpy(facts.ordinary_ids)
     clock = Clock(given.minutes)
-    curve = Curve(clock, partial(stock_loss, model, validation_batches(recipe, data)))
+    validation = validation_batches(recipe, data, torch.device("cpu"), bounds=False)
+    curve = Curve(clock, partial(stock_loss, model, validation))
     step, order = 0, iter(())
     while clock.share < 1:
         rows = [next(order, None) for _ in range(BATCH)]
@@ -175,20 +177,21 @@ def run_stock(recipe: Recipe, data: PreparedData, given: argparse.Namespace, lea
     _keep(given, f"stock-{given.minutes:g}min-{learning_rate:g}", curve, step, model)
 
 
-def run_ours(recipe: Recipe, data: PreparedData, given: argparse.Namespace) -> None:
+def run_ours(settings: RunSettings, recipe: Recipe, data: PreparedData, given: argparse.Namespace) -> None:
     """Train the recipe for as many steps as fit into the budget, and write its curve."""
     keep_freed_memory()
     accelerator = Accelerator()
     clock = Clock(given.minutes)  # starts here, because counting co-occurrences is part of our time
     for cached in data.directory.glob("embeddings-*.npy"):
         cached.unlink()
-    trial = build_loop(recipe, data, accelerator, seed=given.seed, max_steps=10**6)
+    build = partial(build_loop, recipe, data, accelerator, settings, seed=given.seed)
+    trial = build(max_steps=10**6)
     clock.pause()
     seconds = trial.measure_step_seconds(timed=STEPS_TO_RATE, clock=time.process_time)
     clock.resume()
     max_steps = max(1, int((clock.budget - clock.seconds) / seconds))
-    loop = build_loop(recipe, data, accelerator, seed=given.seed, max_steps=max_steps)
-    validation = validation_batches(recipe, data)
+    loop = build(max_steps=max_steps)
+    validation = validation_batches(recipe, data, accelerator.device, bounds=loop.batches.bounds)
     curve = Curve(clock, lambda: validate(loop.model, validation, accelerator)["validation_loss"])
 
     def after_step(progress: Progress, figures: dict[str, float]) -> None:

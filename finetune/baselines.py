@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import mode
 from typing import Any
@@ -28,14 +28,13 @@ SCRATCH_RATE_FACTORS = (1.0, 3.0)  # of the fine-tuned model's rate: fresh weigh
 Predict = Callable[[Sequence[Example]], Any]
 Method = tuple[str, Predict, str]  # its name, its predictions, and what was chosen on validation
 
-LINEAR = {  # name, and estimator of a strength
+LINEAR: dict[type, tuple[str, Callable[[float], Any]]] = {  # name, and estimator of a strength
     SingleLabel: ("logistic regression", lambda c: LogisticRegression(C=c, max_iter=1000)),
     MultiLabel: ("logistic regression per label", lambda c: OneVsRestClassifier(LINEAR[SingleLabel][1](c))),
     Regression: ("ridge regression", lambda c: Ridge(alpha=1 / c)),
 }
 
-
-CONSTANTS = {  # name, and the prediction made from all training labels
+CONSTANTS: dict[type, tuple[str, Callable[[Any], Any]]] = {  # name, and the prediction made from all training labels
     SingleLabel: ("majority class", mode),
     MultipleChoice: ("most frequent place", mode),
     MultiLabel: ("labels of more than half the rows", lambda labels: (labels.mean(axis=0) > 0.5).astype(int)),
@@ -56,7 +55,7 @@ def quick_baselines(kind: Kind, splits: Splits) -> list[Row]:
     return rows
 
 
-def _of_kind(table: dict[type[Kind], Any], kind: Kind) -> Any:
+def _of_kind(table: Mapping[type, Any], kind: Kind) -> Any:
     return next((value for of_kind, value in table.items() if isinstance(kind, of_kind)), None)
 
 
@@ -115,7 +114,7 @@ def most_frequent_tag(kind: Kind, splits: Splits) -> Method:
     return "most frequent tag per word", predict, ""
 
 
-BASELINES: dict[type[Kind], tuple[Callable[[Any, Splits], Method], ...]] = {
+BASELINES: dict[type, tuple[Callable[[Any, Splits], Method], ...]] = {
     SequenceKind: (constant, tfidf),
     MultipleChoice: (constant, most_alike),
     Tagging: (most_frequent_tag,),

@@ -27,7 +27,7 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedM
 
 from hf_tiny_transformer.common.arguments import CommandParser, build
 from hf_tiny_transformer.common.checkpoints import load_model, read_config, read_tokenizer
-from hf_tiny_transformer.common.environment import device_name, keep_freed_memory, versions
+from hf_tiny_transformer.common.environment import device_name, keep_freed_memory, use_gpu, versions
 from hf_tiny_transformer.common.errors import UserError, plural
 from hf_tiny_transformer.common.files import atomic_directory, atomic_write_json, atomic_write_text, require_free_output
 from hf_tiny_transformer.common.processes import say
@@ -83,8 +83,8 @@ def main(argv: list[str]) -> None:
     model, tokenizer, mask_id = _open(settings)
     files = load_blimp(settings.data)
     if len(files) != FILES:
-        found = f"{plural(len(files), 'file')} instead of {FILES}"
-        say(f"warning: {found}; the figures are not comparable with published ones")
+        counted = f"{plural(len(files), 'file')} instead of {FILES}"
+        say(f"warning: {counted}; the figures are not comparable with published ones")
     words = {name: np.array([[-len(text.split()) for text in pair] for pair in _pairs(files[name])]) for name in files}
     started, scores = time.perf_counter(), {}
     for name, rows in tqdm(files.items(), unit=" files", disable=None, leave=False):
@@ -131,17 +131,17 @@ def _write(output: Path, results: dict[str, Any], files: Files, scores: Scores) 
 
 def _open(settings: BlimpSettings) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, int | None]:
     """Open the model and its tokenizer; the third is the mask token of an encoder, None for a decoder."""
-    source, trust = settings.model, {"trust_remote_code": settings.trust_remote_code}
-    config = read_config(source, **trust)
+    source, trust = settings.model, settings.trust_remote_code
+    config = read_config(source, trust_remote_code=trust)
     own = getattr(config, "auto_map", {})  # classes in code that the user trusts
     classes = [c for c in LANGUAGE_MODELS if type(config) in c._model_mapping or c.__name__ in own]
     if config.is_encoder_decoder or not classes:
         raise UserError(f"--model {source}: {config.model_type} is neither a masked nor a causal language model")
     auto_class = classes[-1] if getattr(config, "is_decoder", False) else classes[0]
-    tokenizer = read_tokenizer(source, config, **trust)
-    model = load_model(source, auto_class, config, from_scratch=settings.from_scratch, **trust)
+    tokenizer = read_tokenizer(source, config, trust_remote_code=trust)
+    model = load_model(source, auto_class, config, from_scratch=settings.from_scratch, trust_remote_code=trust)
     model.config.use_cache = False  # each row is read once
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    use_gpu(model)
     if auto_class is AutoModelForCausalLM:
         return model, tokenizer, None
     if tokenizer.mask_token_id is None:
@@ -232,8 +232,8 @@ def score(model: PreTrainedModel, found: Iterable[Read], count: int) -> np.ndarr
 
 def _batches(rows: dict[Ids, list[Any]], vocab_size: int, *, all_positions: bool) -> Iterator[list[Ids]]:
     """Iterate over groups of rows of equal length, as many as the limits on tokens and on logits allow."""
-    for length, group in groupby(sorted(rows, key=len), key=len):
-        group = list(group)
+    for length, found in groupby(sorted(rows, key=len), key=len):
+        group = list(found)
         most_reads = length if all_positions else max(len({at for at, *_ in rows[ids]}) for ids in group)
         size = max(1, min(TOKENS_PER_BATCH // length, LOGITS_PER_BATCH // (vocab_size * most_reads)))
         yield from (group[start : start + size] for start in range(0, len(group), size))

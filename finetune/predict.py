@@ -9,7 +9,7 @@ import itertools
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,14 +21,14 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_tiny_transformer.common.arguments import CommandParser, build
 from hf_tiny_transformer.common.checkpoints import read_config
-from hf_tiny_transformer.common.environment import keep_freed_memory, quieten_libraries
+from hf_tiny_transformer.common.environment import keep_freed_memory, quieten_libraries, use_gpu
 from hf_tiny_transformer.common.errors import UserError, plural
-from hf_tiny_transformer.common.files import atomic_file, require_writable_parent
+from hf_tiny_transformer.common.files import atomic_file, only_process, require_writable
 from hf_tiny_transformer.common.tables import DELIMITERS, FORMATS, TEXT_COLUMN, Record, TableFile, file_format
 
 from .data import CHOICES, Example, texts_of
 from .data.squad import each_question
-from .kinds import Answer, Checkpoint, Kind, row_length
+from .kinds import Answer, Checkpoint, Kind, generate, require_finite_outputs, row_length
 from .kinds.multiple_choice import MultipleChoice
 from .kinds.sequence import SequenceKind
 from .kinds.spans import Spans
@@ -95,20 +95,24 @@ def main(argv: list[str]) -> None:
         raise UserError(f"--output {settings.output}: unsupported format; expected {' or '.join(WRITTEN)}")
     if settings.output.exists():
         raise UserError(f"--output {settings.output}: already exists; delete it or name another file")
-    require_writable_parent("--output", settings.output)
-    trust = {"trust_remote_code": settings.trust_remote_code}
-    config = read_config(settings.model, **trust)
+    require_writable("--output", settings.output)
+    trust = settings.trust_remote_code
+    config = read_config(settings.model, trust_remote_code=trust)
     kind = kind_of(config, settings.model)
     records, names, table = open_rows(settings, kind)
     unit, first = "line" if table else "question", next(records, None)
     if first is None:
         raise UserError(f"--input {settings.input}: has no rows")
-    checkpoint = kind.open(settings.model, config=config, max_length=settings.max_length, **trust)
-    model = checkpoint.build(0, new_head=False).to("cuda" if torch.cuda.is_available() else "cpu")
+    checkpoint = kind.open(settings.model, config=config, max_length=settings.max_length, trust_remote_code=trust)
+    model = use_gpu(checkpoint.build(0, new_head=False))
     answerer = Answerer(kind, checkpoint, model, settings.batch_size)
     started, count, errors = time.perf_counter(), 0, 0
     total, hidden = table.size if table else None, not sys.stderr.isatty()
-    with atomic_file(settings.output) as binary, tqdm(total=total, bar_format=BAR, disable=hidden, leave=False) as bar:
+    with (
+        only_process(settings.output, "--output"),
+        atomic_file(settings.output) as binary,
+        tqdm(total=total, bar_format=BAR, disable=hidden, leave=False) as bar,
+    ):
         out = io.TextIOWrapper(binary, encoding="utf-8", newline="")
         write = _writer(settings.output, out, [unit, *names, *kind.fields, "error"])
         stream = itertools.chain([first], records)
@@ -159,7 +163,7 @@ class Answerer:
         examples = [Example(tuple(itertools.chain(*of_row)), []) for of_row in texts]
         split = self.kind.encode(examples, self.checkpoint, labelled=False)
         self.cut += sum(split.cut)
-        return self.kind.answer(self._outputs(split.rows), split)
+        return self.kind.answer(require_finite_outputs(self._outputs(split.rows)), split)
 
     @torch.inference_mode()
     def _outputs(self, rows: Sequence[dict[str, Any]]) -> list[np.ndarray]:
@@ -177,10 +181,10 @@ class Answerer:
                 padded = collate([rows[i] for i in chosen]).items()  # without labels, seq2seq's collator adds None
                 batch = {n: v.to(self.model.device) for n, v in padded if n in self.known and v is not None}
                 if self.kind.generates:
-                    logits = self.model.generate(**batch, max_length=self.checkpoint.max_length)
+                    kept = self.kind.outputs(generate(self.model, batch, self.checkpoint.max_length))
                 else:
-                    logits = tuple(self.model(**batch).values())
-                for i, output in zip(chosen, self.kind.outputs(logits).cpu().numpy(), strict=True):
+                    kept = self.kind.outputs(tuple(self.model(**batch).values()))
+                for i, output in zip(chosen, kept.cpu().numpy(), strict=True):
                     outputs[i] = output
         return outputs
 
@@ -219,7 +223,7 @@ def open_rows(settings: PredictSettings, kind: Kind) -> tuple[Iterator[Record], 
     return _texts_of(table, columns), names, table
 
 
-def _texts_of(table: Iterable[Record], columns: dict[str, Sequence[str]]) -> Iterator[Record]:
+def _texts_of(table: Iterable[Record], columns: Mapping[str, Sequence[str]]) -> Iterator[Record]:
     """Iterate over the rows' texts; `columns` has the columns of each text."""
     for record in table:
         try:

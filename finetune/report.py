@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from transformers import PreTrainedModel
 
 from hf_tiny_transformer.common.errors import UserError
@@ -21,9 +22,10 @@ from .tasks import Task
 from .train import SeedResult
 
 RESULTS_FILE = "results.json"
-RECIPE = ("learning_rate", "batch_size", "epochs", "patience", "warmup_ratio", "weight_decay", "dropout")
-RECIPE += ("token_masking", "lora", "search")
+OPTIMIZATION = ("learning_rate", "batch_size", "epochs", "patience", "warmup_ratio", "weight_decay")
+RECIPE = (*OPTIMIZATION, "dropout", "token_masking", "class_weights", "lora", "search")
 SHAPE = (("layers", "num_hidden_layers"), ("wide", "hidden_size"), ("heads", "num_attention_heads"))
+MOST_DRAWN = 20  # classes in the picture of the confusion
 SEARCH, SEEDS = "search", "train and score all seeds"  # steps that made the model, in `Results.timings`
 Spread = dict[str, Any]  # `mean` and sample standard deviation `std`, None for a single figure
 
@@ -81,6 +83,7 @@ class Results:
     energy: dict[str, Any]
     timings: dict[str, float]
     seconds: float
+    by_class: dict[str, Any] | None = None  # of the best seed, on the first reported split
 
     @classmethod
     def read(cls, path: Path) -> Results:
@@ -162,7 +165,8 @@ def describe_model(
         evaluation=Section(
             header=("model", "split", "rows", "metric", "mean ± standard deviation over seeds, %", "these weights, %"),
             rows=_evaluation(results, best),
-            after="Epoch and seed were chosen on validation; the other splits were read once per run.",
+            after="Epoch and seed were chosen on validation; the other splits were read once per run."
+            + _by_class(results),
         ),
         intended_use="The task above, on texts like those it was trained on.",
         limits="It has the biases of the texts and labels it was trained on"
@@ -193,13 +197,58 @@ def _facts(*rows: tuple[str, str], after: str = "") -> Section:
 def _evaluation(results: Results, best: dict[str, Any]) -> list[tuple[str, ...]]:
     counts, own = results.data["counts"], {"name": "this model", "scores": results.scores}
     validation = (f"{counts['validation']:,}", results.metric, spread(**results.validation))
-    rows = [("this model", "validation", *validation, percent(best["validation"]))]
+    rows: list[tuple[str, ...]] = [("this model", "validation", *validation, percent(best["validation"]))]
     for row in (own, *results.comparison):
         for split, metrics in row["scores"].items():
             for metric, score in metrics.items():
                 mine = percent(best["scores"][split][metric]) if row is own else ""
                 rows.append((row["name"], split, f"{counts[split]:,}", metric, spread(**score), mine))
     return rows
+
+
+def _by_class(results: Results) -> str:
+    """Return the table of the classes as these weights predict them, and the picture of their confusion."""
+    if (found := results.by_class) is None:
+        return ""
+    figures = zip(*(map(percent, found[name]) for name in ("precision", "recall", "f1")), strict=True)
+    rows = zip(found["labels"], map(str, found["rows"]), figures, strict=True)
+    table = markdown_table(
+        ("class", "rows", "precision, %", "recall, %", "F1, %"),
+        [(label, count, *three) for label, count, three in rows],
+    )
+    picture = "\n\n![confusion](training/confusion.png)" if is_drawn(results) else ""
+    return f"\n\nBy class, on {next(iter(results.scores))}, these weights:\n\n{table}{picture}"
+
+
+def is_drawn(results: Results) -> bool:
+    """Return whether there is a picture of the confusion: of at most `MOST_DRAWN` classes."""
+    return results.by_class is not None and len(results.by_class["labels"]) <= MOST_DRAWN
+
+
+def draw_confusion(results: Results, path: Path) -> None:
+    """Draw how many rows of each class were predicted as which, if `is_drawn`; the colour is the share."""
+    if (found := results.by_class) is None or not is_drawn(results):
+        return
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    counts, labels = np.array(found["confusion"]), [label[:20] for label in found["labels"]]
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    size = 2.5 + 0.45 * len(labels)
+    figure, axes = plt.subplots(figsize=(size, size), constrained_layout=True)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for (true, predicted), count in np.ndenumerate(counts):
+        colour = "white" if shares[true, predicted] > 0.5 else "black"
+        axes.text(predicted, true, str(count), ha="center", va="center", color=colour)
+    places = range(len(labels))
+    axes.set_xticks(places, labels, rotation=45, ha="right")
+    axes.set_yticks(places, labels)
+    axes.set(xlabel="predicted", ylabel="true")
+    path.parent.mkdir(exist_ok=True)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
 
 
 def draw_curve(results: Results, path: Path) -> None:

@@ -10,9 +10,8 @@ import csv
 import hashlib
 import logging
 import shutil
-import signal
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
@@ -22,24 +21,23 @@ from transformers import PreTrainedModel
 
 from hf_tiny_transformer.common import files
 from hf_tiny_transformer.common.environment import device_name, keep_freed_memory, quieten_libraries, versions
-from hf_tiny_transformer.common.errors import RunError, TerminatedError, UserError
+from hf_tiny_transformer.common.errors import RunError, StoppedError, UserError, on_stop
 from hf_tiny_transformer.common.processes import is_main, say, wait_for_everyone, world_size
 from hf_tiny_transformer.publish.card import write_card
 from hf_tiny_transformer.publish.facts import estimate_energy, public_name
 
 from . import report, train
 from .baselines import from_scratch, quick_baselines
-from .data.glue import load_test
+from .data.glue import GlueSource, load_test
 from .report import RESULTS_FILE, SEARCH, SEEDS, Results, Row
 from .settings import FinetuneSettings
 from .tasks import SUITE, open_task
-from .train import RESULT, SeedResult, Training, disk_errors
-from .trainer import LAST
+from .train import RESULT, SeedResult, Training
 
 RUN_FILE = "run.json"
 DATA = "texts and labels"  # in run.json; `data` is the flag
 NOT_COMPARED = {"output", "report", "resume", "data", "trust_remote_code"}  # may differ between the parts of a run
-PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "datasets", "peft", "optuna")
+PACKAGES: tuple[str, ...] = ("torch", "transformers", "tokenizers", "accelerate", "datasets", "peft", "optuna")
 PACKAGES += ("numpy", "scipy", "scikit-learn")
 
 
@@ -49,9 +47,11 @@ class Run:
     `command` is shown in the report; `baselines` measures the quick baselines even without `settings.compare`.
     """
 
+    training: Training  # set by `open`, like `reported`
+    reported: train.Reported
+
     def __init__(self, settings: FinetuneSettings, command: str, *, baselines: bool = False) -> None:
         self.settings, self.command, self.baselines = settings, command, baselines
-        check_output(settings)
         self.output, self.folder = Path(settings.output), unfinished_folder(settings)
         self.timings: dict[str, float] = {}
         self.searched: dict[str, Any] | None = None
@@ -63,11 +63,18 @@ class Run:
             UserError: Any input is wrong. All of it is checked before the first training step; nothing is written then.
             RunError: The code of the model card fails; everything but the card is written.
         """
+        with files.only_process(self.output, "--output") if is_main() else nullcontext():
+            check_output(self.settings)
+            return self._execute()
+
+    def _execute(self) -> Results:
         quieten_libraries()
         logging.getLogger("hf_tiny_transformer.common.checkpoints").setLevel(logging.ERROR)  # a new head is expected
         keep_freed_memory()
         if (finished := self.open()) is not None:
             say(f"{self.output}: finished before")
+            if is_main():
+                shutil.rmtree(self.folder, ignore_errors=True)
             return finished
         with self.interruptible():
             if self.settings.search:
@@ -93,10 +100,12 @@ class Run:
             return finished
         options = ("max_length", "dropout", "trust_remote_code")
         self.checkpoint = kind.open(settings.model, **{name: getattr(settings, name) for name in options})
+        model = self.checkpoint.build(0, from_scratch=settings.from_scratch)
+        self.parameters = model.num_parameters()
         self.identity = {
             **settings.public(),
             DATA: self.data,
-            "weights of --model": _fingerprint(self.checkpoint.build(0, from_scratch=settings.from_scratch)),
+            "weights of --model": _fingerprint(model),
             "number of processes": world_size(),
         }
         if has_progress(self.folder):
@@ -104,6 +113,10 @@ class Run:
         parts = (kind.encode(rows, self.checkpoint) for rows in (self.splits.train, self.splits.validation))
         self.training = Training(kind, self.checkpoint, settings, *parts)
         self.reported = {name: kind.encode(rows, self.checkpoint) for name, rows in self.splits.reported.items()}
+        splits = {"train": self.training.train, "validation": self.training.validation, **self.reported}
+        if any(any(split.cut) for split in splits.values()):
+            counts = ", ".join(f"{name} {sum(split.cut)}" for name, split in splits.items())
+            say(f"texts truncated to {self.checkpoint.max_length} tokens (--max_length): {counts}")
         return None
 
     def compare(self) -> list[Row]:
@@ -119,34 +132,41 @@ class Run:
         """Write the result directory, complete or absent, and print the table, whose last row is this run's."""
         model = train.load_seed(self.training, self.folder / "seeds" / str(best.seed))
         outputs = {name: train.outputs_of(self.training, model, split) for name, split in self.reported.items()}
-        submission = self.answer_test(model) if self.settings.submission else {}
-        results = self.collect(best, rows, model)
+        submission = self.answer_test(model, self.task.glue) if self.settings.submission and self.task.glue else {}
+        first = next(iter(self.reported))
+        results = self.collect(best, rows, model, self.task.kind.by_class(outputs[first], self.reported[first]))
         if not is_main():
             return results
         failure = None
-        with disk_errors(self.output), files.atomic_directory(self.output) as staging:
+        with files.atomic_directory(self.output) as staging:
             model.save_pretrained(staging)
+            if self.task.kind.keeps_length:  # longer texts were not evaluated
+                self.checkpoint.tokenizer.model_max_length = self.checkpoint.max_length
             self.checkpoint.tokenizer.save_pretrained(staging)
             self.write_predictions(staging / "predictions.csv", outputs)
             for name, text in submission.items():
                 files.atomic_write_text(staging / "submission" / name, text)
             report.draw_curve(results, staging / "training" / "loss.png")
+            report.draw_confusion(results, staging / "training" / "confusion.png")
             files.atomic_write_json(staging / RESULTS_FILE, vars(results))
             name, example = self.output.absolute().name, self.splits.train[0]
             try:
                 write_card(staging, report.describe_model(results, self.task, model, self.checkpoint, example, name))
             except RunError as error:
                 failure = error
+            if self.settings.report is not None:
+                files.atomic_write_text(self.settings.report, report.markdown_report(results, rows))
         print(report.text_table(report.table_cells(rows, self.task.kind.main)))
         print(f"seed {best.seed}, the best on validation, is in {self.output}", flush=True)
         if self.settings.report is not None:
-            files.atomic_write_text(self.settings.report, report.markdown_report(results, rows))
             print(f"report: {self.settings.report}")
         if failure is not None:
             raise RunError(f"{self.output}: {failure}") from failure
         return results
 
-    def collect(self, best: SeedResult, rows: Sequence[Row], model: PreTrainedModel) -> Results:
+    def collect(
+        self, best: SeedResult, rows: Sequence[Row], model: PreTrainedModel, by_class: dict[str, Any] | None
+    ) -> Results:
         """Return the content of results.json."""
         *others, own = map(asdict, rows)
         return Results(
@@ -167,11 +187,12 @@ class Run:
             energy=estimate_energy(self.timings[SEEDS] + self.timings.get(SEARCH, 0.0), world_size()),
             timings=self.timings,
             seconds=round(sum(self.timings.values()), 2),
+            by_class=by_class,
         )
 
-    def answer_test(self, model: PreTrainedModel) -> dict[str, str]:
+    def answer_test(self, model: PreTrainedModel, source: GlueSource) -> dict[str, str]:
         """Answer GLUE's test rows; return the files of a submission, for the test splits that exist."""
-        source, kind, answers = self.task.glue, self.task.kind, {}
+        kind, answers = self.task.kind, {}
         spell = source.file_labels.__getitem__ if source.file_labels else lambda i: f"{min(5.0, max(0.0, i)):.3f}"
         for name, rows in load_test(source, self.task.text_columns, self.settings.data).items():
             split = kind.encode([example for _, example in rows], self.checkpoint, labelled=False)
@@ -194,11 +215,11 @@ class Run:
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
-        """End the run with one line on SIGTERM; the folder stays if there is anything to resume."""
+        """End the run with one line on a signal; the folder stays if there is anything to resume."""
 
-        def end(*_: object) -> NoReturn:
+        def end(number: int) -> NoReturn:
             kept = f"finished parts are in {self.folder}; continue with --resume"
-            raise TerminatedError(f"SIGTERM: {kept if has_progress(self.folder) else 'no epoch was finished'}")
+            raise StoppedError(number, kept if has_progress(self.folder) else "no epoch was finished")
 
         def remove_if_useless() -> None:
             if is_main() and not has_progress(self.folder):
@@ -206,16 +227,16 @@ class Run:
 
         remove_if_useless()
         if is_main() and not self.folder.exists():
-            with disk_errors(self.folder):
-                files.atomic_write_json(self.folder / RUN_FILE, self.identity)
-        before = signal.signal(signal.SIGTERM, end)
-        try:
-            yield
-        except BaseException:
-            remove_if_useless()
-            raise
-        finally:
-            signal.signal(signal.SIGTERM, before)
+            # weights and two moments in three checkpoints (last, best, new), and the result twice
+            needed = 4 * self.parameters * (3 * 3 + 2)
+            files.require_space(self.folder, needed, "three checkpoints and the result")
+            files.atomic_write_json(self.folder / RUN_FILE, self.identity, checksum=True)
+        with on_stop(end):
+            try:
+                yield
+            except BaseException:
+                remove_if_useless()
+                raise
 
 
 def row_name(settings: FinetuneSettings) -> str:
@@ -233,7 +254,7 @@ def unfinished_folder(settings: FinetuneSettings) -> Path:
 
 def has_progress(folder: Path) -> bool:
     """Return whether anything in an unfinished run's folder is worth resuming."""
-    return folder.is_dir() and any(path.name in (RESULT, LAST) for path in folder.rglob("*.json"))
+    return folder.is_dir() and any(path.name in (RESULT, files.SUMS) for path in folder.rglob("*"))
 
 
 def check_output(settings: FinetuneSettings) -> None:
@@ -248,20 +269,22 @@ def check_output(settings: FinetuneSettings) -> None:
     if settings.report is not None:
         if Path(settings.report).is_dir():
             raise UserError(f"--report {settings.report}: is a directory; name a file")
-        files.require_writable_parent("--report", Path(settings.report))
+        files.require_writable("--report", Path(settings.report))
 
 
 def check_resumable(settings: FinetuneSettings) -> Results | None:
     """Return the results of a finished run of `settings.output`, or None; refuse to resume one with other settings."""
     path, folder = Path(settings.output) / RESULTS_FILE, unfinished_folder(settings)
-    if settings.resume and has_progress(folder):
-        require_same(folder / RUN_FILE, _read_run(folder), settings.public())
-    elif settings.resume and path.is_file():
+    if settings.resume and path.is_file():
+        if (problem := files.damage(path.parent)) is not None:
+            raise UserError(f"{path.parent}: {problem}; delete it to run it again")
         results = Results.read(path)
         not_the_users = set(results.search["chosen"]) if results.search else set()
         not_the_users |= {"max_length"} if settings.max_length is None else set()
         require_same(path, results.settings, settings.public(), not_the_users)
         return results
+    if settings.resume and has_progress(folder):
+        require_same(folder / RUN_FILE, _read_run(folder), settings.public())
     return None
 
 
@@ -275,7 +298,7 @@ def require_same(path: Path, before: dict[str, Any], now: dict[str, Any], skippe
 
 
 def _read_run(folder: Path) -> dict[str, Any]:
-    return files.read_json(folder / RUN_FILE, f"delete {folder} to start again")
+    return files.read_json(folder / RUN_FILE, f"delete {folder} to start again", checksum=True)
 
 
 def _fingerprint(model: torch.nn.Module) -> str:

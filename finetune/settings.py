@@ -12,6 +12,8 @@ from hf_tiny_transformer.common.errors import UserError
 from hf_tiny_transformer.common.processes import world_size
 from hf_tiny_transformer.publish.facts import check_license, public_name
 
+Metric = Literal["accuracy", "macro_f1", "balanced_accuracy", "matthews_correlation", "rouge", "bleu"]
+
 
 @dataclass(frozen=True)
 class FinetuneSettings:
@@ -32,7 +34,10 @@ class FinetuneSettings:
             right one, as a number from 0 or from 1, a letter, or its own text.
         choices: Own table: the columns with one choice each, or one column with lists of choices.
         target: Own table: instead of --label, the column of the text that a sequence-to-sequence model is to write.
-        metric: For --target: rouge or bleu; default: rouge.
+        label_type: Own table: what --label holds, instead of what is found: classification, regression or multi-label.
+        metric: Own table: the score that chooses epoch and seed. Classes: accuracy (default), macro_f1,
+            balanced_accuracy or matthews_correlation; --target: rouge (default) or bleu.
+        class_weights: balanced: in the loss, a class counts the more the rarer it is. Default: null (all rows alike).
         validation: Own table: file with the rows used for model selection; default: a part of --task.
         test: Own table: file with the rows that are reported; default: a part of --task.
         license: License of the result, for its card, by the Hub's short name such as apache-2.0; default: none stated.
@@ -66,7 +71,9 @@ class FinetuneSettings:
     label: str | None = None
     choices: list[str] | None = None
     target: str | None = None
-    metric: Literal["rouge", "bleu"] | None = None
+    label_type: Literal["classification", "regression", "multi-label"] | None = None
+    metric: Metric | None = None
+    class_weights: Literal["balanced"] | None = None
     validation: str | None = None
     test: str | None = None
     license: str | None = None

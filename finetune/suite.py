@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from hf_tiny_transformer.common.errors import UserError
-from hf_tiny_transformer.common.files import atomic_file, atomic_write_json, atomic_write_text
+from hf_tiny_transformer.common.files import atomic_file, atomic_write_json, atomic_write_text, only_process
 from hf_tiny_transformer.common.processes import is_main, say, wait_for_everyone
 from hf_tiny_transformer.publish.card import escape, markdown_table
 from hf_tiny_transformer.publish.facts import percent, public_name, spread
@@ -19,9 +20,9 @@ from .data.glue import is_present
 from .report import RESULTS_FILE, Results, text_table
 from .run import Run, check_output, check_resumable, row_name
 from .settings import FinetuneSettings
-from .tasks import TASKS, Task, refuse_own_file_flags
+from .tasks import TASKS, GlueTask, refuse_own_file_flags
 
-GLUE = [task for task in TASKS.values() if task.glue is not None]
+GLUE = [task for task in TASKS.values() if isinstance(task, GlueTask)]
 # In percent, in the order of `GLUE`: github.com/google-research/bert, README of 11 March 2020, GLUE's hidden test sets
 _TINY = ((0.0,), (83.2,), (81.1, 71.1), (74.3, 73.6), (62.2, 83.4), (70.2, 70.3), (81.5,), (57.2,), (62.3,))
 _MINI = ((0.0,), (85.9,), (81.1, 71.8), (75.4, 73.3), (66.4, 86.2), (74.8, 74.3), (84.1,), (57.9,), (62.3,))
@@ -39,8 +40,13 @@ NOTE = (
 
 def run_suite(settings: FinetuneSettings, command: str) -> None:
     """Run the tasks one by one, each in its own folder of `settings.output`; table and submission come last."""
-    check_output(settings)
     output = Path(settings.output)
+    with only_process(output, "--output") if is_main() else nullcontext():
+        check_output(settings)
+        _run_suite(settings, command, output)
+
+
+def _run_suite(settings: FinetuneSettings, command: str, output: Path) -> None:
     present, absent = _tasks(settings)
     folders = {task.name: str(output / task.glue.folder) for task in present}
     of_tasks = [replace(settings, task=name, output=folder, report=None) for name, folder in folders.items()]
@@ -70,7 +76,7 @@ def run_suite(settings: FinetuneSettings, command: str) -> None:
     wait_for_everyone()
 
 
-def _tasks(settings: FinetuneSettings) -> tuple[list[Task], list[Task]]:
+def _tasks(settings: FinetuneSettings) -> tuple[list[GlueTask], list[GlueTask]]:
     """Return the tasks that are available and those that are not."""
     refuse_own_file_flags(settings)
     if settings.data is not None and not Path(settings.data).is_dir():
@@ -81,11 +87,11 @@ def _tasks(settings: FinetuneSettings) -> tuple[list[Task], list[Task]]:
     return present, [task for task in GLUE if task not in present]
 
 
-def _folders(tasks: Sequence[Task]) -> str:
+def _folders(tasks: Sequence[GlueTask]) -> str:
     return ", ".join(task.glue.folder for task in tasks)
 
 
-def _table(tasks: Sequence[Task], results: Sequence[Results], settings: FinetuneSettings) -> list[tuple[str, ...]]:
+def _table(tasks: Sequence[GlueTask], results: Sequence[Results], settings: FinetuneSettings) -> list[tuple[str, ...]]:
     """Return a line for each task and metric, a column for each method; the last line is GLUE's mean over tasks."""
     names = [row["name"] for row in results[0].comparison]  # majority class and mean are both constants
     compared = [next((known for known in ("TF-IDF", "from scratch") if known in name), "constant") for name in names]
@@ -114,8 +120,9 @@ def _write(settings: FinetuneSettings, cells: list[tuple[str, ...]], summary: di
     markdown += f"\n```\n{escape(summary['command'], 'block')}\n```\n"
     table = Path(settings.output, "glue.md")
     atomic_write_json(table.with_name(RESULTS_FILE), summary)
-    for path in filter(None, [table, settings.report]):
-        atomic_write_text(path, markdown)
+    for path in (table, settings.report):
+        if path is not None:
+            atomic_write_text(path, markdown)
     print(f"\n{text_table(cells)}\n\n{NOTE}\ntable: {table}")
 
 

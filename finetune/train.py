@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from transformers import PreTrainedModel
 
-from hf_tiny_transformer.common.errors import UserError, first_line
-from hf_tiny_transformer.common.files import atomic_write_json, read_json
+from hf_tiny_transformer.common.checkpoints import require_finite
+from hf_tiny_transformer.common.errors import DivergedError, UserError, first_line, one_line
+from hf_tiny_transformer.common.files import atomic_write_json, disk_errors, flush, read_json, sha256
 from hf_tiny_transformer.common.processes import is_main, say, wait_for_everyone, world_size
 
 from .data import HELD_OUT_SEED
-from .kinds import EncodedSplit
-from .trainer import FineTuner, Training, epoch_records, redo, remove_checkpoints, with_adapters
+from .kinds import EncodedSplit, require_finite_outputs
+from .trainer import DIVERGED, FineTuner, Training, epoch_records, redo, remove_checkpoints, with_adapters
 
 Reported = dict[str, EncodedSplit]
 RESULT, WEIGHTS = "result.json", "model.safetensors"
@@ -49,14 +49,15 @@ def train_seed(training: Training, directory: Path, seed: int, title: str) -> Se
     that of the new head's weights, the order, dropout and masking; `title` begins each line of progress.
 
     Raises:
-        UserError: A file in the directory is damaged, or the disk is full.
+        UserError: The disk is full.
+        DivergedError: The loss or the weights are not finite.
     """
     if (finished := read_result(directory)) is not None:
         return finished
-    model, adapted = training.build(seed), None
+    pretrained, adapted = training.build(seed), None
     if training.settings.lora is not None:
-        adapted = with_adapters(model, training.settings.lora)
-        model = adapted.get_base_model()
+        adapted = with_adapters(pretrained, training.settings.lora)
+    model = pretrained if adapted is None else adapted.get_base_model()
     with disk_errors(directory):
         trainer = FineTuner(training, model, directory, seed, title)
         trainer.train_or_resume()
@@ -65,7 +66,10 @@ def train_seed(training: Training, directory: Path, seed: int, title: str) -> Se
         seconds = round(sum(epoch["seconds"] for epoch in epochs), 2)
         result = SeedResult(seed, best["epoch"], best["validation"], seconds, epochs)
         if is_main():
-            save_model(model if adapted is None else adapted.merge_and_unload(), str(directory / WEIGHTS))
+            model = model if adapted is None else adapted.merge_and_unload()
+            require_finite(model.state_dict(), title, DIVERGED)
+            save_model(model, str(directory / WEIGHTS))
+            flush(directory / WEIGHTS)
             write_result(directory, result)
             remove_checkpoints(directory)
     wait_for_everyone()
@@ -112,7 +116,7 @@ def load_seed(training: Training, directory: Path) -> PreTrainedModel:
     model, path = training.build(0), directory / WEIGHTS
     try:
         load_model(model, path)
-    except (SafetensorError, OSError, RuntimeError) as error:
+    except Exception as error:  # safetensors and torch have their own types
         raise UserError(f"{path}: cannot be read ({first_line(error)}); {redo(directory)}") from None
     return model
 
@@ -120,23 +124,37 @@ def load_seed(training: Training, directory: Path) -> PreTrainedModel:
 def outputs_of(training: Training, model: PreTrainedModel, split: EncodedSplit) -> np.ndarray:
     """Return the model's output for each of `split.rows`, in their order."""
     with tempfile.TemporaryDirectory() as scratch:  # Trainer wants a directory
-        return FineTuner(dataclasses.replace(training, validation=split), model, Path(scratch)).predictions()
+        outputs = FineTuner(dataclasses.replace(training, validation=split), model, Path(scratch)).predictions()
+    return require_finite_outputs(outputs)
 
 
 def read_result(directory: Path) -> SeedResult | None:
-    """Return the result in a seed's directory, or None if it is not trained."""
-    path = directory / RESULT
-    if not path.is_file():
+    """Return the result in a seed's directory, or None if it is not trained; damaged files are trained again."""
+    if not (directory / RESULT).is_file():
         return None
+    result, problem = None, ""
     try:
-        return SeedResult(**read_json(path, redo(directory)))
-    except TypeError as error:
-        raise UserError(f"{path}: is not a seed's result ({error}); {redo(directory)}") from None
+        content, weights = read_json(directory / RESULT, "trained again", checksum=True), directory / WEIGHTS
+        digest, result = content.pop(WEIGHTS), SeedResult(**content)
+        if weights.is_file() and sha256(weights) != digest:
+            problem = f"{weights}: damaged (its checksum differs); trained again"
+        elif not weights.is_file() and not result.scores:
+            problem = f"{weights}: no such file; trained again"
+    except (UserError, TypeError, KeyError) as error:
+        problem = one_line(error)
+    wait_for_everyone()
+    if problem:
+        say(problem)
+        if is_main():
+            shutil.rmtree(directory)
+        wait_for_everyone()
+    return None if problem else result
 
 
 def write_result(directory: Path, result: SeedResult) -> None:
-    """Write a seed's result, which makes it count as trained."""
-    atomic_write_json(directory / RESULT, dataclasses.asdict(result))
+    """Write a seed's result, with the checksum of its weights; this makes it count as trained."""
+    content = {WEIGHTS: sha256(directory / WEIGHTS), **dataclasses.asdict(result)}
+    atomic_write_json(directory / RESULT, content, checksum=True)
 
 
 def discard_weights(directory: Path) -> None:
@@ -170,28 +188,22 @@ def search(training: Training, directory: Path) -> tuple[Training, dict[str, Any
         )
         folder, chosen = directory / str(trial.number + 1), tried.settings
         title = f"trial {folder.name}/{given.search}, rate {chosen.learning_rate:.1e}, batch {chosen.batch_size}"
-        results.append(train_seed(tried, folder, 1, title))
+        try:
+            results.append(train_seed(tried, folder, 1, title))
+        except DivergedError as error:
+            say(f"{title}: {error}")
+            raise optuna.TrialPruned from None
         discard_weights(folder)
         return results[-1].validation
 
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=HELD_OUT_SEED))
     study.enqueue_trial({name: getattr(given, name) for name in ("learning_rate", "batch_size", "epochs")})
     study.optimize(objective, n_trials=given.search)
+    if not results:
+        raise DivergedError(f"--search {given.search}: all trials diverged; {DIVERGED}")
     record = {
         "chosen": study.best_params,
         "validation": study.best_value,
         "trials": [trial.params | {"validation": trial.value} for trial in study.trials],
     }
     return training.using(**study.best_params), record, sum(result.seconds for result in results)
-
-
-@contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Turn errors of a full or read-only disk into one line."""
-    try:
-        yield
-    except (OSError, RuntimeError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or first_line(error)
-        if not isinstance(error, OSError) and not any(word in reason for word in ("PytorchStreamWriter", "I/O error")):
-            raise
-        raise UserError(f"{path}: cannot be written ({reason}); free the disk, and continue with --resume") from None

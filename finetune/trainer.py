@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 import shutil
 import sys
 import time
 import warnings
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,17 +24,18 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, Trai
 from transformers.trainer_callback import EarlyStoppingCallback, PrinterCallback, TrainerCallback, TrainerControl
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from hf_tiny_transformer.common.checkpoints import require_finite
 from hf_tiny_transformer.common.environment import supports_bf16
-from hf_tiny_transformer.common.errors import UserError
-from hf_tiny_transformer.common.files import atomic_write_json, read_json
+from hf_tiny_transformer.common.errors import DivergedError, stop_later
+from hf_tiny_transformer.common.files import SUMS, damage, write_sums
 from hf_tiny_transformer.common.processes import is_main, say, wait_for_everyone, world_size
 
-from .kinds import Checkpoint, EncodedSplit, Kind, ModelInput, row_length
+from .kinds import Checkpoint, EncodedSplit, Kind, ModelInput, generate, row_length
 from .settings import FinetuneSettings
 
 WINDOW = 16  # batches whose texts are sorted among themselves: more saves hardly any padding, and mixes less
 SECONDS_BETWEEN_LINES = 60.0
-LAST = "last.json"  # in a seed's directory: the last complete checkpoint and the sizes of its files
+DIVERGED = "lower --learning_rate, and check that numbers in --label are of a moderate size"
 
 
 @dataclass(frozen=True)
@@ -61,15 +63,19 @@ class FineTuner(Trainer):
     Trainer's checkpoints are in `directory`; `title` begins each line of progress.
     """
 
+    model: nn.Module
+
     def __init__(self, training: Training, model: nn.Module, directory: Path, seed: int = 0, title: str = "") -> None:
         kind, checkpoint, settings = training.kind, training.checkpoint, training.settings
         self.kind, self.longest, self.evaluated = kind, checkpoint.max_length, training.validation
+        self.directory, self.rows = directory, training.train.rows
         super().__init__(
             model=model,
             args=_arguments(kind, settings, seed, directory),
             data_collator=kind.collator(checkpoint),
             train_dataset=MaskedTexts(training.train.rows, checkpoint.tokenizer, settings.token_masking),
             eval_dataset=[self.evaluated.rows[i] for i in self.evaluated.by_length],
+            compute_loss_func=balanced_loss(training) if settings.class_weights else None,
             compute_metrics=lambda found: kind.scores(self._in_order(found.predictions), self.evaluated),
             preprocess_logits_for_metrics=lambda logits, _labels: kind.outputs(logits),
         )
@@ -83,18 +89,15 @@ class FineTuner(Trainer):
             self.model_accepts_loss_kwargs = _divides_by_items(model, self.data_collator(training.train.rows[:1]))
 
     def train_or_resume(self) -> None:
-        """Train, or continue after the last complete epoch in the directory; the model then has the best weights."""
-        directory = Path(self.args.output_dir)
-        if not (directory / LAST).is_file():
-            if is_main():
-                remove_checkpoints(directory)  # a killed run's half-written one
+        """Train, or continue after the last intact epoch in the directory; the model then has the best weights."""
+        found = newest_checkpoint(self.directory)
+        wait_for_everyone()
+        if is_main():
+            remove_checkpoints(self.directory, *found)  # half-written by a killed run, or damaged
+        if not found:
             self.train()
             return
-        record = read_json(directory / LAST, redo(directory))
-        last = directory / str(record.get("checkpoint"))
-        for name, size in record.get("bytes", {}).items():
-            if not (last / name).is_file() or (last / name).stat().st_size != size:
-                raise UserError(f"{last / name}: damaged; {redo(directory)}")
+        last = found[-1]
         state = TrainerState.load_from_json(str(last / "trainer_state.json"))
         if state.stateful_callbacks[TrainerControl.__name__]["args"]["should_training_stop"]:
             # Trainer would forget that patience had ended the training, and train another epoch.
@@ -104,16 +107,16 @@ class FineTuner(Trainer):
     def predictions(self) -> np.ndarray:
         """Return the model's outputs for the validation split, in the order of its rows."""
         self.compute_metrics = None
-        return self._in_order(self.predict(self.eval_dataset).predictions)
+        return self._in_order(self.predict(self.eval_dataset).predictions)  # type: ignore[arg-type]  # the list of `__init__`
 
-    def _in_order(self, outputs: np.ndarray) -> np.ndarray:
+    def _in_order(self, outputs: np.ndarray | tuple[np.ndarray, ...]) -> np.ndarray:
         ordered = np.empty_like(outputs)
         ordered[self.evaluated.by_length] = outputs
         return ordered
 
     def _get_train_sampler(self, train_dataset: Any = None) -> LengthGroupedOrder:
         whole_batch = self.args.train_batch_size * world_size()  # each process takes its part of it
-        return LengthGroupedOrder(list(map(row_length, self.train_dataset.rows)), whole_batch, self.args.seed)
+        return LengthGroupedOrder(list(map(row_length, self.rows)), whole_batch, self.args.seed)
 
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
@@ -124,7 +127,7 @@ class FineTuner(Trainer):
         inputs = self._prepare_inputs(inputs)
         labels = inputs.pop("labels", None)
         with torch.no_grad(), self.compute_loss_context_manager():
-            return None, self.model.generate(**inputs, max_length=self.longest), labels
+            return None, generate(self.model, inputs, self.longest), labels
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write the weights of a checkpoint, under the names by which Trainer loads them.
@@ -133,8 +136,9 @@ class FineTuner(Trainer):
         it resumes; it would also write code and tokenizer once per epoch, and Trainer a pickle of its arguments.
         """
         if self.args.should_save:
-            directory = Path(output_dir or self.args.output_dir)
+            directory = Path(output_dir or self.directory)
             directory.mkdir(parents=True, exist_ok=True)
+            require_finite(self.model.state_dict(), f"step {self.state.global_step}", DIVERGED)
             save_model(self.model, str(directory / "model.safetensors"))
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
@@ -142,10 +146,33 @@ class FineTuner(Trainer):
         super()._save_checkpoint(model, trial)
         wait_for_everyone()
         if is_main():
-            directory, last = Path(self.args.output_dir), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-            sizes = {file.name: file.stat().st_size for file in (directory / last).iterdir()}
-            atomic_write_json(directory / LAST, {"checkpoint": last, "bytes": sizes})
-            remove_checkpoints(directory, {last, f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}"})
+            directory, last = self.directory, checkpoint_of(self.args, self.state.global_step)
+            write_sums(last)
+            remove_checkpoints(directory, last, checkpoint_of(self.args, self.state.best_global_step))
+
+    def _maybe_log_save_evaluate(self, *arguments: Any, **options: Any) -> None:
+        """Finish the evaluation and the checkpoint of an epoch before a signal ends the run."""
+        with stop_later():
+            super()._maybe_log_save_evaluate(*arguments, **options)
+
+
+def balanced_loss(training: Training) -> Callable[..., torch.Tensor]:
+    """Return the cross-entropy in which all classes of the training split weigh the same in sum.
+
+    The weights are rows / (classes * rows of the class), as `class_weight="balanced"` of scikit-learn; their mean over
+    the rows is 1. The sum is divided by the rows of the whole batch, over all processes.
+    """
+    counts = np.bincount([example.label for example in training.train.examples])
+    weights = torch.tensor(counts.sum() / (np.count_nonzero(counts) * np.maximum(counts, 1)), dtype=torch.float)
+
+    def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
+        logits = training.kind.outputs(outputs["logits"])
+        missing = logits.shape[-1] - len(weights)  # classes after the last one that occurs in training
+        of_all = torch.nn.functional.pad(weights, (0, missing)).to(logits.device)
+        total = torch.nn.functional.cross_entropy(logits, labels, weight=of_all, reduction="sum")
+        return total / (len(labels) if num_items_in_batch is None else num_items_in_batch)
+
+    return loss
 
 
 class LengthGroupedOrder(torch.utils.data.Sampler[int]):
@@ -211,7 +238,7 @@ class Progress(TrainerCallback):
     def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Start the clock, and print where a resumed training continues."""
         if state.best_global_step:  # the directory may have been moved since Trainer stored its path
-            state.best_model_checkpoint = f"{args.output_dir}/{PREFIX_CHECKPOINT_DIR}-{state.best_global_step}"
+            state.best_model_checkpoint = str(checkpoint_of(args, state.best_global_step))
         self.began = self.last_line = self.epoch_began = time.monotonic()
         self.first_step, self.texts = state.global_step, args.train_batch_size * world_size()  # texts per step
         texts = {"unit": " texts", "unit_scale": self.texts, "leave": False}
@@ -230,12 +257,14 @@ class Progress(TrainerCallback):
             done = f"epoch {state.epoch:.2f}/{self.total}  {rate * self.texts:,.0f} texts/s"
             say(f"{self.title}  {done}  {minutes}:{seconds:02d} left")
 
-    def on_evaluate(self, args: Any, state: TrainerState, control: Any, metrics: Any, **kwargs: Any) -> None:
+    def on_evaluate(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Write the line of an epoch, and put its seconds into the log, which a checkpoint keeps."""
         seconds, self.epoch_began = time.monotonic() - self.epoch_began, time.monotonic()
         state.log_history[-1]["seconds"] = round(seconds, 2)
         loss = next((entry["loss"] for entry in reversed(state.log_history) if "loss" in entry), float("nan"))
-        scores = f"train loss {loss:.4f}  validation {100 * metrics[f'eval_{self.main}']:.2f}"
+        if not math.isfinite(loss):
+            raise DivergedError(f"{self.title}, epoch {round(state.epoch)}: the training loss is {loss}; {DIVERGED}")
+        scores = f"train loss {loss:.4f}  validation {100 * kwargs['metrics'][f'eval_{self.main}']:.2f}"
         self.write(f"{self.title}  epoch {round(state.epoch)}/{self.total}  {scores}  {seconds:.1f} s")
 
     def on_train_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
@@ -254,19 +283,36 @@ def epoch_records(kind: Kind, state: TrainerState) -> list[dict[str, Any]]:
     records = []
     for number, (loss, found) in enumerate(zip(losses, evaluations, strict=True), start=1):
         scores = {name: found[f"eval_{name}"] for name in kind.metrics}
-        record = {"epoch": number, "train_loss": loss["loss"], "validation": scores[kind.main]}
+        record: dict[str, Any] = {"epoch": number, "train_loss": loss["loss"], "validation": scores[kind.main]}
         record |= {"seconds": found["seconds"]} | ({"validation_scores": scores} if len(scores) > 1 else {})
         records.append(record)
     return records
 
 
-def remove_checkpoints(directory: Path, kept: Collection[str] = ()) -> None:
-    """Remove a seed's checkpoints, except those named; without any, also what points to the last one."""
+def checkpoint_of(arguments: TrainingArguments, step: int | None) -> Path:
+    """Return where Trainer writes the checkpoint of a step."""
+    return Path(str(arguments.output_dir), f"{PREFIX_CHECKPOINT_DIR}-{step}")
+
+
+def newest_checkpoint(directory: Path) -> list[Path]:
+    """Return a seed's best and newest checkpoint, both intact, in this order; none of them if there is no such pair."""
+    found = sorted(directory.glob(f"{PREFIX_CHECKPOINT_DIR}-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    problems = {path.name: damage(path) for path in found if (path / SUMS).is_file()}  # others are half-written
+    for path in reversed([path for path in found if path.name in problems]):
+        if problems[path.name] is not None:
+            say(f"{path}: {problems[path.name]}; not used")
+            continue
+        best = TrainerState.load_from_json(str(path / "trainer_state.json")).best_global_step
+        if problems.get(name := f"{PREFIX_CHECKPOINT_DIR}-{best}", name) is None:
+            return [directory / name, path]
+    return []
+
+
+def remove_checkpoints(directory: Path, *kept: Path) -> None:
+    """Remove a seed's checkpoints, except some."""
     for checkpoint in directory.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
-        if checkpoint.name not in kept:
+        if checkpoint not in kept:
             shutil.rmtree(checkpoint)
-    if not kept:
-        (directory / LAST).unlink(missing_ok=True)
 
 
 def with_adapters(model: PreTrainedModel, rank: int) -> PeftModel:

@@ -9,6 +9,8 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.generic import is_flash_attention_requested
 
+from .masks import AttentionMask
+
 
 class MultiHeadAttention(nn.Module):
     """Multi-head attention (Vaswani et al. 2017, section 3.2.2).
@@ -21,6 +23,7 @@ class MultiHeadAttention(nn.Module):
         is_causal: Whether a query attends to itself and earlier tokens only.
         bias: Whether the four projections have a bias.
         dropout: Rate on the attention weights during training.
+        sliding_window: Tokens that a query sees on either side, itself included; flash attention has no other mask.
     """
 
     def __init__(
@@ -31,6 +34,7 @@ class MultiHeadAttention(nn.Module):
         is_causal: bool = False,
         bias: bool = False,
         dropout: float = 0.0,
+        sliding_window: int | None = None,
     ):
         super().__init__()
         self.config = config
@@ -39,6 +43,7 @@ class MultiHeadAttention(nn.Module):
         self.head_dim = config.hidden_size // config.num_attention_heads
         self.scaling = self.head_dim**-0.5
         self.dropout = dropout
+        self.sliding_window = sliding_window
         self.q_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=bias)
         self.k_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=bias)
         self.v_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=bias)
@@ -47,11 +52,11 @@ class MultiHeadAttention(nn.Module):
     def forward(
         self,
         hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
+        attention_mask: AttentionMask = None,
         position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
         key_value_states: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
-        **kwargs,
+        **kwargs: object,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Attend from `hidden_states` to themselves or to `key_value_states`.
 
@@ -77,7 +82,7 @@ class MultiHeadAttention(nn.Module):
                 key, value = cache.update(key, value, self.layer_idx)
         else:
             key, value = self._cross_keys_values(key_value_states, past_key_values)
-            if attention_mask is not None and is_flash_attention_requested(self.config):
+            if isinstance(attention_mask, torch.Tensor) and is_flash_attention_requested(self.config):
                 key, value, lengths = without_padding(query, key, value, attention_mask)
                 attention_mask, kwargs = None, kwargs | lengths
 
@@ -92,6 +97,7 @@ class MultiHeadAttention(nn.Module):
             attention_mask,
             dropout=self.dropout if self.training else 0.0,
             scaling=self.scaling,
+            sliding_window=self.sliding_window,
             **kwargs,
         )
         return self.o_proj(attended.reshape(*batch_shape, -1).contiguous()), weights
@@ -101,17 +107,18 @@ class MultiHeadAttention(nn.Module):
         return states.view(*states.shape[:-1], -1, self.head_dim).transpose(1, 2)
 
     def _cross_keys_values(
-        self, key_value_states: torch.Tensor, past_key_values: EncoderDecoderCache | None
+        self, key_value_states: torch.Tensor, past_key_values: Cache | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Project the encoder's states, or read them from the cache: they do not change while decoding."""
-        if past_key_values is not None and past_key_values.is_updated.get(self.layer_idx):
-            layer = past_key_values.cross_attention_cache.layers[self.layer_idx]
-            return layer.keys, layer.values
+        cache = past_key_values if isinstance(past_key_values, EncoderDecoderCache) else None
+        if cache is not None and cache.is_updated.get(self.layer_idx):
+            layer = cache.cross_attention_cache.layers[self.layer_idx]
+            return layer.keys, layer.values  # type: ignore[union-attr, return-value]  # set by the update below
         key = self._split_heads(self.k_proj(key_value_states))
         value = self._split_heads(self.v_proj(key_value_states))
-        if past_key_values is not None:
-            key, value = past_key_values.cross_attention_cache.update(key, value, self.layer_idx)
-            past_key_values.is_updated[self.layer_idx] = True
+        if cache is not None:
+            key, value = cache.cross_attention_cache.update(key, value, self.layer_idx)
+            cache.is_updated[self.layer_idx] = True
         return key, value
 
 
@@ -123,7 +130,7 @@ def eager_attention_forward(
     attention_mask: torch.Tensor | None,
     scaling: float,
     dropout: float = 0.0,
-    **kwargs,
+    **kwargs: object,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Compute softmax(q k^T * scaling + mask) v (Vaswani et al. 2017, equation 1).
 

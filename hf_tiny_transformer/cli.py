@@ -23,7 +23,7 @@ COMMANDS = {
     "report": ("pretrain.report:main", "compare pretraining runs on one HTML page"),
     "attend": ("hf_tiny_transformer.attend.page:main", "show a model's attention as a page or a picture"),
     "export": ("hf_tiny_transformer.convert.stock:export", "convert a model to a stock architecture or ONNX"),
-    "import": ("hf_tiny_transformer.convert.stock:import_", "convert a stock bert checkpoint to the Bert family"),
+    "import": ("hf_tiny_transformer.convert.stock:import_", "convert a stock bert or modernbert checkpoint to ours"),
     "verify": ("hf_tiny_transformer.publish.verify:main", "check a model directory before it is published"),
     "push": ("hf_tiny_transformer.publish.push:main", "verify a model directory, then upload it to the Hub"),
 }
@@ -92,9 +92,6 @@ def run(name: str, argv: Sequence[str]) -> None:
         if error.name is not None:
             raise
         raise UserError(f"{name}: {first_line(error)}; {install}") from None  # transformers' own check of its backends
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        raise UserError(f"{where}{error.strerror or error}") from error
 
 
 def main_cli() -> None:

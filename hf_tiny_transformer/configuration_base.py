@@ -21,7 +21,7 @@ AUTO_MAPS: dict[type[PreTrainedConfig], dict[str, str]] = {}
 class TinyTransformerConfig(PreTrainedConfig):
     """Base class of the configurations."""
 
-    def save_pretrained(self, save_directory: str | PathLike, push_to_hub: bool = False, **kwargs) -> None:
+    def save_pretrained(self, save_directory: str | PathLike, push_to_hub: bool = False, **kwargs: object) -> None:
         """Save config.json and the source files of the family.
 
         `auto_map` in config.json names all classes of the family, so that a Python without this package opens the

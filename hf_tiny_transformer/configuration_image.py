@@ -28,10 +28,10 @@ class TinyTransformerEncoderImageConfig(TinyTransformerEncoderConfig):
     image_size: int = positive_field(default=8)
     patch_size: int = positive_field(default=2)
     num_channels: int = positive_field(default=3)
-    max_position_embeddings: int | None = None
+    max_position_embeddings: int | None = None  # type: ignore[assignment]  # an int after __post_init__
     position_embedding_type: Literal["rotary", "sinusoidal", "learned", "none"] = "learned"
 
-    def __post_init__(self, **kwargs) -> None:
+    def __post_init__(self, **kwargs: object) -> None:
         if self.max_position_embeddings is None:
             self.max_position_embeddings = (self.image_size // self.patch_size) ** 2
         super().__post_init__(**kwargs)
@@ -42,7 +42,7 @@ class TinyTransformerEncoderImageConfig(TinyTransformerEncoderConfig):
         if self.image_size % self.patch_size:
             raise ValueError(f"image_size ({self.image_size}) must be a multiple of patch_size ({self.patch_size})")
         patches = (self.image_size // self.patch_size) ** 2
-        if self.max_position_embeddings < patches:
+        if self.max_position_embeddings is not None and self.max_position_embeddings < patches:
             raise ValueError(
                 f"max_position_embeddings ({self.max_position_embeddings}) is too small: an image has {patches} patches"
             )

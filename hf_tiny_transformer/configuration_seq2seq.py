@@ -6,7 +6,7 @@ import copy
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
 
-from .configuration_trunk import TinyTransformerTrunkConfig
+from .configuration_trunk import FULL, SLIDING, TinyTransformerTrunkConfig
 
 
 @strict
@@ -32,7 +32,7 @@ class TinyTransformerSeq2SeqConfig(TinyTransformerTrunkConfig):
     eos_token_id: int | list[int] | None = None
     decoder_start_token_id: int | None = 0
 
-    def __post_init__(self, **kwargs) -> None:
+    def __post_init__(self, **kwargs: object) -> None:
         if self.num_decoder_layers is None:
             self.num_decoder_layers = self.num_hidden_layers
         super().__post_init__(**kwargs)
@@ -40,16 +40,19 @@ class TinyTransformerSeq2SeqConfig(TinyTransformerTrunkConfig):
     def validate_architecture(self) -> None:
         """Check fields against each other; `@strict` calls this after init and before saving."""
         super().validate_architecture()
-        if self.num_decoder_layers < 1:
+        if self.num_decoder_layers is not None and self.num_decoder_layers < 1:
             raise ValueError(f"num_decoder_layers ({self.num_decoder_layers}) must be at least 1")
+        if SLIDING in (self.layer_types or ()):
+            raise ValueError(f"layer_types: Seq2Seq supports only {FULL!r}")
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
         """Return the config of one side; transformers sizes the decoder's cache by its `num_hidden_layers`.
 
         The result is the config itself, so that assignments to it take effect, unless the decoder differs in depth.
         """
-        if not decoder or encoder or self.num_decoder_layers == self.num_hidden_layers:
+        depth = self.num_decoder_layers or self.num_hidden_layers
+        if not decoder or encoder or depth == self.num_hidden_layers:
             return self
         config = copy.deepcopy(self)
-        config.num_hidden_layers = self.num_decoder_layers
+        config.num_hidden_layers, config.layer_types = depth, [FULL] * depth
         return config

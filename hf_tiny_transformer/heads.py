@@ -8,7 +8,7 @@ types ignore them. `accepts_loss_kwargs = False` marks a loss that is a plain me
 would infer from **kwargs that the model divides by the count of the whole accumulated batch, and not divide itself.
 """
 
-from typing import Unpack
+from typing import Unpack, cast
 
 import torch
 from torch import nn
@@ -21,9 +21,9 @@ from transformers.modeling_outputs import (
     SequenceClassifierOutput,
     TokenClassifierOutput,
 )
-from transformers.utils.generic import TransformersKwargs, can_return_tuple
+from transformers.utils.generic import can_return_tuple
 
-from .layers import TinyTransformerPreTrainedModel, gather_targets
+from .layers import ForwardKwargs, TinyTransformerPreTrainedModel, gather_targets
 from .token_loss import predict_tokens
 
 
@@ -42,15 +42,15 @@ class MaskedLMHead(TinyTransformerPreTrainedModel):
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        token_type_ids: torch.LongTensor | None = None,
-        position_ids: torch.LongTensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
-        labels: torch.LongTensor | None = None,
-        target_positions: torch.LongTensor | None = None,
+        labels: torch.Tensor | None = None,
+        target_positions: torch.Tensor | None = None,
         skip_logits: bool = False,
-        **kwargs: Unpack[TransformersKwargs],
+        **kwargs: Unpack[ForwardKwargs],
     ) -> MaskedLMOutput:
         """Predict tokens: logits (B, T, vocab_size).
 
@@ -85,11 +85,11 @@ class ClassifierHead(TinyTransformerPreTrainedModel):
         num_outputs: int | None = None,
     ):
         super().__init__(config)
-        self.num_labels = config.num_labels
+        self.num_labels = cast(int, config.num_labels)  # None only before the config's __post_init__
         self.model = trunk
         self.transform = transform
         self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(config.hidden_size, num_outputs or config.num_labels)
+        self.classifier = nn.Linear(config.hidden_size, num_outputs or self.num_labels)
         self.post_init()
 
 
@@ -101,13 +101,13 @@ class SequenceClassificationHead(ClassifierHead):
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        token_type_ids: torch.LongTensor | None = None,
-        position_ids: torch.LongTensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        **kwargs: Unpack[ForwardKwargs],
     ) -> SequenceClassifierOutput:
         """Classify texts: logits (B, num_labels).
 
@@ -137,13 +137,13 @@ class TokenClassificationHead(ClassifierHead):
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        token_type_ids: torch.LongTensor | None = None,
-        position_ids: torch.LongTensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
-        labels: torch.LongTensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        labels: torch.Tensor | None = None,
+        **kwargs: Unpack[ForwardKwargs],
     ) -> TokenClassifierOutput:
         """Classify tokens: logits (B, T, num_labels).
 
@@ -181,14 +181,14 @@ class QuestionAnsweringHead(TinyTransformerPreTrainedModel):
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        token_type_ids: torch.LongTensor | None = None,
-        position_ids: torch.LongTensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
-        start_positions: torch.LongTensor | None = None,
-        end_positions: torch.LongTensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        start_positions: torch.Tensor | None = None,
+        end_positions: torch.Tensor | None = None,
+        **kwargs: Unpack[ForwardKwargs],
     ) -> QuestionAnsweringModelOutput:
         """Score each token as the start and as the end of the answer: two logits (B, T).
 
@@ -228,19 +228,24 @@ class MultipleChoiceHead(ClassifierHead):
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        token_type_ids: torch.LongTensor | None = None,
-        position_ids: torch.LongTensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
-        labels: torch.LongTensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        labels: torch.Tensor | None = None,
+        **kwargs: Unpack[ForwardKwargs],
     ) -> MultipleChoiceModelOutput:
         """Score the choices: logits (B, C).
 
         `input_ids` are (B, C, T), and all other inputs have the same second axis. `labels` (B,) index the choices.
+
+        Raises:
+            ValueError: If both or neither of `input_ids` and `inputs_embeds` are given.
         """
-        num_choices = (input_ids if input_ids is not None else inputs_embeds).shape[1]
+        given = input_ids if inputs_embeds is None else inputs_embeds
+        if given is None:
+            raise ValueError("pass exactly one of input_ids and inputs_embeds")
 
         def merge(tensor: torch.Tensor | None) -> torch.Tensor | None:
             return None if tensor is None else tensor.flatten(0, 1)
@@ -255,7 +260,7 @@ class MultipleChoiceHead(ClassifierHead):
             **kwargs,
         )
         scores = self.classifier(self.dropout(self.transform(self.pool(outputs, attention_mask))))
-        logits = scores.view(-1, num_choices)
+        logits = scores.view(-1, given.shape[1])
         loss = None if labels is None else cross_entropy(logits, labels)
         return MultipleChoiceModelOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions

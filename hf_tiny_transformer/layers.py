@@ -1,12 +1,28 @@
 """Parts shared by several families: the base class, rotary and sinusoidal positions, MLP, prediction head, pooling."""
 
+import copy
+from typing import TypedDict
+
 import torch
 from torch import nn
 from transformers.activations import ACT2FN
 from transformers.configuration_utils import PreTrainedConfig
-from transformers.modeling_outputs import BaseModelOutput
+from transformers.modeling_outputs import ModelOutput
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
 from transformers.modeling_utils import PreTrainedModel
+
+
+class ForwardKwargs(TypedDict, total=False):
+    """What a forward passes on: `TransformersKwargs`, without `position_ids`, which every forward names."""
+
+    num_items_in_batch: torch.Tensor | int | None
+    output_hidden_states: bool | None
+    output_attentions: bool | None
+    cu_seq_lens_q: torch.Tensor | None
+    cu_seq_lens_k: torch.Tensor | None
+    max_length_q: int | None
+    max_length_k: int | None
+    shift_labels: torch.Tensor | None
 
 
 class TinyTransformerPreTrainedModel(PreTrainedModel):
@@ -26,7 +42,7 @@ class TinyTransformerPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     _can_compile_fullgraph = True
 
-    def pool(self, outputs: BaseModelOutput, attention_mask: torch.Tensor | None) -> torch.Tensor:
+    def pool(self, outputs: ModelOutput, attention_mask: torch.Tensor | None) -> torch.Tensor:
         """Reduce the trunk's outputs to one vector per text, (B, hidden_size); defined by families that classify."""
         raise NotImplementedError
 
@@ -34,12 +50,16 @@ class TinyTransformerPreTrainedModel(PreTrainedModel):
 class RotaryEmbedding(nn.Module):
     """cos and sin of the rotation angles of each position (Su et al. 2021), scaled as in `config.rope_parameters`.
 
+    These may be nested by layer type; then the settings of `layer_type` are used.
     The two buffers are not saved. `PreTrainedModel._init_weights` recognises this class by its name and fills them
     after a model was loaded on the meta device.
     """
 
-    def __init__(self, config: PreTrainedConfig):
+    def __init__(self, config: PreTrainedConfig, layer_type: str = "full_attention"):
         super().__init__()
+        if layer_type in config.rope_parameters:
+            config = copy.copy(config)
+            config.rope_parameters = config.rope_parameters[layer_type]
         self.config = config
         self.max_seq_len_cached = config.max_position_embeddings
         self.original_max_seq_len = config.max_position_embeddings
@@ -50,7 +70,7 @@ class RotaryEmbedding(nn.Module):
         self.original_inv_freq = nn.Buffer(inv_freq.clone(), persistent=False)
 
     @staticmethod
-    def compute_default_rope_parameters(config: PreTrainedConfig, **kwargs) -> tuple[torch.Tensor, float]:
+    def compute_default_rope_parameters(config: PreTrainedConfig, **kwargs: object) -> tuple[torch.Tensor, float]:
         """Compute the inverse frequencies (head_dim / 2,); the scale is 1.0."""
         head_dim = config.hidden_size // config.num_attention_heads
         # The dtype is explicit because from_pretrained(dtype=torch.bfloat16) changes the default dtype.

@@ -10,16 +10,20 @@ for flash attention the 2-D padding mask.
 """
 
 import torch
+from torch.nn.attention.flex_attention import BlockMask
 from transformers.cache_utils import Cache
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.masking_utils import (
     create_bidirectional_mask,
+    create_bidirectional_sliding_window_mask,
     create_causal_mask,
+    create_sliding_window_causal_mask,
     find_packed_sequence_indices,
     packed_sequence_mask_function,
 )
 from transformers.utils.generic import is_flash_attention_requested
 
+AttentionMask = torch.Tensor | BlockMask | None
 DENSE = ("sdpa", "eager")  # backends that read a whole mask
 
 
@@ -28,16 +32,21 @@ def bidirectional_mask(
     inputs_embeds: torch.Tensor,
     attention_mask: torch.Tensor | None,
     position_ids: torch.Tensor | None = None,
-) -> torch.Tensor | None:
-    """Build the mask of an encoder: a token attends to all real tokens of its document.
+    layer_type: str = "full_attention",
+) -> AttentionMask:
+    """Build the mask of an encoder: a token attends to all real tokens of its document, or of its window.
 
     Raises:
         ValueError: If several rows are packed under flash attention.
     """
+    window = config.sliding_window if layer_type == "sliding_attention" else None
     documents = packed_documents(config, inputs_embeds, attention_mask, position_ids)
     if documents is not None and config._attn_implementation in DENSE:
-        return dense_mask(config, same_document(documents, documents), inputs_embeds.dtype)
-    return create_bidirectional_mask(
+        visible = same_document(documents, documents)
+        visible = visible if window is None else visible.triu(-window).tril(window)
+        return dense_mask(config, visible, inputs_embeds.dtype)
+    create_mask = create_bidirectional_mask if window is None else create_bidirectional_sliding_window_mask
+    return create_mask(
         config=config,
         inputs_embeds=inputs_embeds,
         attention_mask=attention_mask,
@@ -48,22 +57,30 @@ def bidirectional_mask(
 def causal_mask(
     config: PreTrainedConfig,
     inputs_embeds: torch.Tensor,
-    attention_mask: torch.Tensor | None,
+    attention_mask: torch.Tensor | dict[str, torch.Tensor] | None,
     position_ids: torch.Tensor | None = None,
     past_key_values: Cache | None = None,
-) -> torch.Tensor | None:
-    """Build the mask of a decoder: a token attends to itself and to earlier tokens of its document.
+    layer_type: str = "full_attention",
+) -> AttentionMask:
+    """Build the mask of a decoder: a token attends to itself and to earlier tokens of its document, or of its window.
 
-    With a cache, `attention_mask` is (B, past + T) and restarting positions do not separate documents.
+    With a cache, `attention_mask` is (B, past + T) and restarting positions do not separate documents. With a static
+    cache, `generate` passes the masks of all layer types.
 
     Raises:
         ValueError: If several rows are packed under flash attention.
     """
+    if isinstance(attention_mask, dict):
+        return attention_mask[layer_type]
+    window = config.sliding_window if layer_type == "sliding_attention" else None
     if past_key_values is None:
         documents = packed_documents(config, inputs_embeds, attention_mask, position_ids)
         if documents is not None and config._attn_implementation in DENSE:
-            return dense_mask(config, same_document(documents, documents).tril(), inputs_embeds.dtype)
-    return create_causal_mask(
+            visible = same_document(documents, documents).tril()
+            visible = visible if window is None else visible.triu(1 - window)
+            return dense_mask(config, visible, inputs_embeds.dtype)
+    create_mask = create_causal_mask if window is None else create_sliding_window_causal_mask
+    return create_mask(
         config=config,
         inputs_embeds=inputs_embeds,
         attention_mask=attention_mask,
@@ -79,7 +96,7 @@ def cross_attention_mask(
     encoder_attention_mask: torch.Tensor | None,
     position_ids: torch.Tensor | None = None,
     encoder_position_ids: torch.Tensor | None = None,
-) -> torch.Tensor | None:
+) -> AttentionMask:
     """Build the mask of cross-attention: a decoder token attends to all real encoder tokens.
 
     The encoder's inputs have length S. If both sides are packed, the n-th document of the decoder's row attends to the
@@ -96,11 +113,10 @@ def cross_attention_mask(
         if is_flash_attention_requested(config):
             raise ValueError("flash attention cannot pair packed documents: use sdpa or flex_attention")
         # None means one document per row on that side: number 0 everywhere.
-        batch_size = inputs_embeds.shape[0]
         if documents is None:
-            documents = torch.zeros_like(position_ids).expand(batch_size, -1)
+            documents = inputs_embeds.new_zeros(inputs_embeds.shape[:2], dtype=torch.long)
         if encoder_documents is None:
-            encoder_documents = torch.zeros_like(encoder_position_ids).expand(batch_size, -1)
+            encoder_documents = inputs_embeds.new_zeros(encoder_hidden_states.shape[:2], dtype=torch.long)
         if config._attn_implementation in DENSE:
             return dense_mask(config, same_document(documents, encoder_documents), inputs_embeds.dtype)
 

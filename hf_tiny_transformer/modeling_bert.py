@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutput, NextSentencePredictorOutput
-from transformers.utils.generic import TransformersKwargs, can_return_tuple, merge_with_config_defaults
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .attention import MultiHeadAttention
@@ -21,8 +21,8 @@ from .heads import (
     SequenceClassificationHead,
     TokenClassificationHead,
 )
-from .layers import PredictionHead, TinyTransformerPreTrainedModel, gather_targets
-from .masks import bidirectional_mask
+from .layers import ForwardKwargs, PredictionHead, TinyTransformerPreTrainedModel, gather_targets
+from .masks import AttentionMask, bidirectional_mask
 from .token_loss import IGNORED, predict_tokens
 
 
@@ -52,7 +52,7 @@ class TinyTransformerBertLayer(GradientCheckpointingLayer):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(
-        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs
+        self, hidden_states: torch.Tensor, attention_mask: AttentionMask = None, **kwargs: object
     ) -> torch.Tensor:
         """Map (B, T, hidden_size) to (B, T, hidden_size), with a mask from `masks.py`."""
         attended, _ = self.attention(hidden_states, attention_mask=attention_mask, **kwargs)
@@ -79,9 +79,9 @@ class TinyTransformerBertPreTrainedModel(TinyTransformerPreTrainedModel):
     _no_split_modules = ["TinyTransformerBertLayer"]
     _can_record_outputs = {"hidden_states": TinyTransformerBertLayer, "attentions": MultiHeadAttention}
 
-    def pool(self, outputs: BaseModelOutputWithPooling, attention_mask: torch.Tensor | None) -> torch.Tensor:
+    def pool(self, outputs: ModelOutput, attention_mask: torch.Tensor | None) -> torch.Tensor:
         """Return the output of the pooler."""
-        return outputs.pooler_output
+        return outputs["pooler_output"]
 
 
 class TinyTransformerBertModel(TinyTransformerBertPreTrainedModel):
@@ -103,12 +103,12 @@ class TinyTransformerBertModel(TinyTransformerBertPreTrainedModel):
     @capture_outputs
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        token_type_ids: torch.LongTensor | None = None,
-        position_ids: torch.LongTensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        **kwargs: Unpack[ForwardKwargs],
     ) -> BaseModelOutputWithPooling:
         """Encode texts; `token_type_ids` are 0 for the first segment (default) and 1 for the second.
 
@@ -131,8 +131,7 @@ class TinyTransformerBertModel(TinyTransformerBertPreTrainedModel):
             # Flash attention finds packed documents by position_ids.
             hidden_states = layer(hidden_states, attention_mask=mask, position_ids=position_ids, **kwargs)
         return BaseModelOutputWithPooling(
-            last_hidden_state=hidden_states,
-            pooler_output=None if self.pooler is None else self.pooler(hidden_states),
+            last_hidden_state=hidden_states, pooler_output=None if self.pooler is None else self.pooler(hidden_states)
         )
 
 
@@ -164,17 +163,17 @@ class TinyTransformerBertForPreTraining(TinyTransformerBertPreTrainedModel):
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        token_type_ids: torch.LongTensor | None = None,
-        position_ids: torch.LongTensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
-        labels: torch.LongTensor | None = None,
-        next_sentence_label: torch.LongTensor | None = None,
+        labels: torch.Tensor | None = None,
+        next_sentence_label: torch.Tensor | None = None,
         num_sequences_in_batch: torch.Tensor | int | None = None,
-        target_positions: torch.LongTensor | None = None,
+        target_positions: torch.Tensor | None = None,
         skip_logits: bool = False,
-        **kwargs: Unpack[TransformersKwargs],
+        **kwargs: Unpack[ForwardKwargs],
     ) -> TinyTransformerBertForPreTrainingOutput:
         """Predict tokens, and whether the second segment follows the first: logits (B, T, vocab_size) and (B, 2).
 
@@ -196,7 +195,7 @@ class TinyTransformerBertForPreTraining(TinyTransformerBertPreTrainedModel):
         features = self.transform(gather_targets(outputs.last_hidden_state, target_positions))
         loss, prediction_logits = predict_tokens(self, features, labels, skip_logits=skip_logits, **kwargs)
         seq_relationship_logits = self.seq_relationship(outputs.pooler_output)
-        if labels is not None and next_sentence_label is not None:
+        if loss is not None and labels is not None and next_sentence_label is not None:
             divisor = num_sequences_in_batch
             if divisor is None:
                 divisor = next_sentence_label.numel()
@@ -229,13 +228,13 @@ class TinyTransformerBertForNextSentencePrediction(TinyTransformerBertPreTrained
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        token_type_ids: torch.LongTensor | None = None,
-        position_ids: torch.LongTensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
-        labels: torch.LongTensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        labels: torch.Tensor | None = None,
+        **kwargs: Unpack[ForwardKwargs],
     ) -> NextSentencePredictorOutput:
         """Predict whether the second segment follows the first: logits (B, 2).
 

@@ -7,22 +7,18 @@ from torch import nn
 from torch.nn.functional import pad
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.generation import GenerationMixin
-from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions, CausalLMOutputWithPast
-from transformers.utils.generic import TransformersKwargs, can_return_tuple, merge_with_config_defaults
+from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions, CausalLMOutputWithPast, ModelOutput
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .attention import MultiHeadAttention
 from .configuration_decoder import TinyTransformerDecoderConfig
+from .configuration_trunk import TinyTransformerTrunkConfig
 from .heads import SequenceClassificationHead
-from .layers import gather_targets, keep_positions, last_token
+from .layers import ForwardKwargs, gather_targets, keep_positions, last_token
 from .masks import causal_mask, cross_attention_mask
 from .token_loss import IGNORED, predict_tokens
-from .trunk import (
-    TinyTransformerLayer,
-    TinyTransformerTrunk,
-    TinyTransformerTrunkPreTrainedModel,
-    prediction_head,
-)
+from .trunk import TinyTransformerLayer, TinyTransformerTrunk, TinyTransformerTrunkPreTrainedModel, prediction_head
 
 
 class TinyTransformerDecoderPreTrainedModel(TinyTransformerTrunkPreTrainedModel):
@@ -32,20 +28,16 @@ class TinyTransformerDecoderPreTrainedModel(TinyTransformerTrunkPreTrainedModel)
     _skip_keys_device_placement = ["past_key_values"]
     _can_record_outputs = {"hidden_states": TinyTransformerLayer, "attentions": MultiHeadAttention}
 
-    def pool(
-        self, outputs: BaseModelOutputWithPastAndCrossAttentions, attention_mask: torch.Tensor | None
-    ) -> torch.Tensor:
+    def pool(self, outputs: ModelOutput, attention_mask: torch.Tensor | None) -> torch.Tensor:
         """Select the last real token, the only one that has attended to the whole text."""
-        return last_token(outputs.last_hidden_state, attention_mask)
+        return last_token(outputs["last_hidden_state"], attention_mask)
 
 
 class TinyTransformerDecoderModel(TinyTransformerTrunk, TinyTransformerDecoderPreTrainedModel):
     """Decoder trunk: one vector per token, computed from that token and earlier ones."""
 
-    def __init__(
-        self, config: TinyTransformerDecoderConfig, *, num_layers: int | None = None, cross_attention: bool = False
-    ):
-        super().__init__(config, num_layers=num_layers, is_causal=True, cross_attention=cross_attention)
+    def __init__(self, config: TinyTransformerTrunkConfig, *, cross_attention: bool = False):
+        super().__init__(config, is_causal=True, cross_attention=cross_attention)
 
     def new_cache(self) -> Cache:
         """Build an empty cache of keys and values."""
@@ -55,17 +47,17 @@ class TinyTransformerDecoderModel(TinyTransformerTrunk, TinyTransformerDecoderPr
     @capture_outputs
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
+        position_ids: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
-        token_type_ids: torch.LongTensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
         encoder_hidden_states: torch.Tensor | None = None,
         encoder_attention_mask: torch.Tensor | None = None,
-        encoder_position_ids: torch.LongTensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        encoder_position_ids: torch.Tensor | None = None,
+        **kwargs: Unpack[ForwardKwargs],
     ) -> BaseModelOutputWithPastAndCrossAttentions:
         """Decode texts.
 
@@ -78,7 +70,11 @@ class TinyTransformerDecoderModel(TinyTransformerTrunk, TinyTransformerDecoderPr
         """
         inputs_embeds = self.embed(input_ids, inputs_embeds)
         # The masks come before a new cache: transformers looks for packed documents only if there is no cache.
-        mask, cross_mask = causal_mask(self.config, inputs_embeds, attention_mask, position_ids, past_key_values), None
+        masks = {
+            kind: causal_mask(self.config, inputs_embeds, attention_mask, position_ids, past_key_values, kind)
+            for kind in self.layer_types
+        }
+        cross_mask = None
         if encoder_hidden_states is not None:
             is_packed = attention_mask is None and past_key_values is None
             cross_mask = cross_attention_mask(
@@ -96,12 +92,13 @@ class TinyTransformerDecoderModel(TinyTransformerTrunk, TinyTransformerDecoderPr
             position_ids = (torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + past).unsqueeze(0)
         hidden_states, position_embeddings = self.add_positions(inputs_embeds, position_ids)
         for layer in self.layers:
+            kind = str(layer.layer_type)
             hidden_states = layer(
                 hidden_states,
-                mask,
+                masks[kind],
                 encoder_hidden_states,  # positional, because reentrant checkpointing drops gradients of keywords
                 cross_mask,
-                position_embeddings=position_embeddings,
+                position_embeddings=position_embeddings[kind],
                 position_ids=position_ids,
                 past_key_values=past_key_values,
                 **kwargs,
@@ -127,18 +124,18 @@ class TinyTransformerDecoderForCausalLM(TinyTransformerDecoderPreTrainedModel, G
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
+        position_ids: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
-        labels: torch.LongTensor | None = None,
+        labels: torch.Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
-        target_positions: torch.LongTensor | None = None,
+        target_positions: torch.Tensor | None = None,
         skip_logits: bool = False,
-        token_type_ids: torch.LongTensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        token_type_ids: torch.Tensor | None = None,
+        **kwargs: Unpack[ForwardKwargs],
     ) -> CausalLMOutputWithPast:
         """Predict the next token at each position: logits (B, T, vocab_size).
 

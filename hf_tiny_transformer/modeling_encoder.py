@@ -3,8 +3,8 @@
 from typing import Unpack
 
 import torch
-from transformers.modeling_outputs import BaseModelOutput
-from transformers.utils.generic import TransformersKwargs, merge_with_config_defaults
+from transformers.modeling_outputs import BaseModelOutput, ModelOutput
+from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .attention import MultiHeadAttention
@@ -16,14 +16,9 @@ from .heads import (
     SequenceClassificationHead,
     TokenClassificationHead,
 )
-from .layers import mean_pool
+from .layers import ForwardKwargs, mean_pool
 from .masks import bidirectional_mask
-from .trunk import (
-    TinyTransformerLayer,
-    TinyTransformerTrunk,
-    TinyTransformerTrunkPreTrainedModel,
-    prediction_head,
-)
+from .trunk import TinyTransformerLayer, TinyTransformerTrunk, TinyTransformerTrunkPreTrainedModel, prediction_head
 
 
 class TinyTransformerEncoderPreTrainedModel(TinyTransformerTrunkPreTrainedModel):
@@ -32,11 +27,11 @@ class TinyTransformerEncoderPreTrainedModel(TinyTransformerTrunkPreTrainedModel)
     config: TinyTransformerEncoderConfig
     _can_record_outputs = {"hidden_states": TinyTransformerLayer, "attentions": MultiHeadAttention}
 
-    def pool(self, outputs: BaseModelOutput, attention_mask: torch.Tensor | None) -> torch.Tensor:
+    def pool(self, outputs: ModelOutput, attention_mask: torch.Tensor | None) -> torch.Tensor:
         """Average the real tokens or select the first one, according to `config.classifier_pooling`."""
         if self.config.classifier_pooling == "cls":
-            return outputs.last_hidden_state[:, 0]
-        return mean_pool(outputs.last_hidden_state, attention_mask)
+            return outputs["last_hidden_state"][:, 0]
+        return mean_pool(outputs["last_hidden_state"], attention_mask)
 
 
 class TinyTransformerEncoderModel(TinyTransformerTrunk, TinyTransformerEncoderPreTrainedModel):
@@ -46,24 +41,28 @@ class TinyTransformerEncoderModel(TinyTransformerTrunk, TinyTransformerEncoderPr
     @capture_outputs
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
+        position_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
-        token_type_ids: torch.LongTensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        token_type_ids: torch.Tensor | None = None,
+        **kwargs: Unpack[ForwardKwargs],
     ) -> BaseModelOutput:
         """Encode texts; `token_type_ids` are ignored, and accepted because some tokenizers always return them."""
         inputs_embeds = self.embed(input_ids, inputs_embeds)
-        mask = bidirectional_mask(self.config, inputs_embeds, attention_mask, position_ids)
+        masks = {
+            kind: bidirectional_mask(self.config, inputs_embeds, attention_mask, position_ids, kind)
+            for kind in self.layer_types
+        }
         if position_ids is None:
             position_ids = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device).unsqueeze(0)
         hidden_states, position_embeddings = self.add_positions(inputs_embeds, position_ids)
         for layer in self.layers:
+            kind = str(layer.layer_type)
             hidden_states = layer(
                 hidden_states,
-                attention_mask=mask,
-                position_embeddings=position_embeddings,
+                attention_mask=masks[kind],
+                position_embeddings=position_embeddings[kind],
                 position_ids=position_ids,
                 **kwargs,
             )

@@ -5,10 +5,11 @@ from typing import Unpack
 import torch
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutput, ImageClassifierOutput
-from transformers.utils.generic import TransformersKwargs, can_return_tuple
+from transformers.utils.generic import can_return_tuple
 
 from .configuration_image import TinyTransformerEncoderImageConfig
 from .heads import ClassifierHead
+from .layers import ForwardKwargs
 from .modeling_encoder import TinyTransformerEncoderModel, TinyTransformerEncoderPreTrainedModel
 from .trunk import prediction_head
 
@@ -40,17 +41,17 @@ class TinyTransformerEncoderImagePreTrainedModel(TinyTransformerEncoderPreTraine
 
     config: TinyTransformerEncoderImageConfig
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = ["image"]
 
 
 class TinyTransformerEncoderImageModel(TinyTransformerEncoderImagePreTrainedModel, TinyTransformerEncoderModel):
     """Encoder trunk on patches: one contextual vector per patch."""
 
-    def token_embeddings(self, config: TinyTransformerEncoderImageConfig) -> nn.Module:
+    def token_embeddings(self) -> nn.Module:
         """Build the patch embedding."""
-        return PatchEmbedding(config)
+        return PatchEmbedding(self.config)
 
-    def forward(self, pixel_values: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> BaseModelOutput:
+    def forward(self, pixel_values: torch.Tensor, **kwargs: Unpack[ForwardKwargs]) -> BaseModelOutput:
         """Encode images (B, C, image_size, image_size)."""
         return super().forward(inputs_embeds=self.embed_tokens(pixel_values), **kwargs)
 
@@ -66,7 +67,7 @@ class TinyTransformerEncoderForImageClassification(ClassifierHead, TinyTransform
 
     @can_return_tuple
     def forward(
-        self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Unpack[TransformersKwargs]
+        self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Unpack[ForwardKwargs]
     ) -> ImageClassifierOutput:
         """Classify images (B, C, image_size, image_size) with `labels` (B,): logits (B, num_labels)."""
         outputs = self.model(pixel_values, **kwargs)

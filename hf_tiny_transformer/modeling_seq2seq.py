@@ -6,17 +6,13 @@ import torch
 from torch import nn
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 from transformers.generation import GenerationMixin
-from transformers.modeling_outputs import (
-    BaseModelOutput,
-    Seq2SeqLMOutput,
-    Seq2SeqModelOutput,
-)
-from transformers.utils.generic import TransformersKwargs, can_return_tuple
+from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput, Seq2SeqModelOutput
+from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import OutputRecorder
 
 from .attention import MultiHeadAttention
 from .configuration_seq2seq import TinyTransformerSeq2SeqConfig
-from .layers import gather_targets, keep_positions
+from .layers import ForwardKwargs, gather_targets, keep_positions
 from .modeling_decoder import TinyTransformerDecoderModel
 from .modeling_encoder import TinyTransformerEncoderModel
 from .token_loss import IGNORED, predict_tokens
@@ -26,13 +22,13 @@ from .trunk import TinyTransformerLayer, TinyTransformerTrunkPreTrainedModel, pr
 class TinyTransformerSeq2SeqEncoder(TinyTransformerEncoderModel):
     """Encoder half: the Encoder family's trunk."""
 
-    config: TinyTransformerSeq2SeqConfig
+    config: TinyTransformerSeq2SeqConfig  # type: ignore[assignment]  # the trunk reads shared fields only
 
 
 class TinyTransformerSeq2SeqDecoder(TinyTransformerDecoderModel):
     """Decoder half: the Decoder family's trunk with cross-attention in every layer."""
 
-    config: TinyTransformerSeq2SeqConfig
+    config: TinyTransformerSeq2SeqConfig  # type: ignore[assignment]  # the trunk reads shared fields only
     _can_record_outputs = {
         "hidden_states": TinyTransformerLayer,
         "attentions": OutputRecorder(MultiHeadAttention, index=1, layer_name="attention"),
@@ -40,7 +36,7 @@ class TinyTransformerSeq2SeqDecoder(TinyTransformerDecoderModel):
     }
 
     def __init__(self, config: TinyTransformerSeq2SeqConfig):
-        super().__init__(config, num_layers=config.num_decoder_layers, cross_attention=True)
+        super().__init__(config, cross_attention=True)
 
     def new_cache(self) -> Cache:
         """Build two empty caches: for self-attention, and for the encoder's keys and values."""
@@ -88,18 +84,18 @@ class TinyTransformerSeq2SeqModel(TinyTransformerSeq2SeqPreTrainedModel):
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        decoder_input_ids: torch.LongTensor | None = None,
+        decoder_input_ids: torch.Tensor | None = None,
         decoder_attention_mask: torch.Tensor | None = None,
-        encoder_outputs: BaseModelOutput | tuple[torch.Tensor, ...] | None = None,
+        encoder_outputs: BaseModelOutput | tuple | None = None,
         past_key_values: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         decoder_inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
-        position_ids: torch.LongTensor | None = None,
-        decoder_position_ids: torch.LongTensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        position_ids: torch.Tensor | None = None,
+        decoder_position_ids: torch.Tensor | None = None,
+        **kwargs: Unpack[ForwardKwargs],
     ) -> Seq2SeqModelOutput:
         """Encode `input_ids` (B, S) and decode `decoder_input_ids` (B, T).
 
@@ -109,15 +105,17 @@ class TinyTransformerSeq2SeqModel(TinyTransformerSeq2SeqPreTrainedModel):
         and to the n-th of the encoder's.
         """
         if encoder_outputs is None:
-            encoder_outputs = self.encoder(
+            encoded = self.encoder(
                 input_ids=input_ids,
                 attention_mask=attention_mask,
                 position_ids=position_ids,
                 inputs_embeds=inputs_embeds,
                 **kwargs,
             )
-        elif not isinstance(encoder_outputs, BaseModelOutput):
-            encoder_outputs = BaseModelOutput(*encoder_outputs)
+        elif isinstance(encoder_outputs, BaseModelOutput):
+            encoded = encoder_outputs
+        else:
+            encoded = BaseModelOutput(*encoder_outputs)
         outputs = self.decoder(
             input_ids=decoder_input_ids,
             attention_mask=decoder_attention_mask,
@@ -125,7 +123,7 @@ class TinyTransformerSeq2SeqModel(TinyTransformerSeq2SeqPreTrainedModel):
             past_key_values=past_key_values,
             inputs_embeds=decoder_inputs_embeds,
             use_cache=use_cache,
-            encoder_hidden_states=encoder_outputs.last_hidden_state,
+            encoder_hidden_states=encoded.last_hidden_state,
             encoder_attention_mask=attention_mask,
             encoder_position_ids=position_ids,
             **kwargs,
@@ -136,9 +134,9 @@ class TinyTransformerSeq2SeqModel(TinyTransformerSeq2SeqPreTrainedModel):
             decoder_hidden_states=outputs.hidden_states,
             decoder_attentions=outputs.attentions,
             cross_attentions=outputs.cross_attentions,
-            encoder_last_hidden_state=encoder_outputs.last_hidden_state,
-            encoder_hidden_states=encoder_outputs.hidden_states,
-            encoder_attentions=encoder_outputs.attentions,
+            encoder_last_hidden_state=encoded.last_hidden_state,
+            encoder_hidden_states=encoded.hidden_states,
+            encoder_attentions=encoded.attentions,
         )
 
 
@@ -161,22 +159,22 @@ class TinyTransformerSeq2SeqForConditionalGeneration(TinyTransformerSeq2SeqPreTr
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        decoder_input_ids: torch.LongTensor | None = None,
+        decoder_input_ids: torch.Tensor | None = None,
         decoder_attention_mask: torch.Tensor | None = None,
-        encoder_outputs: BaseModelOutput | tuple[torch.Tensor, ...] | None = None,
+        encoder_outputs: BaseModelOutput | tuple | None = None,
         past_key_values: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         decoder_inputs_embeds: torch.Tensor | None = None,
-        labels: torch.LongTensor | None = None,
+        labels: torch.Tensor | None = None,
         use_cache: bool | None = None,
-        position_ids: torch.LongTensor | None = None,
-        decoder_position_ids: torch.LongTensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        decoder_position_ids: torch.Tensor | None = None,
         logits_to_keep: int | torch.Tensor = 0,
-        target_positions: torch.LongTensor | None = None,
+        target_positions: torch.Tensor | None = None,
         skip_logits: bool = False,
-        **kwargs: Unpack[TransformersKwargs],
+        **kwargs: Unpack[ForwardKwargs],
     ) -> Seq2SeqLMOutput:
         """Predict the tokens of the decoder's sequence: logits (B, T, vocab_size).
 
@@ -214,7 +212,7 @@ class TinyTransformerSeq2SeqForConditionalGeneration(TinyTransformerSeq2SeqPreTr
             encoder_attentions=outputs.encoder_attentions,
         )
 
-    def prepare_decoder_input_ids_from_labels(self, labels: torch.LongTensor) -> torch.LongTensor:
+    def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
         """Shift the labels (B, T) by one behind the start token; `DataCollatorForSeq2Seq` calls this.
 
         Raises:

@@ -1,8 +1,14 @@
 """Token predictions and their loss, optionally without keeping the logits in memory."""
 
+from collections.abc import Callable
+from typing import Any, Protocol, Unpack
+
 import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
+from transformers.configuration_utils import PreTrainedConfig
+
+from .layers import ForwardKwargs
 
 IGNORED = -100
 # Logits computed at once, in elements: small enough for a CPU's caches, large enough to keep a GPU busy.
@@ -11,13 +17,28 @@ CPU_CHUNK, GPU_CHUNK = 2**24, 2**28
 CPU_SLICE = 512
 
 
+class LanguageModel(Protocol):
+    """What `predict_tokens` reads from a model."""
+
+    lm_head: nn.Linear
+
+    @property
+    def config(self) -> PreTrainedConfig: ...
+    @property
+    def loss_function(self) -> Callable[..., torch.Tensor]: ...
+
+
 def predict_tokens(
-    model: nn.Module, features: torch.Tensor, labels: torch.Tensor | None, *, skip_logits: bool, **kwargs
+    model: LanguageModel,
+    features: torch.Tensor,
+    labels: torch.Tensor | None,
+    *,
+    skip_logits: bool,
+    **kwargs: Unpack[ForwardKwargs],
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
     """Apply the language-model head and compute its loss.
 
     Args:
-        model: Provides `lm_head` and transformers' `loss_function`.
         features: (..., hidden_size), the input of the head.
         labels: (...) token ids, -100 = ignored.
         skip_logits: Whether to compute the loss only, in chunks.
@@ -58,7 +79,7 @@ class LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx, features: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, labels: torch.Tensor
+        ctx: Any, features: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, labels: torch.Tensor
     ) -> torch.Tensor:
         """Compute sum(cross_entropy(features @ weight.T + bias, labels)) in fp32: (N, D), (V, D), (V,), (N,) -> ()."""
         device = features.device.type
@@ -93,7 +114,7 @@ class LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Scale the gradients that `forward` computed."""
         return *(kept * gradient.to(kept.dtype) for kept in ctx.saved_tensors), None
 

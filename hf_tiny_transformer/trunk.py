@@ -9,14 +9,9 @@ from transformers.cache_utils import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .attention import MultiHeadAttention
-from .configuration_trunk import TinyTransformerTrunkConfig
-from .layers import (
-    GatedMLP,
-    PredictionHead,
-    RotaryEmbedding,
-    TinyTransformerPreTrainedModel,
-    sinusoidal_positions,
-)
+from .configuration_trunk import FULL, SLIDING, TinyTransformerTrunkConfig
+from .layers import GatedMLP, PredictionHead, RotaryEmbedding, TinyTransformerPreTrainedModel, sinusoidal_positions
+from .masks import AttentionMask
 
 
 class TinyTransformerLayer(GradientCheckpointingLayer):
@@ -30,12 +25,19 @@ class TinyTransformerLayer(GradientCheckpointingLayer):
         config: TinyTransformerTrunkConfig,
         layer_idx: int,
         *,
+        layer_type: str = FULL,
         is_causal: bool = False,
         cross_attention: bool = False,
     ):
         super().__init__()
+        self.layer_type = layer_type
+        window = config.sliding_window if layer_type == SLIDING else None
+        if window is not None and not is_causal:
+            window += 1  # half the window in an encoder does not count the token itself
         self.attention_norm = layer_norm(config) if layer_idx > 0 else nn.Identity()
-        self.attention = MultiHeadAttention(config, layer_idx, is_causal=is_causal, dropout=config.attention_dropout)
+        self.attention = MultiHeadAttention(
+            config, layer_idx, is_causal=is_causal, dropout=config.attention_dropout, sliding_window=window
+        )
         if cross_attention:
             self.cross_attention_norm = layer_norm(config)
             self.cross_attention = MultiHeadAttention(config, layer_idx, dropout=config.attention_dropout)
@@ -45,13 +47,13 @@ class TinyTransformerLayer(GradientCheckpointingLayer):
     def forward(
         self,
         hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
+        attention_mask: AttentionMask = None,
         encoder_hidden_states: torch.Tensor | None = None,
-        encoder_attention_mask: torch.Tensor | None = None,
+        encoder_attention_mask: AttentionMask = None,
         position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
-        position_ids: torch.LongTensor | None = None,
+        position_ids: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
-        **kwargs,
+        **kwargs: object,
     ) -> torch.Tensor:
         """Map (B, T, hidden_size) to (B, T, hidden_size).
 
@@ -109,31 +111,32 @@ class TinyTransformerTrunk(TinyTransformerTrunkPreTrainedModel):
         self,
         config: TinyTransformerTrunkConfig,
         *,
-        num_layers: int | None = None,
         is_causal: bool = False,
         cross_attention: bool = False,
     ):
         super().__init__(config)
-        self.embed_tokens = self.token_embeddings(config)
+        self.embed_tokens = self.token_embeddings()
         if config.position_embedding_type == "learned":
             self.embed_positions = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        layer_types = config.get_text_config(decoder=is_causal).layer_types  # Seq2Seq has those of two sides
+        self.layer_types = sorted(set(layer_types))
         if config.position_embedding_type == "rotary":
-            self.rotary_emb = RotaryEmbedding(config)
+            self.rotary_emb = nn.ModuleDict({kind: RotaryEmbedding(config, kind) for kind in self.layer_types})
         self.embed_norm = layer_norm(config)
         self.embed_dropout = nn.Dropout(config.embedding_dropout)
         self.layers = nn.ModuleList(
-            TinyTransformerLayer(config, i, is_causal=is_causal, cross_attention=cross_attention)
-            for i in range(num_layers or config.num_hidden_layers)
+            TinyTransformerLayer(config, i, layer_type=kind, is_causal=is_causal, cross_attention=cross_attention)
+            for i, kind in enumerate(layer_types)
         )
         self.norm = layer_norm(config)
         self.gradient_checkpointing = False
         self.post_init()
 
-    def token_embeddings(self, config: TinyTransformerTrunkConfig) -> nn.Module:
+    def token_embeddings(self) -> nn.Module:
         """Build the module that maps tokens to vectors; a subclass may embed something other than token ids."""
-        return nn.Embedding(config.vocab_size, config.hidden_size)
+        return nn.Embedding(self.config.vocab_size, self.config.hidden_size)
 
-    def embed(self, input_ids: torch.LongTensor | None, inputs_embeds: torch.Tensor | None) -> torch.Tensor:
+    def embed(self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None) -> torch.Tensor:
         """Embed the tokens, unless the caller has done so.
 
         Raises:
@@ -144,16 +147,18 @@ class TinyTransformerTrunk(TinyTransformerTrunkPreTrainedModel):
         return self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
 
     def add_positions(
-        self, inputs_embeds: torch.Tensor, position_ids: torch.LongTensor
-    ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor] | None]:
+        self, inputs_embeds: torch.Tensor, position_ids: torch.Tensor
+    ) -> tuple[torch.Tensor, dict[str, tuple[torch.Tensor, torch.Tensor] | None]]:
         """Add positions to the embeddings, or prepare rotary ones.
 
         Returns:
-            The input of the first layer, (B, T, hidden_size); and cos and sin if positions are rotary, else None.
+            The input of the first layer, (B, T, hidden_size); and, by layer type, cos and sin if positions are rotary,
+            else None.
         """
-        position_embeddings = None
+        position_embeddings: dict[str, tuple[torch.Tensor, torch.Tensor] | None] = dict.fromkeys(self.layer_types)
         if self.config.position_embedding_type == "rotary":
-            position_embeddings = self.rotary_emb(inputs_embeds, position_ids)
+            for kind, rotary in self.rotary_emb.items():
+                position_embeddings[kind] = rotary(inputs_embeds, position_ids)
         elif self.config.position_embedding_type == "learned":
             inputs_embeds = inputs_embeds + self.embed_positions(position_ids)
         elif self.config.position_embedding_type == "sinusoidal":

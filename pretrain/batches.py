@@ -74,7 +74,7 @@ class BatchSource:
         """Return the batch of rows given as (epoch, row number), (B, 2); see `Objective.build`."""
         epochs, numbers = rows.T
         random = RandomRows(self.seed, stage, epochs, numbers)
-        arrays = self.objective.build(numbers, random, block_size, mask_rate)
+        arrays = self.objective.build(numbers, random, block_size, mask_rate or 0.0)
         if self.bounds:
             arrays["cu_seq_lens_q"] = document_bounds(arrays["position_ids"])
         return {name: torch.from_numpy(array) for name, array in arrays.items()}

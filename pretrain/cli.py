@@ -8,12 +8,12 @@ import re
 import sys
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser
+from jsonargparse import ArgumentError
 
 from hf_tiny_transformer.common.arguments import CommandParser, build, normalized, program
 from hf_tiny_transformer.common.environment import quieten_libraries
@@ -55,10 +55,10 @@ def parse(argv: Sequence[str]) -> tuple[RunSettings, Recipe]:
     own = f"Published recipe ({names}) or YAML file; other flags override its fields."
     parser.add_argument("--recipe", default=path.stem if path.parent == RECIPES else str(path), help=own)
     parser.add_settings(RunSettings)
-    parser.add_settings(Recipe, defaults=_read_recipe(path))
+    given = [word.partition("=")[0] for word in words if word.startswith("--")]
+    parser.add_settings(Recipe, defaults=_read_recipe(path, given))
     values = parser.parse(argv)
     settings = build(RunSettings, values)
-    given = [word.partition("=")[0] for word in words]
     if settings.init is not None and (fixed := [flag for flag in given if flag.startswith(FIXED_BY_INIT)]):
         raise UserError(f"{fixed[0]}: --init {settings.init} brings its own model and tokenizer; omit this flag")
     return settings, build(Recipe, parser.instantiate_classes(values))
@@ -76,25 +76,30 @@ def _recipe_path(argv: list[str]) -> Path:
     return find_recipe(given.recipe or (DEFAULT_RECIPE if given.init is None else DEFAULT_RECIPE_WITH_INIT))
 
 
-def _read_recipe(path: Path) -> dict[str, Any]:
-    """Return the fields of a recipe file."""
+def _read_recipe(path: Path, given: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the fields of a recipe file; fields without default may also be among the flags `given`."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         raise UserError(f"--recipe {path}: cannot be read ({one_line(error, 200)}); correct the file") from None
     known = [field.name for field in fields(Recipe)]
     if not isinstance(content, dict):
         raise UserError(f"--recipe {path}: must be a mapping of {', '.join(known)}")
-    parser = ArgumentParser(exit_on_error=False)
+    missing = [field.name for field in fields(Recipe) if field.default is field.default_factory is MISSING]
+    flags = {flag.lstrip("-").partition(".")[0].replace("-", "_") for flag in given}
+    if missing := [name for name in missing if name not in {*content, *flags}]:
+        advice = f"add it, or start from a copy of {RECIPES / DEFAULT_RECIPE}.yaml"
+        raise UserError(f"--recipe {path}: lacks {', '.join(missing)}; {advice}")
+    parser = CommandParser()
     for name in content:
         if name not in known:
             raise UserError(f"--recipe {path}: unknown field {name}{suggestion(str(name), known)}")
         parser.add_argument(f"--{name}", type=get_type_hints(Recipe)[name])
     try:
         parser.parse_object(deepcopy(content))
-    except ArgumentError as error:
-        hint = ""
-        if odd := re.search(r"Option '(\S+)' is not accepted", str(error)):
-            hint = suggestion(odd[1], [field.name for field in fields(Stage)])
-        raise UserError(f"--recipe {path}: {one_line(error, 300)}{hint}") from None
+    except (ArgumentError, RecursionError) as error:
+        odd = re.search(r"Option '(\S+)' is not accepted", str(error))
+        hint = suggestion(odd[1], [field.name for field in fields(Stage)]) if odd else ""
+        field, *rest = parser.explain(one_line(error)).removeprefix("--").split(" ")
+        raise UserError(f"--recipe {path}: {' '.join([field.replace('-', '_'), *rest])}{hint}") from None
     return content

@@ -7,14 +7,14 @@ import json
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from transformers import BertConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from hf_tiny_transformer.common.checkpoints import load_model, read_config, read_config_json, read_tokenizer
 from hf_tiny_transformer.common.errors import UserError
-from hf_tiny_transformer.convert.bert import config_from_stock, load_stock_bert
+from hf_tiny_transformer.convert.stock import STOCK_FAMILIES, config_from_stock, load_stock
 
 from .data.tokenizer import GENERATES
-from .recipe import CONFIG_CLASSES, OBJECTIVES, Recipe
+from .recipe import CONFIG_CLASSES, OBJECTIVES, Family, Recipe
 
 FLAG = "--init"
 # set by the tokenizer in runs that train one; here they are part of the config
@@ -26,14 +26,17 @@ class InitialModel:
     """A model directory to start from; `config` is of one of our families, also for a stock checkpoint."""
 
     directory: Path
-    family: str
+    family: Family
     config: PreTrainedConfig
     is_stock: bool
     trust_remote_code: bool = False
 
     def tokenizer(self) -> PreTrainedTokenizerFast:
         """Return a new copy of its tokenizer, which packing changes."""
-        return read_tokenizer(self.directory, self.config, flag=FLAG, trust_remote_code=self.trust_remote_code)
+        tokenizer = read_tokenizer(self.directory, self.config, flag=FLAG, trust_remote_code=self.trust_remote_code)
+        if not isinstance(tokenizer, PreTrainedTokenizerFast):
+            raise UserError(f"--init {self.directory}: has no tokenizer.json; save the model's fast tokenizer there")
+        return tokenizer
 
     def tokenizer_fingerprint(self) -> str:
         """Return a hash of everything that decides the ids of a text; padding and truncation do not."""
@@ -47,7 +50,7 @@ class InitialModel:
             UserError: Weights are unreadable, or some of the trunk are missing.
         """
         if self.is_stock:
-            return load_stock_bert(self.directory, model_class, flag=FLAG, seed=seed).float().train()
+            return load_stock(self.directory, model_class, flag=FLAG, seed=seed).float().train()
         return load_model(self.directory, model_class, self.config, flag=FLAG, new_head=True, seed=seed).train()
 
 
@@ -55,23 +58,21 @@ def open_initial(directory: str | Path, *, trust_remote_code: bool = False) -> I
     """Read the config and the tokenizer of a model directory; the weights are loaded later.
 
     Raises:
-        UserError: There is no such directory, it is neither one of our models nor a stock bert, or it has no usable
-            tokenizer.
+        UserError: There is no such directory, it is neither one of our models nor a stock one that we convert, or it
+            has no usable tokenizer.
     """
     directory = Path(directory)
     model_type = read_config_json(directory, FLAG)["model_type"]
     families = {config_class.model_type: family for family, config_class in CONFIG_CLASSES.items()}
-    if model_type not in (*families, BertConfig.model_type):
-        known = ", ".join([*families, BertConfig.model_type])
+    stock = {config_class.model_type: families[ours.model_type] for config_class, ours in STOCK_FAMILIES.items()}
+    if model_type not in families | stock:
+        known = ", ".join(families | stock)
         raise UserError(f"{directory / 'config.json'}: model_type is {model_type!r}; --init takes one of {known}")
     config = read_config(directory, flag=FLAG)
-    is_stock = isinstance(config, BertConfig)
-    if is_stock:
+    if model_type in stock:
         config = config_from_stock(config, source=directory / "config.json")
-    initial = InitialModel(directory, families.get(model_type, "bert"), config, is_stock, trust_remote_code)
+    initial = InitialModel(directory, (families | stock)[model_type], config, model_type in stock, trust_remote_code)
     where, tokenizer = f"--init {directory}", initial.tokenizer()
-    if not getattr(tokenizer, "is_fast", False):
-        raise UserError(f"{where}: has no tokenizer.json; save the model's fast tokenizer there")
     needed = ("bos_token", "eos_token") if initial.family in GENERATES else ("mask_token",)
     missing = [name for name in ("pad_token", "cls_token", "sep_token", *needed) if getattr(tokenizer, name) is None]
     if missing:

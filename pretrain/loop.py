@@ -15,6 +15,7 @@ from functools import cached_property
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
 from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader, Dataset
@@ -87,7 +88,7 @@ class StepBuilder(Dataset):
         step, plan = self.steps[index]
         size = self.recipe.rows_per_pass(plan.stage, self.device)
         micro_batches = list(self.batches.micro_batches(plan, step, rank=self.rank, world=self.world, size=size))
-        return BuiltStep(step, plan, micro_batches, sum(map(count_targets, micro_batches)))
+        return BuiltStep(step, plan, micro_batches, sum(map(count_targets, micro_batches), torch.zeros(2)))
 
 
 @dataclass
@@ -99,7 +100,7 @@ class TrainingLoop:
 
     accelerator: Accelerator
     model: nn.Module
-    optimizers: list[torch.optim.Optimizer]
+    optimizers: list[AcceleratedOptimizer]
     batches: BatchSource
     recipe: Recipe
     max_steps: int
@@ -148,7 +149,7 @@ class TrainingLoop:
             is_last = number == len(built.micro_batches) - 1
             with nullcontext() if is_last else self.accelerator.no_sync(self.model):
                 batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
-                loss = forward(self.model, batch, totals).loss
+                loss = forward(self.model, batch, totals)["loss"]
                 loss_sum += loss.detach()
                 self.accelerator.backward(loss * world)  # DDP averages gradients over processes; shares must be summed
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.gradient_clip)
@@ -181,8 +182,8 @@ class TrainingLoop:
         what += f"{built.plan.stage.block_size} tokens"
         if progress.skipped > self.skip_bad_steps:
             raise DivergedError(
-                f"{what}. The last checkpoint is good: --resume --skip-bad-steps {progress.skipped} skips this step; "
-                "if that does not help, start a new run with a lower learning rate"
+                f"{what}. --resume --skip-bad-steps {progress.skipped} continues at the last checkpoint, whose weights "
+                "are finite, and skips this step; if that does not help, start a new run with a lower learning rate"
             )
         logger.warning("skipped %s", what)
 

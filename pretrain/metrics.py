@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import resource
 import sys
 from collections.abc import Callable
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import torch
 from tqdm import tqdm
+
+from hf_tiny_transformer.common.files import atomic_write_text
 
 from .loop import Progress, TrainingLoop
 from .schedule import plan_stages
@@ -27,21 +30,27 @@ class Reporter:
     """Receives the figures of every step; the main process writes them to metrics.jsonl, the log and the tracker.
 
     A line of metrics.jsonl has the figures of one step (not means over steps, so that a resumed run writes the same
-    lines) and the rate since the line before.
+    lines) and the rate since the line before. A number that is not finite is null. `saved` has the lines up to
+    `progress`, if it exists.
     """
 
-    def __init__(self, output: Path, loop: TrainingLoop, progress: Progress):
+    def __init__(self, output: Path, loop: TrainingLoop, progress: Progress, saved: Path):
         self.path, self.max_steps, self.accelerator = output / METRICS_FILE, loop.max_steps, loop.accelerator
         plans = plan_stages(loop.recipe, loop.max_steps)
         self.max_tokens = sum(p.stage.batch_size * p.stage.block_size * (p.last - p.first) for p in plans)
         self.peak_share = peak_share(loop)
         self.last = (progress.tokens, progress.seconds)
         show_bar = self.accelerator.is_main_process and sys.stderr.isatty()
-        size = {"total": self.max_tokens, "initial": progress.tokens, "unit": " tokens", "unit_scale": True}
-        self.bar = tqdm(**size, dynamic_ncols=True, disable=not show_bar)
+        self.bar = tqdm(
+            total=self.max_tokens,
+            initial=progress.tokens,
+            unit=" tokens",
+            unit_scale=True,
+            dynamic_ncols=True,
+            disable=not show_bar,
+        )
         if self.accelerator.is_main_process:  # a resumed run writes the later lines again
-            kept = [line for line in read_metrics(self.path) if line["step"] <= progress.step]
-            self.path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+            atomic_write_text(self.path, saved.read_text(encoding="utf-8") if saved.is_file() else "")
 
     def after_step(self, progress: Progress, figures: dict[str, float]) -> None:
         """Move the bar, and report the step if a line is due."""
@@ -62,7 +71,7 @@ class Reporter:
             "memory_gib": round(peak_memory() / 2**30, 3),
         }
         with self.path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(line) + "\n")
+            stream.write(json.dumps({n: v if math.isfinite(v) else None for n, v in line.items()}) + "\n")
         self.accelerator.log({name: value for name, value in line.items() if name != "step"}, progress.step)
         if validated or self._due(progress.step, LOG_LINES_PER_RUN):
             rate = progress.tokens / max(progress.seconds, 1e-9)
@@ -101,11 +110,11 @@ def peak_memory() -> int:
 
 
 def read_metrics(path: Path) -> list[dict]:
-    """Return the lines of metrics.jsonl, without a line that a crash truncated."""
+    """Return the lines of metrics.jsonl, without a line that a crash truncated; null becomes NaN."""
     lines = []
     for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
         try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
+            lines.append({name: math.nan if value is None else value for name, value in json.loads(text).items()})
+        except (ValueError, AttributeError):
             logger.warning("%s: skipped a damaged line", path)
     return lines

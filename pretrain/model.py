@@ -43,7 +43,8 @@ def build_model(
     """
     auto_class = AUTO_CLASSES[recipe.objective]
     if initial is not None:
-        model = initial.load(auto_class._model_mapping[type(initial.config)], seed)
+        mapping = auto_class._model_mapping
+        model = initial.load(mapping[type(initial.config)], seed)  # type: ignore[index]  # None in the base class only
     else:
         tokens = {f"{name}_token_id": getattr(data.tokenizer, f"{name}_token_id") for name in TOKENS[recipe.family]}
         if recipe.family == "seq2seq":

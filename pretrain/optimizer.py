@@ -9,6 +9,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
+from transformers import PreTrainedModel
 
 from .recipe import Recipe
 
@@ -23,11 +24,11 @@ class Muon(torch.optim.Optimizer):
     shapes, not of layers. Of a sharded matrix (FSDP2) each process orthogonalises the whole update and keeps its shard.
     """
 
-    def __init__(self, params: Iterable[nn.Parameter], lr: float, weight_decay: float, momentum: float = 0.95):
+    def __init__(self, params: Iterable[torch.Tensor], lr: float, weight_decay: float, momentum: float = 0.95):
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # Accelerate passes no closure
         """Update all matrices that have a gradient."""
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.grad is not None]
@@ -73,8 +74,10 @@ def _gathered(shard: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """Return the whole tensor of which this process has a shard, sharded as `like` is."""
     if not isinstance(like, DTensor):
         return shard
-    layout = {"shape": like.shape, "stride": like.stride(), "run_check": False}
-    return DTensor.from_local(shard, like.device_mesh, like.placements, **layout).full_tensor()
+    whole = DTensor.from_local(
+        shard, like.device_mesh, like.placements, shape=like.shape, stride=like.stride(), run_check=False
+    )
+    return whole.full_tensor()
 
 
 def _sharded_like(parameter: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
@@ -84,7 +87,7 @@ def _sharded_like(parameter: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
     return _local(distribute_tensor(whole, parameter.device_mesh, parameter.placements, src_data_rank=None))
 
 
-def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+def split_parameters(model: PreTrainedModel) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """Return the matrices of the linear layers, and all other parameters: embeddings, the output matrix, norms, biases.
 
     Every parameter is in exactly one of the lists.
@@ -99,7 +102,7 @@ def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Para
     return list(matrices.values()), list(rest.values())
 
 
-def build_optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
+def build_optimizers(model: PreTrainedModel, recipe: Recipe) -> list[torch.optim.Optimizer]:
     """Return one AdamW, or Muon (Jordan et al. 2024) for the matrices and AdamW for the rest.
 
     Each group has its peak learning rate under `peak_lr`; the schedule scales it.

@@ -20,8 +20,9 @@ from transformers import (
 
 from hf_tiny_transformer.common.checkpoints import TOKENIZER_FILES, WEIGHTS_FILE
 from hf_tiny_transformer.common.environment import device_name, versions
-from hf_tiny_transformer.common.files import atomic_write_json
-from hf_tiny_transformer.common.foreign_code import PACKAGE, strip_files
+from hf_tiny_transformer.common.errors import DivergedError
+from hf_tiny_transformer.common.files import PARTIAL, SUMS, atomic_write_json, write_sums
+from hf_tiny_transformer.common.foreign_code import KEPT_LOCALLY, PACKAGE, strip_files
 from hf_tiny_transformer.common.processes import say
 from hf_tiny_transformer.publish.card import CARD_FILE, THIS_DIRECTORY, Card, Figure, Section, escape, write_card
 from hf_tiny_transformer.publish.facts import describe_tokenizer, estimate_energy, percent, time_and_energy
@@ -33,6 +34,7 @@ from .data.prepare import PreparedData
 from .data.tokenizer import MASK, SPANS
 from .metrics import METRICS_FILE, read_metrics
 from .recipe import Recipe
+from .schedule import plan_stages
 from .settings import RunRecord
 
 SUMMARY_FILE = Path("training") / "summary.json"
@@ -101,14 +103,18 @@ def publish(
     """Copy a checkpoint's model to the top of the run's directory, use it from there, and write card and summary.
 
     Raises:
+        DivergedError: The validation loss is not finite; nothing is written.
         RunError: The code in the card fails; everything but card and summary is written.
     """
-    (output / CARD_FILE).unlink(missing_ok=True)  # of the model before a resume
-    _copy_model(checkpoint, output)
     progress = read_progress(checkpoint)
     metrics = read_metrics(output / METRICS_FILE)
-    draw_curve(metrics, output / "training" / "loss.png")
-    line = next(line for line in reversed(metrics) if line["step"] == progress.step)
+    line: dict[str, Any] = next((line for line in reversed(metrics) if line["step"] == progress.step), {})
+    if not math.isfinite(line.get("validation_loss", math.nan)):
+        raise DivergedError(f"step {progress.step}: the validation loss is not finite; nothing is published")
+    for stale in (CARD_FILE, SUMS):  # of the model before a resume
+        (output / stale).unlink(missing_ok=True)
+    _copy_model(checkpoint, output)
+    draw_curve(metrics, output / "training" / "loss.png", plan_stages(recipe, record.max_steps))
     summary = Summary(
         steps=progress.step,
         tokens=progress.tokens,
@@ -121,6 +127,7 @@ def publish(
     )
     summary.examples = write_card(output, _card(output, data.tokenizer, recipe, record, summary)).splitlines()
     atomic_write_json(output / SUMMARY_FILE, asdict(summary))
+    write_sums(output, leave_out=(KEPT_LOCALLY,))
     print(*summary.examples, sep="\n")
     print(f"{output}: validation loss {summary.validation_loss:.3f} after {progress.tokens:,} tokens")
 
@@ -130,12 +137,12 @@ def _copy_model(checkpoint: Path, output: Path) -> None:
 
     config.json is moved last: a directory that has it is complete.
     """
-    with tempfile.TemporaryDirectory(dir=output, prefix=".model-") as staging:
+    with tempfile.TemporaryDirectory(dir=output, prefix=".model-", suffix=PARTIAL) as staging:
         for file in sorted(checkpoint.iterdir()):
             is_code = file.suffix == ".py" and (PACKAGE / file.name).is_file()
             if is_code or (file.is_file() and file.name in MODEL_FILES):
                 shutil.copyfile(PACKAGE / file.name if is_code else file, Path(staging) / file.name)
-            elif file.name not in (STATE_FILE, OPTIMIZER_FILE):
+            elif file.name not in (STATE_FILE, OPTIMIZER_FILE, METRICS_FILE.name, SUMS):
                 say(f"{file}: not written by this package, and not copied to {output}")
         strip_files(Path(staging), checkpoint)
         for file in sorted(Path(staging).iterdir(), key=lambda file: file.name == "config.json"):

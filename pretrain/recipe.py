@@ -16,12 +16,14 @@ from hf_tiny_transformer import (
     TinyTransformerSeq2SeqConfig,
 )
 from hf_tiny_transformer.common.errors import UserError, suggestion
+from hf_tiny_transformer.configuration_trunk import TinyTransformerTrunkConfig
 
 CPU_TOKENS_PER_PASS = 2048  # what fits into a CPU's caches
 RECIPES = Path(__file__).parent / "recipes"
 DEFAULT_RECIPE = "sample"
 DEFAULT_RECIPE_WITH_INIT = "adapt"
-CONFIG_CLASSES = {
+Family = Literal["encoder", "bert", "decoder", "seq2seq"]
+CONFIG_CLASSES: dict[Family, type[TinyTransformerBertConfig] | type[TinyTransformerTrunkConfig]] = {
     "encoder": TinyTransformerEncoderConfig,
     "bert": TinyTransformerBertConfig,
     "decoder": TinyTransformerDecoderConfig,
@@ -85,7 +87,7 @@ class Recipe:
         examples: Texts that show what the finished model does: sentences with [MASK], or prompts (decoder).
     """
 
-    family: Literal["encoder", "bert", "decoder", "seq2seq"]
+    family: Family
     model: dict[str, Any]
     stages: list[Stage]
     vocab_size: int
@@ -119,7 +121,11 @@ class Recipe:
     def validate(self) -> None:
         """Raise a UserError that names the field if a value is out of range or fields contradict each other."""
         for name in ("vocab_size", "micro_batch_size", "validation_blocks"):
-            _require(getattr(self, name) is None or getattr(self, name) >= 1, name, "must be at least 1")
+            _require(
+                getattr(self, name) is None or 1 <= getattr(self, name) < 2**31,
+                name,
+                "must be at least 1 and below 2**31",
+            )
         for name in ("learning_rate", "matrix_learning_rate", "gradient_clip"):
             _require(getattr(self, name) > 0, name, "must be positive")
         _require(self.weight_decay >= 0, "weight_decay", "must not be negative")
@@ -145,18 +151,24 @@ class Recipe:
         _require(stage.block_size >= 8, f"{name}.block_size", "must be at least 8 tokens")
         limit = self.max_length
         _require(stage.block_size <= limit, f"{name}.block_size", f"exceeds max_position_embeddings ({limit})")
-        _require(stage.batch_size >= 1, f"{name}.batch_size", "must be at least 1")
+        _require(1 <= stage.batch_size < 2**31, f"{name}.batch_size", "must be at least 1 and below 2**31")
         peak, rate, masks = stage.matrix_learning_rate, stage.mask_rate, self.objective != "next_token"
         _require(peak is None or peak > 0, f"{name}.matrix_learning_rate", "must be positive")
         _require(masks or rate is None, f"{name}.mask_rate", "must be left out: next_token masks nothing")
         _require(not masks or rate is not None, f"{name}.mask_rate", f"is missing: {self.objective} masks tokens")
-        _require(not masks or 0 < rate < 1, f"{name}.mask_rate", "must be between 0 and 1")
-        _require(not masks or round(rate * stage.block_size) >= 1, f"{name}.mask_rate", "masks no token of a row")
+        if rate is not None:
+            _require(0 < rate < 1, f"{name}.mask_rate", "must be between 0 and 1")
+            _require(round(rate * stage.block_size) >= 1, f"{name}.mask_rate", "masks no token of a row")
 
     def _validate_model(self) -> None:
         config_class = CONFIG_CLASSES[self.family]
         known = sorted({f.name for f in fields(config_class)} - {f.name for f in fields(PreTrainedConfig)})
-        for name in self.model:
+        for name, value in self.model.items():
+            by_tokenizer = name == "vocab_size" or str(name).endswith("_token_id")
+            _require(
+                not by_tokenizer, f"model.{name}", "is set by the tokenizer; leave it out (recipe field vocab_size)"
+            )
+            _require(not isinstance(value, int) or value < 2**31, f"model.{name}", "must be less than 2**31")
             hint = suggestion(name, known) or f"; known fields: {', '.join(known)}"
             _require(name in known, f"model.{name}", f"is unknown in family {self.family}{hint}")
         try:

@@ -11,7 +11,7 @@ import yaml
 
 from hf_tiny_transformer.common.arguments import flag_of
 from hf_tiny_transformer.common.errors import UserError, one_line
-from hf_tiny_transformer.common.files import atomic_write_json, atomic_write_text, read_json
+from hf_tiny_transformer.common.files import atomic_write_json, atomic_write_text, read_json, sha256
 from hf_tiny_transformer.publish.facts import check_license, public_name
 
 from .recipe import Recipe
@@ -29,7 +29,8 @@ class RunSettings:
         output: Directory of the run; must be new or empty, except with --resume.
         corpus: Text to train on: sample, files, folders, globs, hub:NAME[:CONFIG] or hub-stream:NAME[:CONFIG] (without
             a download).
-        init: Directory of a model, ours or a stock bert, whose weights, config and tokenizer the run starts from.
+        init: Directory of a model, ours or a stock bert, modernbert or modernbert-decoder, whose weights, config and
+            tokenizer the run starts from.
         text_field: Column or field with the text, in .csv, .tsv, .jsonl, .parquet and Hub data.
         seed: Seed of the initial weights, the order of the blocks and the masks.
         minutes: Minutes of training, converted once into a number of steps. Default: 5.
@@ -78,8 +79,8 @@ class RunSettings:
                 raise UserError(f"{flag_of(one)} and {flag_of(other)} exclude each other; give one of them")
         for name in ("minutes", "max_steps", "save_steps", "save_minutes", "keep_last"):
             value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise UserError(f"{flag_of(name)} {value}: must be positive")
+            if value is not None and not 0 < value < 2**31:
+                raise UserError(f"{flag_of(name)} {value}: must be positive and less than 2**31")
         for name in ("seed", "skip_bad_steps"):
             if getattr(self, name) < 0:
                 raise UserError(f"{flag_of(name)} {getattr(self, name)}: must not be negative")
@@ -102,6 +103,7 @@ class RunRecord:
     init: str | None = None
     license: str | None = None
     deterministic: bool = False
+    recipe_sha256: str = ""  # of RECIPE_FILE
 
     @classmethod
     def of(cls, settings: RunSettings, max_steps: int, corpus_fingerprint: str) -> RunRecord:
@@ -118,7 +120,8 @@ class RunRecord:
         """Write recipe.yaml and run.json."""
         text = yaml.safe_dump(asdict(recipe), sort_keys=False, allow_unicode=True)
         atomic_write_text(output / RECIPE_FILE, text)
-        atomic_write_json(output / RUN_FILE, asdict(self))
+        self.recipe_sha256 = sha256(output / RECIPE_FILE)
+        atomic_write_json(output / RUN_FILE, asdict(self), checksum=True)
 
 
 def read_record(output: Path) -> RunRecord | None:
@@ -126,7 +129,7 @@ def read_record(output: Path) -> RunRecord | None:
     path = output / RUN_FILE
     if not path.is_file():
         return None
-    content = read_json(path, "start a new run")
+    content = read_json(path, "start a new run", checksum=True)
     try:
         return RunRecord(**{f.name: content[f.name] for f in fields(RunRecord) if f.name in content})
     except TypeError as error:
@@ -144,6 +147,8 @@ def require_same(record: RunRecord, output: Path, settings: RunSettings, fingerp
             f"--corpus: is not the text that {output} was started with; give the same sources to resume "
             f"({', '.join(record.corpus)})"
         )
+    if sha256(output / RECIPE_FILE) != record.recipe_sha256:
+        raise UserError(f"{output / RECIPE_FILE}: damaged or edited; restore it, or start a new run")
     written = yaml.safe_load((output / RECIPE_FILE).read_text(encoding="utf-8"))
     changed = [name for name, value in asdict(recipe).items() if written.get(name) != value]
     if changed:

@@ -17,7 +17,7 @@ def validate(model: nn.Module, batches: list[Batch], accelerator: Accelerator) -
     With mlm_nsp the loss includes the next-sentence loss. The processes share the batches and return the same figures.
     """
     model.eval()
-    totals = sum(map(count_targets, batches)).to(accelerator.device)
+    totals = sum(map(count_targets, batches), torch.zeros(2)).to(accelerator.device)
     figures = torch.zeros(2, device=accelerator.device)
     rank, world = accelerator.process_index, accelerator.num_processes
     for start in range(0, len(batches), world):
@@ -26,7 +26,7 @@ def validate(model: nn.Module, batches: list[Batch], accelerator: Accelerator) -
         batch = batches[start + rank] if counts else batches[-1]
         batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
         outputs = forward(accelerator.unwrap_model(model), batch, totals)
-        figures[0] += counts * outputs.loss
+        figures[0] += counts * outputs["loss"]
         if "next_sentence_label" in batch:
             correct = outputs["seq_relationship_logits"].argmax(dim=-1) == batch["next_sentence_label"]
             figures[1] += counts * correct.sum() / totals[1]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -24,18 +24,22 @@ def attend(
     *,
     scaling: float,
     cu_seq_lens_q: torch.Tensor,
+    sliding_window: int | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Compute attention within the documents of all rows: (B, H, T, D) -> (B, T, H, D).
 
     `cu_seq_lens_q` (N + 1,) int32 are the bounds of the documents in the B * T tokens; kernels need fp16 or bf16.
+    `sliding_window` counts the tokens on either side, the query itself included; the kernel does not count it.
     """
     from torch.nn.attention.varlen import varlen_attn
 
     batch_size, _, length, _ = query.shape
     query, key, value = (states.transpose(1, 2).flatten(0, 1) for states in (query, key, value))
-    bounds, window = cu_seq_lens_q, (-1, 0 if module.is_causal else -1)
+    side = -1 if sliding_window is None else sliding_window - 1
+    bounds, window = cu_seq_lens_q, (side, 0 if module.is_causal else side)
     attended = varlen_attn(query, key, value, bounds, bounds, length, length, scale=scaling, window_size=window)
+    attended = cast(torch.Tensor, attended)  # a tuple only if more outputs are requested
     return attended.unflatten(0, (batch_size, length)), None
 
 

@@ -38,6 +38,18 @@ CLASSIFIERS = [family for family in FAMILIES if "ForSequenceClassification" in T
 BACKENDS = ["eager", "sdpa", "flex_attention"]
 POSITIONS = ["rotary", "sinusoidal", "learned", "none"]
 
+# Encoder and Decoder: two layer types, each with its own rotary base
+WINDOWS = {
+    "num_hidden_layers": 4,
+    "layer_types": ["full_attention", "sliding_attention"] * 2,
+    "local_attention": 8,
+    "max_position_embeddings": 64,
+    "rope_parameters": {
+        "full_attention": {"rope_type": "default", "rope_theta": 160_000.0},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+    },
+}
+
 every_family = pytest.mark.parametrize("family", list(FAMILIES))
 every_class = pytest.mark.parametrize(("family", "task"), CLASSES)
 every_lm_head = pytest.mark.parametrize(("family", "task"), WITH_LM_HEAD)

@@ -1,4 +1,4 @@
-"""Protects the wheel: in a new environment and an empty folder all commands run, or say what to install.
+"""Protects the wheel: in a new environment and an empty folder, all commands run or name the package to install.
 
 `make wheel` builds the wheel and runs this file, without pytest: python tests/wheel.py WHEEL [ENVIRONMENT]. ENVIRONMENT
 is where the new environment stays; default: a temporary folder. The output is a transcript.

@@ -7,7 +7,7 @@ import json
 import random
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ class Splits:
 
     train: Sequence[Example]
     validation: Sequence[Example]
-    reported: dict[str, Sequence[Example]]  # a single figure refers to the first one
+    reported: Mapping[str, Sequence[Example]]  # a single figure refers to the first one
 
     def named(self) -> dict[str, Sequence[Example]]:
         """Return all splits by name."""
@@ -65,7 +65,7 @@ class Splits:
             raise UserError(f"{origin}: all {len(labels)} training rows have one label; add rows with other labels")
 
 
-def texts_of(values: dict[str, Any], columns: dict[str, Sequence[str]]) -> dict[str, Any]:
+def texts_of(values: dict[str, Any], columns: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     """Return the texts of a table's row by name, of which `CHOICES` is a list.
 
     `columns` has the columns of each text; choices are in several columns, or in one with lists.

@@ -116,7 +116,8 @@ def _read(source: GlueSource, part: Part, text_columns: Sequence[str], data: str
         rows = from_hub(datasets.load_dataset, HUB_PATH, config, split=part.hub_split, advice=advice)
         texts = [tuple(row[column].strip() for column in text_columns) for row in rows]
         labels = [row["label"] if labelled else None for row in rows]
-        return [(str(row.get("idx")), Example(*pair)) for row, *pair in zip(rows, texts, labels, strict=True)]
+        examples = map(Example, texts, labels)
+        return [(str(row.get("idx")), example) for row, example in zip(rows, examples, strict=True)]
     path = _task_folder(data, source) / part.file
     if not labelled:  # the first column is the index, whatever its name
         return [(first, Example(tuple(texts), None)) for _, first, texts in _rows(path, source.file_columns, None)]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -27,6 +27,7 @@ from . import CHOICES, HELD_OUT_SEED, Example, Splits, texts_of
 
 TABLES = tuple(suffix for suffix in FORMATS if suffix != ".txt")
 SHARE = 0.1  # of the rows, for each split that is not given
+TEXT_METRICS = ("rouge", "bleu")
 NOT_FINITE = ("nan", "inf", "infinity")
 MOST_WHOLE_NUMBERS = 20  # more distinct whole numbers are a scale, not classes
 # An example with its label as it is in the file, and the function that returns the error for one of its columns.
@@ -58,10 +59,10 @@ def read_own_file(settings: FinetuneSettings) -> tuple[Kind, tuple[str, ...], Sp
         UserError: A flag is missing, or a file is unreadable or wrong; the message has file, line and column.
     """
     answer = _check_flags(settings)
-    texts = [column for column in (settings.text, settings.pair) if column is not None]
-    choices, path = settings.choices or [], Path(settings.task)
-    named = {"text": [settings.text], "pair": [settings.pair], CHOICES: choices}
-    columns = {name: of_text for name, of_text in named.items() if of_text not in ([], [None])}
+    named = {"text": settings.text, "pair": settings.pair}
+    columns = {name: [column] for name, column in named.items() if column is not None}
+    texts, choices, path = [*chain(*columns.values())], settings.choices or [], Path(settings.task)
+    columns |= {CHOICES: choices} if choices else {}
     files = {name: getattr(settings, name) for name in ("task", "validation", "test")}
     rows = {name: _read(f"--{name}", file, columns, answer) for name, file in files.items() if file is not None}
     main, width = rows["task"], len(rows["task"][0][0].texts)
@@ -72,7 +73,11 @@ def read_own_file(settings: FinetuneSettings) -> tuple[Kind, tuple[str, ...], Sp
         finding = f"texts to write, scored by {kind.metric}"
         answers = _Answers(kind, finding, "a text", lambda text, _: (isinstance(text, str) and text.strip()) or None)
     else:
-        answers = _label_answers(main, answer)
+        answers = _label_answers(main, answer, settings.label_type)
+        if settings.metric is not None:
+            if not isinstance(answers.kind, SingleLabel):
+                raise UserError(f"--metric {settings.metric}: column {answer!r} holds {answers.finding}; leave it out")
+            answers = replace(answers, kind=answers.kind.selected_by(settings.metric))
     say(f"{path}: {plural(len(main), 'row')}; column {answer!r} holds {answers.finding}")
     given: dict[str, list[Example]] = {name: [] for name in rows}
     for name, of_file in rows.items():
@@ -97,22 +102,26 @@ def read_own_file(settings: FinetuneSettings) -> tuple[Kind, tuple[str, ...], Sp
 def _check_flags(settings: FinetuneSettings) -> str:
     """Return the column with the answers, after checking that the flags agree."""
     answer = "label" if settings.target is None else "target"
-    for flag in ("data", "metric") if answer == "label" else ("data", "label", "pair", "choices"):
+    for flag in ("data",) if answer == "label" else ("data", "label", "label_type", "pair", "choices"):
         if getattr(settings, flag) is not None:
             raise UserError(f"--{flag}: does not apply to a table with --{answer}; leave it out")
+    if settings.metric is not None and (settings.metric in TEXT_METRICS) != (answer == "target"):
+        raise UserError(f"--metric {settings.metric}: does not score a --{answer}; leave it out")
+    if settings.choices and (settings.label_type or settings.metric):
+        raise UserError("--label_type and --metric: do not apply to multiple choice; leave them out")
     for flag in ("text", answer):
         if getattr(settings, flag) is None:
             raise UserError(f"--{flag} is required; name the column of {settings.task} that holds it")
     return getattr(settings, answer)
 
 
-def _read(flag: str, file: str, columns: dict[str, Sequence[str]], answer: str) -> list[_Row]:
+def _read(flag: str, file: str, columns: Mapping[str, Sequence[str]], answer: str) -> list[_Row]:
     """Read the texts and the answer of each row of a file."""
     names = [*chain(*columns.values()), answer]
     if len(set(names)) < len(names):
         raise UserError(f"{flag} {file}: flags must name different columns; given are {', '.join(names)}")
     file_format(Path(file), TABLES, flag)
-    table, rows = TableFile(Path(file), names, flag), []
+    table, rows = TableFile(Path(file), names, flag), list[_Row]()
     for record in table.checked():
         try:
             texts = texts_of(record.values, columns)
@@ -127,10 +136,15 @@ def _read(flag: str, file: str, columns: dict[str, Sequence[str]], answer: str) 
     return rows
 
 
-def _label_answers(rows: list[_Row], column: str) -> _Answers:
-    """Find out whether a column holds several labels per text, numbers on a scale, or one label per text."""
+def _label_answers(rows: list[_Row], column: str, label_type: str | None) -> _Answers:
+    """Find out whether a column holds several labels per text, numbers on a scale, or one label per text.
+
+    `label_type` (classification, regression or multi-label) is what the user states that it holds.
+    """
     values = [example.label for example, _ in rows]
-    several = any(isinstance(value, list) or SEPARATOR in str(value) for value in values)
+    several = label_type == "multi-label"
+    if label_type is None:
+        several = any(isinstance(value, list) or SEPARATOR in str(value) for value in values)
     for example, refuse in rows:
         for part in example.label if isinstance(example.label, list) else [example.label]:
             text = str(part).strip().lower().lstrip("+-")
@@ -140,31 +154,42 @@ def _label_answers(rows: list[_Row], column: str) -> _Answers:
         what = "lists" if isinstance(values[0], list) else f"labels joined by {SEPARATOR}"
         names = sorted({name for value in values for name in _parts(value)})
         return _classes(MultiLabel, names, f"{what}: classification with any number of labels", _parts)
-    numbers = {parse_number(value) for value in values}
-    if None in numbers:
+    parsed = {parse_number(value) for value in values}
+    numbers = [number for number in parsed if number is not None]
+    is_scale = None not in parsed
+    if is_scale and label_type is None:
+        is_scale = len(numbers) > MOST_WHOLE_NUMBERS or not all(number.is_integer() for number in numbers)
+    if label_type == "regression":
+        for example, refuse in rows:
+            if parse_number(example.label) is None:
+                raise refuse(f"{example.label!r} is not a number, which --label_type regression needs", column)
+    if None in parsed or (label_type == "classification" and not all(number.is_integer() for number in numbers)):
         what, read = "different texts", lambda value: [str(value).strip()]
-    elif len(numbers) > MOST_WHOLE_NUMBERS or not all(number.is_integer() for number in numbers):
+    elif is_scale and label_type != "classification":
         finding = f"numbers from {min(numbers):g} to {max(numbers):g}: regression"
         return _Answers(Regression(), finding, "a number", lambda value, _: parse_number(value))
     else:
         what, read = "whole numbers", lambda value: [_name(value)]
-    names = sorted({read(value)[0] for value in values}, key=None if None in numbers else int)
-    if len(names) > max(MOST_WHOLE_NUMBERS, len(values) // 2):
+    names = sorted({read(value)[0] for value in values}, key=int if what == "whole numbers" else None)
+    if label_type is None and len(names) > max(MOST_WHOLE_NUMBERS, len(values) // 2):
         problem = f"one of {len(names)} {what} in {len(values)} rows, which are not labels; name another with --label"
         raise rows[0][1](problem, column)
     return _classes(SingleLabel, names, f"{len(names)} {what}: classification", read)
 
 
-def _classes(kind: type[Kind], names: list[str], finding: str, read: Callable[[Any], list[str]]) -> _Answers:
+def _classes(
+    kind: type[SingleLabel | MultiLabel], names: list[str], finding: str, read: Callable[[Any], list[str]]
+) -> _Answers:
     """Return the answers of a column whose cells hold the names that `read` finds."""
     places = {name: index for index, name in enumerate(names)}
     listed = shorten(", ".join(names), 100)
 
     def label(value: Any, _: tuple[str, ...]) -> int | tuple[int, ...] | None:
-        indices = {None} if value is None else {places.get(name) for name in read(value)}
-        if None in indices:
+        found = None if value is None else set(read(value))
+        if found is None or not found <= places.keys():
             return None
-        return tuple(sorted(indices)) if kind is MultiLabel else indices.pop()
+        indices = sorted(places[name] for name in found)
+        return tuple(indices) if kind is MultiLabel else indices[0]
 
     return _Answers(kind(tuple(names)), f"{finding} ({listed})", listed, label)
 
@@ -208,23 +233,34 @@ def _choice_answers(rows: list[_Row], kind: MultipleChoice, column: str) -> _Ans
 
 
 def _split(whole: list[Example], given: dict[str, list[Example]], shared: int) -> Splits:
-    """Split rows by their first `shared` texts (ignoring case and spaces) alone, so that equal texts stay together."""
+    """Split rows by a hash of their first `shared` texts, so that equal texts (but for case and spaces) stay together.
+
+    Of each class, the same share goes into each split: at least one text, if the class has three.
+    """
 
     def text_hash(example: Example) -> str:
         words = ["".join(text.lower().split()) for text in example.texts[:shared]]
         return hashlib.sha256(json.dumps([HELD_OUT_SEED, *words]).encode()).hexdigest()
 
     hashes = [text_hash(example) for example in whole]
-    waiting, sizes, split_of = sorted(set(hashes)), Counter(hashes), {}
-    for name in ("test", "validation"):
-        wanted = 0 if name in given else max(1, round(SHARE * len(whole)))
-        while waiting and wanted > 0:
-            split_of[waiting[0]] = name
-            wanted -= sizes[waiting.pop(0)]
+    sizes, split_of, class_of = Counter(hashes), dict[str, str](), dict[str, int]()
+    for example, key in zip(whole, hashes, strict=True):
+        label = example.label if isinstance(example.label, int) else -1  # only single labels are classes
+        class_of[key] = min(label, class_of.get(key, label))
+    classes: defaultdict[int, list[str]] = defaultdict(list)
+    for key in sorted(class_of):
+        classes[class_of[key]].append(key)
+    for waiting in classes.values():
+        rows, enough = sum(sizes[key] for key in waiting), len(waiting) >= 3
+        for name in ("test", "validation"):
+            wanted = 0 if name in given else max(int(enough), round(SHARE * rows))
+            while len(waiting) > 1 and wanted > 0:
+                split_of[waiting[0]] = name
+                wanted -= sizes[waiting.pop(0)]
     parts: dict[str, list[Example]] = {"train": [], "validation": [], "test": []}
     for example, key in zip(whole, hashes, strict=True):
         parts[split_of.get(key, "train")].append(example)
-    trained = set(waiting)
+    trained = set(class_of) - set(split_of)
     for name, examples in given.items():
         if repeated := sum(text_hash(example) in trained for example in examples):
             say(f"warning: {repeated} of {len(examples)} rows of the {name} file also occur in the training data")

@@ -7,14 +7,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
+from torch import nn
 from transformers import DataCollatorWithPadding, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_tiny_transformer.common.checkpoints import UNLIMITED, load_model, read_config, read_tokenizer, usable_length
-from hf_tiny_transformer.common.errors import UserError
+from hf_tiny_transformer.common.errors import DivergedError, UserError
 from hf_tiny_transformer.common.foreign_code import strip_loaded
 from hf_tiny_transformer.publish.card import THIS_DIRECTORY
 
@@ -23,7 +24,7 @@ from ..data import Example
 
 ModelInput = dict[str, Any]  # input_ids, attention_mask, ..., labels; not padded; one list per choice, if any
 Collator = Callable[[list[ModelInput]], dict[str, torch.Tensor]]
-Outputs = Sequence[np.ndarray]  # one array for each row of a split, padded or not
+Outputs = Sequence[np.ndarray] | np.ndarray  # one array for each row of a split, padded or not
 Answer = dict[str, Any]
 
 
@@ -40,8 +41,15 @@ class Checkpoint:
 
     def build(self, seed: int, *, from_scratch: bool = False, new_head: bool = True) -> PreTrainedModel:
         """Return the model in fp32; `seed` is that of new weights: of the head, or of all with `from_scratch`."""
-        options = {"new_head": new_head, "from_scratch": from_scratch, "trust_remote_code": self.trust_remote_code}
-        return load_model(self.source, self.auto_class, copy.deepcopy(self.config), seed=seed, **options)
+        return load_model(
+            self.source,
+            self.auto_class,
+            copy.deepcopy(self.config),
+            new_head=new_head,
+            from_scratch=from_scratch,
+            seed=seed,
+            trust_remote_code=self.trust_remote_code,
+        )
 
 
 def row_length(row: ModelInput) -> int:
@@ -91,6 +99,7 @@ class Kind(ABC):
     default_max_length: ClassVar[int] = 128  # in training
     answer_length: ClassVar[int] = UNLIMITED  # the default in prediction
     shortest: ClassVar[int] = 0  # tokens per row
+    keeps_length: ClassVar[bool] = False  # the result reads no longer texts than it was evaluated on
     # The texts that prediction reads, each with its default columns; one without is read if its flag is given.
     reads: ClassVar[dict[str, tuple[str, ...]]] = {"text": ("text",)}
     fields: tuple[str, ...] = ("prediction",)  # the keys of an answer
@@ -137,6 +146,10 @@ class Kind(ABC):
         """Return the scores of predictions as `decode` returns them."""
         scores = metrics.score(self.metric, predictions, self.references(examples))
         return {name: scores[name] for name in self.metrics}
+
+    def by_class(self, outputs: Outputs, split: EncodedSplit) -> dict[str, Any] | None:
+        """Return the figures of each class, if a text has one."""
+        return None
 
     def collator(self, checkpoint: Checkpoint) -> Collator:
         """Return a function that pads rows to a batch."""
@@ -233,7 +246,20 @@ def label_fields(names: Sequence[str]) -> dict[str, Any]:
 
 def label_names(config: PreTrainedConfig) -> tuple[str, ...]:
     """Return the labels that a config names."""
-    return tuple(config.id2label[index] for index in range(config.num_labels))
+    names = cast(dict[int, str], config.id2label)  # transformers makes it so when it opens the config
+    return tuple(names[index] for index in range(len(names)))
+
+
+def generate(model: nn.Module, batch: dict[str, torch.Tensor], max_length: int) -> torch.Tensor:
+    """Return the token ids (B, T) that a model of a kind that `generates` writes."""
+    return model.generate(**batch, max_length=max_length)  # type: ignore[operator]  # these kinds' Auto class has it
+
+
+def require_finite_outputs(outputs: Any) -> Any:
+    """Return a model's outputs for some rows, or raise a DivergedError if a number is not finite."""
+    if not all(np.isfinite(output).all() for output in outputs):
+        raise DivergedError("the model's output is not finite; name a model whose training did not diverge")
+    return outputs
 
 
 def rounded(number: Any) -> float:

@@ -27,6 +27,7 @@ class MultipleChoice(Kind):
     auto_class = AutoModelForMultipleChoice
     ending = "ForMultipleChoice"
     pipeline_tag = "multiple-choice"
+    keeps_length = True
     has_pipeline = False
     reads: ClassVar = {"text": ("text",), "pair": (), "choices": ("choices",)}
     fields = ("prediction", "choice", "probability")

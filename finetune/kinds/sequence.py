@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -22,6 +22,7 @@ class SequenceKind(Kind):
     auto_class = AutoModelForSequenceClassification
     ending = "ForSequenceClassification"
     pipeline_tag = "text-classification"
+    keeps_length = True
     reads: ClassVar = {"text": ("text",), "pair": ()}
 
     @classmethod
@@ -60,6 +61,22 @@ class SingleLabel(SequenceKind):
     main: str = "accuracy"
     fields = ("prediction", "probability")
 
+    def selected_by(self, metric: str) -> SingleLabel:
+        """Return the same with another score for model selection; accuracy and macro F1 are reported in any case."""
+        metrics = dict.fromkeys(("accuracy", "macro_f1", metric))
+        return replace(self, metric="classes", metrics=tuple(metrics), main=metric)
+
+    def by_class(self, outputs: Outputs, split: EncodedSplit) -> dict[str, Any]:
+        """Return precision, recall, F1 and number of rows of each class, and the confusion matrix (true, predicted)."""
+        from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+        true, predicted = self.references(split.examples), self.decode(outputs, split)
+        numbers = range(len(self.label_names))
+        figures = precision_recall_fscore_support(true, predicted, labels=numbers, zero_division=0.0)
+        named = dict(zip(("precision", "recall", "f1", "rows"), map(np.ndarray.tolist, figures), strict=True))
+        confusion = confusion_matrix(true, predicted, labels=numbers).tolist()
+        return {"labels": list(self.label_names), **named, "confusion": confusion}
+
     def config_fields(self) -> dict[str, Any]:
         return {"problem_type": "single_label_classification"} | label_fields(self.label_names)
 
@@ -67,10 +84,10 @@ class SingleLabel(SequenceKind):
         return f"text classification ({', '.join(self.label_names)})"
 
     def decode(self, outputs: Outputs, split: EncodedSplit) -> np.ndarray:
-        return np.stack(outputs).argmax(axis=-1)
+        return np.asarray(outputs).argmax(axis=-1)
 
     def answer(self, outputs: Outputs, split: EncodedSplit) -> list[Answer]:
-        probabilities, indices = torch.from_numpy(np.stack(outputs)).softmax(dim=-1).max(dim=-1)
+        probabilities, indices = torch.from_numpy(np.asarray(outputs)).softmax(dim=-1).max(dim=-1)
         found = zip(indices, map(rounded, probabilities), strict=True)
         return [{"prediction": self.label_names[index], "probability": probability} for index, probability in found]
 
@@ -104,11 +121,11 @@ class MultiLabel(SequenceKind):
 
     def decode(self, outputs: Outputs, split: EncodedSplit) -> np.ndarray:
         """Return (N, labels): 1 where the probability is above one half."""
-        return (np.stack(outputs) > 0).astype(int)
+        return (np.asarray(outputs) > 0).astype(int)
 
     def answer(self, outputs: Outputs, split: EncodedSplit) -> list[Answer]:
         answers: list[Answer] = []
-        for row in torch.from_numpy(np.stack(outputs)).sigmoid():
+        for row in torch.from_numpy(np.asarray(outputs)).sigmoid():
             probabilities = dict(zip(self.label_names, map(rounded, row), strict=True))
             predicted = [name for name, probability in probabilities.items() if probability > 0.5]
             answers.append({"prediction": predicted, "probabilities": probabilities})
@@ -138,7 +155,7 @@ class Regression(SequenceKind):
         return float(label)
 
     def decode(self, outputs: Outputs, split: EncodedSplit) -> np.ndarray:
-        return np.stack(outputs)[:, 0].astype(float)
+        return np.asarray(outputs)[:, 0].astype(float)
 
     def score_predictions(self, predictions: np.ndarray, examples: Sequence[Example]) -> dict[str, float]:
         """Return the correlations; those of a model that has diverged are 0."""

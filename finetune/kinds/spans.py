@@ -107,7 +107,7 @@ print(tokenizer.decode(encoded["input_ids"][0][answer.start_logits.argmax() : an
                     best[i] = score, row, window.first + first, window.first + last
         answers: list[Answer] = []
         for example, (score, row, first, last), (least, empty_row) in zip(split.examples, best, empty, strict=True):
-            text, place = "", {"start": None, "end": None}
+            text, place = "", dict[str, int | None](start=None, end=None)
             if score == -np.inf or (self.unanswerable and least > score):
                 row, first, last = empty_row, NO_ANSWER, NO_ANSWER
             else:

@@ -32,7 +32,7 @@ class TextToText(Kind):
     answer_length = Kind.default_max_length
 
     @property
-    def metrics(self) -> tuple[str, ...]:  # type: ignore[override]
+    def metrics(self) -> tuple[str, ...]:  # type: ignore[override]  # read-only here
         """Return the scores of `metric`."""
         return METRICS[self.metric]
 
@@ -58,10 +58,12 @@ print(tokenizer.decode(model.generate(**encoded, max_length=128)[0], skip_specia
 
     def outputs(self, logits: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
         """Return (B, T) token ids, returned instead of logits because the kind `generates`."""
-        return logits  # type: ignore[return-value]
+        return logits  # type: ignore[return-value]  # one tensor of ids
 
     def decode(self, outputs: Outputs, split: EncodedSplit) -> list[str]:
-        texts = [np.where(ids < 0, split.tokenizer.pad_token_id, ids) for ids in outputs]  # Trainer pads with -100
+        assert split.tokenizer is not None, "encode sets it"
+        padding = split.tokenizer.pad_token_id  # Trainer pads with -100
+        texts = [np.where(ids < 0, padding, ids).tolist() for ids in outputs]
         return [text.strip() for text in split.tokenizer.batch_decode(texts, skip_special_tokens=True)]
 
     def answer(self, outputs: Outputs, split: EncodedSplit) -> list[Answer]:

@@ -33,7 +33,18 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--word", type=str, help="Token whose attention is shown first.")
     parser.add_argument("--output", type=Path, help="HTML page to write; an existing file is replaced.")
     parser.add_argument("--png", type=Path, help="Picture to write; an existing file is replaced.")
+    live = (
+        "Write a page that holds the model and computes attention and predictions while you type; --text is optional."
+    )
+    parser.add_argument("--live", action="store_true", help=live)
+    parser.add_argument(
+        "--fp32", action="store_true", help="With --live, keep full precision (default: 8-bit weights)."
+    )
     settings = parser.parse(argv)
+    if settings.live:
+        return _write_live(settings)
+    if settings.fp32:
+        raise UserError("--fp32 requires --live")
     if (settings.text is None) == (settings.image is None):
         raise UserError("exactly one of --text and --image is required")
     if settings.pair is not None and settings.text is None:
@@ -71,6 +82,22 @@ def main(argv: list[str]) -> None:
         with atomic_file(settings.png) as stream:
             figure.savefig(stream, format="png", dpi=120)
         print(f"{settings.png}: {maps[0].kind}")
+
+
+def _write_live(settings: Any) -> None:
+    from .live import live_page
+
+    others = {name: getattr(settings, name) for name in ("image", "pair", "head", "word", "png")}
+    if given := [f"--{name}" for name, value in others.items() if value is not None]:
+        raise UserError(
+            f"{given[0]} cannot be used with --live: the page itself offers the choice, or does not have it"
+        )
+    if settings.output is None:
+        raise UserError("--live requires --output PAGE.html")
+    require_file_name("--output", settings.output, ".html")
+    page = live_page(settings.model, text=settings.text, fp32=settings.fp32)
+    atomic_write_text(settings.output, page)
+    print(f"{settings.output}: {len(page.encode()) / 1e6:.1f} MB, open it in a browser")
 
 
 def attention_page(

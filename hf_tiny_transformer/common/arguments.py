@@ -19,9 +19,15 @@ from .errors import UserError, one_line, suggestion
 
 S = TypeVar("S")
 _TYPES = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false", "NoneType": "null"}
+_TYPES |= {"list": "a list", "dict": "a mapping"}
 # jsonargparse's message about a value of a plain type, or of a union of them, on one line
 _WRONG_TYPE = re.compile(
     r'Parser key "([\w.]+)": (?:Expected a (.*)\. Got|Does not .* Subtypes: \[(.*?)\] Errors: .* Given) value: (.*)'
+)
+
+_WRONG_ITEM = re.compile(
+    r'Parser key "([\w.]+)": '
+    r"(?:Not a valid subclass|.*(?:arguments are required: (.*)|Option '(.*)' is not accepted))"
 )
 
 
@@ -71,7 +77,7 @@ class CommandParser(ArgumentParser):
                 if action := self._option_string_actions.pop(extra, None):
                     action.option_strings = [option for option in action.option_strings if option != extra]
                     if not action.option_strings:
-                        action.container._remove_action(action)
+                        action.container._remove_action(action)  # type: ignore[attr-defined]  # set by argparse
 
     def parse(self, argv: Sequence[str]) -> Namespace:
         """Parse the arguments of a command; --help prints and exits with 0.
@@ -82,20 +88,25 @@ class CommandParser(ArgumentParser):
             UserError: A flag is unknown or missing, or a value has the wrong type; one line, with "did you mean".
         """
         required = [action for action in self._actions if action.required]
-        shown = [" ".join([*action.option_strings[:1], action.metavar or action.dest.upper()]) for action in required]
+        shown: list[str] = [
+            " ".join([*action.option_strings[:1], str(action.metavar or action.dest.upper())]) for action in required
+        ]
         shown = [f"{word} ..." if action.nargs == "+" else word for word, action in zip(shown, required, strict=True)]
         self.usage = " ".join([self.prog, *shown, "[OPTIONS]"])
         try:
             return self.parse_args([normalized(argument) for argument in argv])
         except ArgumentError as error:
-            raise UserError(f"{self._explain(one_line(error), argv)}; see {self.prog} --help") from None
+            raise UserError(f"{self.explain(one_line(error), argv)}; see {self.prog} --help") from None
 
-    def _explain(self, message: str, argv: Sequence[str]) -> str:
+    def explain(self, message: str, argv: Sequence[str] = ()) -> str:
         """Turn jsonargparse's message, which may fill a paragraph, into one line that names the flag."""
         known = [option for action in self._actions if action.help != SUPPRESS for option in action.option_strings]
         if match := re.search(r"unrecognized arguments: (\S+)", message):
             typed = next((word for word in argv if normalized(word) == match[1]), match[1])
             return f"unknown argument {typed}{suggestion(match[1].partition('=')[0], known)}"
+        if match := _WRONG_ITEM.search(message):  # of a list of dataclasses
+            problem = f"unknown field {match[3]}" if match[3] else f"an item lacks {match[2]}"
+            return f"--{match[1]}: {problem if match[2] or match[3] else 'each item must be a mapping of fields'}"
         if match := re.search(r"arguments are required: ([^,]+)", message):
             flag = flag_of(match[1].lstrip("-"))
             return f"{flag if flag in known else match[1]} is required"
@@ -135,7 +146,7 @@ class _HelpFormatter(DefaultHelpFormatter):
 
 def build(settings: type[S], values: Namespace) -> S:
     """Make a settings dataclass from what `CommandParser.parse` returned."""
-    return settings(**{field.name: values[field.name] for field in fields(settings) if field.name in values})  # type: ignore[arg-type]
+    return settings(**{field.name: values[field.name] for field in fields(settings) if field.name in values})  # type: ignore[arg-type]  # a dataclass
 
 
 def flag_of(name: str) -> str:

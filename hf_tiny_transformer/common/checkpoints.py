@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from . import foreign_code
-from .errors import UserError, first_line, one_line
+from .errors import DivergedError, UserError, first_line, one_line
 from .files import read_json
 
 UNLIMITED = 10**9  # tokens, where nothing limits the length of a text
@@ -138,6 +139,7 @@ def load_model(
 
     Raises:
         UserError: Weights are missing, unreadable or of another shape than the config states, or no such model exists.
+        DivergedError: Weights are not finite.
     """
     set_seed(seed)
     is_auto = hasattr(model_class, "from_config")
@@ -160,7 +162,15 @@ def load_model(
     foreign_code.strip_loaded(source, model=model)
     if info:
         _check_weights(f"{flag} {source}", model, info, new_head, exact)
+        require_finite(model.state_dict(), f"{flag} {source}", "name a model whose training did not diverge")
     return model.eval()
+
+
+def require_finite(weights: Mapping[str, torch.Tensor], where: str, advice: str) -> None:
+    """Raise a DivergedError if a tensor has a number that is not finite."""
+    for name, tensor in weights.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise DivergedError(f"{where}: {name} has numbers that are not finite; {advice}")
 
 
 def saved_class(source: str | Path, config: PreTrainedConfig, flag: str = "--model") -> type[PreTrainedModel]:

@@ -9,6 +9,7 @@ import os
 import platform
 import warnings
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 from transformers.utils import logging as transformers_logging
@@ -20,6 +21,7 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # from glibc's malloc.h
 def quieten_libraries() -> None:
     """Silence the notices and loading bars of the libraries, so that an error is one line."""
     warnings.filterwarnings("ignore", category=UserWarning, module="sklearn")  # labels that are absent from a split
+    warnings.filterwarnings("ignore", category=FutureWarning, message="`broadcast_buffers`")  # in torch 2.13
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     for name in NOISY:
@@ -49,6 +51,16 @@ def versions(packages: Sequence[str]) -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+ModuleT = TypeVar("ModuleT", bound=torch.nn.Module)
+
+
+def use_gpu(model: ModuleT) -> ModuleT:
+    """Move a model to the GPU, if there is one, and return it; the type of transformers' own `to` is lost."""
+    module: torch.nn.Module = model
+    module.to("cuda" if torch.cuda.is_available() else "cpu")
+    return model
 
 
 def supports_bf16() -> bool:

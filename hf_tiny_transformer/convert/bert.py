@@ -4,24 +4,17 @@ from __future__ import annotations
 
 from dataclasses import fields
 from pathlib import Path
-from typing import TypeVar
 
 import torch
-import transformers
 from huggingface_hub.errors import StrictDataclassError
 from transformers import BertConfig, PreTrainedConfig
 from transformers.activations import ACT2FN
 
-import hf_tiny_transformer
-
-from ..common.checkpoints import config_problem, load_model, read_config
+from ..common.checkpoints import config_problem
 from ..common.errors import UserError
 from ..configuration_bert import TinyTransformerBertConfig
-from ..families import FAMILIES
 from ..modeling_bert import TinyTransformerBertPreTrainedModel
-from . import rename
-
-BertModelT = TypeVar("BertModelT", bound=TinyTransformerBertPreTrainedModel)
+from . import rename, stock_name
 
 RENAMES = [
     (r"^model\.", "bert."),
@@ -45,12 +38,6 @@ RENAMES = [
     ("^seq_relationship", "cls.seq_relationship"),
 ]
 
-# name of a stock class -> our class
-STOCK_ARCHITECTURES: dict[str, type[TinyTransformerBertPreTrainedModel]] = {
-    name.removeprefix("TinyTransformer"): getattr(hf_tiny_transformer, name)
-    for name in FAMILIES[TinyTransformerBertConfig].values()
-}
-
 # stock's names of one bias; with untied embeddings they are two parameters, and its forward uses the second
 _BIAS, _DECODER_BIAS = "cls.predictions.bias", "cls.predictions.decoder.bias"
 _SHARED_FIELDS = {field.name for field in fields(TinyTransformerBertConfig)} - {
@@ -61,47 +48,17 @@ _SHARED_FIELDS |= {"id2label", "label2id", "problem_type"}
 _ONLY_VALUES = {"is_decoder": False, "add_cross_attention": False, "position_embedding_type": "absolute"}
 
 
-def load_stock_bert(
-    directory: str | Path, model_class: type[BertModelT], *, flag: str = "--init", seed: int = 0, exact: bool = False
-) -> BertModelT:
-    """Load a stock `bert` checkpoint as a class of the Bert family, in evaluation mode and in the dtype of the file.
-
-    A head or pooler that the checkpoint lacks is initialised from `seed` and named in the log; a head that
-    `model_class` lacks is dropped, or refused if `exact`. `flag` is the flag that named the directory.
-    """
-    stock_config = read_stock_config(directory, flag)
-    config = config_from_stock(stock_config, source=Path(directory) / "config.json")
-    stock_class = getattr(transformers, model_class.__name__.removeprefix("TinyTransformer"))
-    stock = load_model(
-        directory, stock_class, stock_config, flag=flag, new_head=True, exact=exact, seed=seed, dtype="auto"
-    )
-    tensors: dict[str, torch.Tensor] = stock.state_dict()
-    head = tensors.get("cls.predictions.decoder.weight") if config.tie_word_embeddings else None
-    if head is not None and not torch.equal(head, tensors["bert.embeddings.word_embeddings.weight"]):
-        raise UserError(
-            f"{directory}: tie_word_embeddings is true in config.json, but cls.predictions.decoder.weight differs from "
-            "the word embeddings; set it to false to keep both"
-        )
+def our_weights(model: TinyTransformerBertPreTrainedModel, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the weights of our model, given those of the stock model."""
     if _DECODER_BIAS in tensors:
-        tensors[_BIAS] = tensors[_DECODER_BIAS]
-    model = model_class._from_config(config, dtype=stock.dtype)
-    model.load_state_dict({name: tensors[rename(name, RENAMES)] for name in model.state_dict()})
-    return model.eval()
+        tensors = tensors | {_BIAS: tensors[_DECODER_BIAS]}
+    return {name: tensors[rename(name, RENAMES)] for name in model.state_dict()}
 
 
 def stock_weights(model: TinyTransformerBertPreTrainedModel) -> dict[str, torch.Tensor]:
     """Return the weights under their stock names."""
     weights = {rename(name, RENAMES): tensor for name, tensor in model.state_dict().items()}
     return weights | ({_DECODER_BIAS: weights[_BIAS]} if _BIAS in weights else {})
-
-
-def read_stock_config(directory: str | Path, flag: str) -> BertConfig:
-    """Return the config of a stock `bert` checkpoint."""
-    config = read_config(directory, flag=flag)
-    if not isinstance(config, BertConfig):
-        file = Path(directory) / "config.json"
-        raise UserError(f"{file}: model_type is {config.model_type!r}; expected a stock checkpoint of type 'bert'")
-    return config
 
 
 def config_from_stock(stock: BertConfig, source: str | Path = "config.json") -> TinyTransformerBertConfig:
@@ -126,4 +83,4 @@ def config_from_stock(stock: BertConfig, source: str | Path = "config.json") -> 
 def stock_config(model: TinyTransformerBertPreTrainedModel) -> BertConfig:
     """Return the stock config of the same function; it keeps all our fields."""
     shared = {name: getattr(model.config, name) for name in _SHARED_FIELDS}
-    return BertConfig(**shared, architectures=[type(model).__name__.removeprefix("TinyTransformer")])
+    return BertConfig(**shared, architectures=[stock_name(type(model))])

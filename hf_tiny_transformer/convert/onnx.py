@@ -87,7 +87,8 @@ class Graph(nn.Module):
         ids = torch.randint(0, config.vocab_size, shape, generator=generator)
         mask = torch.ones(*shape[:-1], past + length, dtype=torch.long)
         if batch_size > 1:
-            hidden = slice(0, past // 3) if past else slice(length - length // 3, None)
+            window = getattr(config, "sliding_window", None) or length  # padding that sees only padding is undefined
+            hidden = slice(0, past // 3) if past else slice(length - min(length // 3, window), None)
             mask[-1, ..., hidden] = 0
         inputs = {
             "input_ids": ids,
@@ -117,6 +118,8 @@ def export_onnx(source: Path, output: Path, *, int8: bool = False) -> tuple[PreT
     model = open_ours(source).float()
     if isinstance(model, TinyTransformerSeq2SeqPreTrainedModel) or model.main_input_name != "input_ids":
         raise UserError(f"{source}: --format onnx supports the families Bert, Encoder and Decoder, without images")
+    if model.can_generate() and model.config.sliding_window:
+        raise UserError(f"{source}: --format onnx cannot export a Decoder with sliding_attention layers")
     graph = Graph(model).eval()
     with atomic_directory(output) as staging:
         file = staging / MODEL_FILE

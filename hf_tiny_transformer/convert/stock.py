@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar, cast
 
 import torch
 import transformers
-from transformers import PreTrainedConfig, PreTrainedModel
+from torch import nn
+from transformers import BertConfig, ModernBertConfig, ModernBertDecoderConfig, PreTrainedConfig, PreTrainedModel
+
+import hf_tiny_transformer
 
 from ..common.arguments import CommandParser
 from ..common.checkpoints import copy_tokenizer_files, load_model, read_config, saved_class
 from ..common.errors import UserError
-from ..common.files import atomic_directory, require_free_output
+from ..common.files import atomic_directory, only_process, require_free_output
+from ..configuration_base import TinyTransformerConfig
+from ..configuration_bert import TinyTransformerBertConfig
+from ..configuration_decoder import TinyTransformerDecoderConfig
+from ..configuration_encoder import TinyTransformerEncoderConfig
 from ..families import FAMILIES
 from ..modeling_bert import TinyTransformerBertPreTrainedModel
 from ..modeling_decoder import TinyTransformerDecoderForSequenceClassification
-from . import bert, modernbert
+from . import bert, modernbert, stock_name
 
+ModelT = TypeVar("ModelT", bound=PreTrainedModel)
+
+STOCK_FAMILIES: dict[type[PreTrainedConfig], type[TinyTransformerConfig]] = {  # stock config -> our config
+    BertConfig: TinyTransformerBertConfig,
+    ModernBertConfig: TinyTransformerEncoderConfig,
+    ModernBertDecoderConfig: TinyTransformerDecoderConfig,
+}
 FORMATS = '"stock" is transformers\' bert, modernbert or modernbert-decoder; "onnx" has the layout of transformers.js.'
 
 
@@ -50,19 +64,72 @@ def export(argv: list[str]) -> None:
 
 def import_(argv: list[str]) -> None:
     """Run the command `import`."""
-    parser = CommandParser("hf-tiny-transformer import", "Convert a stock bert checkpoint to the Bert family.")
+    parser = CommandParser(
+        "hf-tiny-transformer import", "Convert a stock checkpoint (bert, modernbert, modernbert-decoder) to ours."
+    )
     parser.add_argument("--from", type=Path, required=True, help="Directory of the stock checkpoint.")
     parser.add_argument("--output", type=Path, required=True, help="New directory.")
     values = parser.parse(argv)
     source: Path = values["from"]
     require_free_output(values.output)
-    names = bert.read_stock_config(source, "--from").architectures or []
-    if len(names) != 1 or names[0] not in bert.STOCK_ARCHITECTURES:
-        known = ", ".join(bert.STOCK_ARCHITECTURES)
-        raise UserError(f"{source / 'config.json'}: architectures is {names}; expected one of {known}")
-    model = bert.load_stock_bert(source, bert.STOCK_ARCHITECTURES[names[0]], flag="--from", exact=True)
+    config = read_stock_config(source, "--from")
+    names, known = config.architectures or [], stock_architectures(type(config))
+    if len(names) != 1 or names[0] not in known:
+        raise UserError(f"{source / 'config.json'}: architectures is {names}; expected one of {', '.join(known)}")
+    model = load_stock(source, known[names[0]], flag="--from", exact=True)
     _write(model, source, values.output)
     _report(model, values.output)
+
+
+def stock_architectures(config_class: type[PreTrainedConfig]) -> dict[str, type[PreTrainedModel]]:
+    """Return our classes by the names of the stock classes with this config."""
+    classes = [getattr(hf_tiny_transformer, name) for name in FAMILIES[STOCK_FAMILIES[config_class]].values()]
+    return {stock_name(model_class): model_class for model_class in classes}
+
+
+def read_stock_config(directory: str | Path, flag: str) -> PreTrainedConfig:
+    """Return the config of a stock checkpoint that we can convert."""
+    config = read_config(directory, flag=flag)
+    if type(config) not in STOCK_FAMILIES:
+        known = ", ".join(config_class.model_type for config_class in STOCK_FAMILIES)
+        file = Path(directory) / "config.json"
+        raise UserError(f"{file}: model_type is {config.model_type!r}; expected a stock checkpoint of type {known}")
+    return config
+
+
+def config_from_stock(stock: PreTrainedConfig, source: str | Path = "config.json") -> PreTrainedConfig:
+    """Return our config of the same function, or raise a UserError if there is none."""
+    return (bert if isinstance(stock, BertConfig) else modernbert).config_from_stock(stock, source)
+
+
+def load_stock(
+    directory: str | Path, model_class: type[ModelT], *, flag: str = "--init", seed: int = 0, exact: bool = False
+) -> ModelT:
+    """Load a stock checkpoint as one of our classes, in evaluation mode and in the dtype of the file.
+
+    A head or pooler that the checkpoint lacks is initialised from `seed` and named in the log; a head that
+    `model_class` lacks is dropped, or refused if `exact`. `flag` is the flag that named the directory.
+    """
+    stock_config = read_stock_config(directory, flag)
+    config = config_from_stock(stock_config, source=Path(directory) / "config.json")
+    stock_class = getattr(transformers, stock_name(model_class))
+    stock = load_model(
+        directory, stock_class, stock_config, flag=flag, new_head=True, exact=exact, seed=seed, dtype="auto"
+    )
+    head = stock.get_output_embeddings() if config.tie_word_embeddings else None
+    words = stock.get_input_embeddings()
+    if isinstance(head, nn.Linear) and not torch.equal(head.weight, cast(torch.Tensor, words.weight)):
+        raise UserError(
+            f"{directory}: tie_word_embeddings is true in config.json, but the output matrix differs from the word "
+            "embeddings; set it to false to keep both"
+        )
+    model = model_class._from_config(config, dtype=stock.dtype)
+    converter = bert if isinstance(stock_config, BertConfig) else modernbert
+    try:
+        model.load_state_dict(converter.our_weights(model, stock.state_dict()))
+    except UserError as error:
+        raise UserError(f"{directory}: {error}") from None
+    return model.eval()
 
 
 def open_ours(source: Path) -> PreTrainedModel:
@@ -100,7 +167,7 @@ def to_stock(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def _write(model: PreTrainedModel, source: Path, output: Path) -> None:
-    with atomic_directory(output) as staging:
+    with only_process(output, "--output"), atomic_directory(output) as staging:
         model.save_pretrained(staging)
         copy_tokenizer_files(source, staging)
 

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from huggingface_hub import ModelCard
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 from ..common import foreign_code
 from ..common.arguments import CommandParser
-from ..common.checkpoints import read_config_json
-from ..common.errors import RunError, UserError, one_line, plural
-from ..common.files import read_json
+from ..common.checkpoints import read_config_json, require_finite
+from ..common.errors import RunError, one_line, plural
+from ..common.files import SUMS, damage, read_json
 from . import open_everywhere
 from .card import CARD_FILE, FACTS_FILE, THIS_DIRECTORY, Figure, read_facts, table_line
 from .card_code import refused_code
@@ -63,6 +65,9 @@ def verify(directory: Path) -> Iterator[Finding]:
     """Yield the findings; the directory's code runs, in processes of its own, only if it is this package's."""
     read_config_json(directory, "verify")
     yield _finding("no pickle", _pickles, directory)
+    yield _finding("weights are finite", _finite, directory)
+    if (directory / SUMS).is_file():
+        yield _finding("checksums", _sums, directory)
     yield (code := _finding("no foreign code", foreign_code.find, directory))
     with tempfile.TemporaryDirectory() as scratch:
         if code.problem is None:
@@ -97,7 +102,7 @@ def run_apart(arguments: list[str], directory: Path, scratch: str) -> tuple[bool
 def _finding(check: str, run: Callable[..., str | None], *arguments: Any) -> Finding:
     try:
         return Finding(check, run(*arguments))
-    except (UserError, OSError, UnicodeDecodeError) as error:
+    except (RunError, OSError, UnicodeDecodeError, SafetensorError) as error:
         return Finding(check, one_line(error))
 
 
@@ -111,6 +116,17 @@ def _pickles(directory: Path) -> str | None:
     return (
         f"{plural(len(found), 'file')} (first: {found[0]}); remove them, or save them as safetensors" if found else None
     )
+
+
+def _finite(directory: Path) -> str | None:
+    for file in sorted(directory.glob("*.safetensors")):
+        require_finite(load_file(file), file.name, "publish another checkpoint")
+    return None
+
+
+def _sums(directory: Path) -> str | None:
+    problem = damage(directory)
+    return problem and f"{problem}; restore it, or delete {SUMS} if you changed it yourself"
 
 
 def _open_everywhere(directory: Path, scratch: str) -> Iterator[Finding]:

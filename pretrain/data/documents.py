@@ -19,7 +19,13 @@ from typing import Any
 import numpy as np
 
 from hf_tiny_transformer.common.errors import UserError
-from hf_tiny_transformer.common.files import atomic_directory, atomic_write_json, cache_entry
+from hf_tiny_transformer.common.files import (
+    atomic_directory,
+    atomic_write_json,
+    cache_entry,
+    is_intact,
+    only_process,
+)
 
 from .sources import Portion, Source, Tally, divide, open_sources
 from .team import Team
@@ -92,12 +98,18 @@ def open_corpus(
 
     def hash_share() -> None:
         for number in team.share(range(len(portions))):
-            if not hashed[number].is_dir():
-                _hash_documents(portions[number], hashed[number], team, f"reading {number + 1}/{len(portions)}")
+            with only_process(hashed[number]):
+                if not is_intact(hashed[number]):
+                    _hash_documents(portions[number], hashed[number], team, f"reading {number + 1}/{len(portions)}")
 
-    if not team.main_only(directory.is_dir):
+    def split() -> None:
+        with only_process(directory):
+            if not is_intact(directory):
+                _split(hashed, validation_share, directory)
+
+    if not team.main_only(lambda: is_intact(directory)):
         team.together(hash_share)
-        team.main_only(lambda: _split(hashed, validation_share, directory))
+        team.main_only(split)
     found = json.loads((directory / FACTS_FILE).read_text(encoding="utf-8"))
     return Corpus(portions, **found, fates_file=directory / FATES_FILE)
 
@@ -115,7 +127,8 @@ def _hash_documents(portion: Portion, directory: Path, team: Team, title: str) -
 
 def _split(hashed: list[Path], validation_share: float, directory: Path) -> None:
     """Decide the fate of every document, and write `directory`."""
-    tally, counts, digest = Counter(), [], hashlib.sha256(repr(validation_share).encode())
+    tally: Tally = Counter()
+    counts, digest = [], hashlib.sha256(repr(validation_share).encode())
     limit = np.uint64(min(int(validation_share * 2**64), 2**64 - 1))
     found, characters = np.zeros(3, dtype=np.int64), 0
     with atomic_directory(directory) as staging:
@@ -132,11 +145,11 @@ def _split(hashed: list[Path], validation_share: float, directory: Path) -> None
         hashes = np.memmap(staging / HASHES_FILE, dtype=HASH, mode="r")
         fates = np.memmap(staging / FATES_FILE, dtype=np.uint8, mode="w+", shape=hashes.shape)
         _mark_duplicates(hashes, fates)
-        for part in _slices(len(hashes), CHUNK):
-            split = np.where(hashes[part]["key"] < limit, VALIDATION, TRAIN)
-            fates[part] = np.where(fates[part] == DUPLICATE, DUPLICATE, split)
-            found += np.bincount(fates[part], minlength=3)
-            characters += int(hashes[part]["length"][fates[part] != DUPLICATE].sum(dtype=np.int64))
+        for chunk in _slices(len(hashes), CHUNK):
+            split = np.where(hashes[chunk]["key"] < limit, VALIDATION, TRAIN)
+            fates[chunk] = np.where(fates[chunk] == DUPLICATE, DUPLICATE, split)
+            found += np.bincount(fates[chunk], minlength=3)
+            characters += int(hashes[chunk]["length"][fates[chunk] != DUPLICATE].sum(dtype=np.int64))
         fates.flush()
         (staging / HASHES_FILE).unlink()
         train, held_out, duplicates = map(int, found)
@@ -147,8 +160,8 @@ def _split(hashed: list[Path], validation_share: float, directory: Path) -> None
                 "these are frequent"
             )
         facts = {"documents": train + held_out, "characters": characters, "duplicates": duplicates}
-        facts["fingerprint"] = digest.hexdigest()
-        atomic_write_json(staging / FACTS_FILE, {"facts": facts, "counts": counts, "tally": tally})
+        named = facts | {"fingerprint": digest.hexdigest()}
+        atomic_write_json(staging / FACTS_FILE, {"facts": named, "counts": counts, "tally": tally})
 
 
 def _mark_duplicates(hashes: np.ndarray, fates: np.ndarray) -> None:

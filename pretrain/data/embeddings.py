@@ -15,8 +15,9 @@ import scipy.sparse
 import torch
 from sklearn.utils.extmath import randomized_svd
 from torch import nn
+from transformers import PreTrainedModel
 
-from hf_tiny_transformer.common.files import atomic_file
+from hf_tiny_transformer.common.files import atomic_directory, cache_entry, is_intact, only_process
 from hf_tiny_transformer.layers import sinusoidal_positions
 
 from .packed import PackedTokens, open_packed
@@ -25,6 +26,7 @@ from .team import Team
 from .tokenizer import VocabularyFacts, vocabulary_facts
 
 VERSION = 2  # of the cached vectors: raise it when they change
+VECTORS_FILE = "vectors.npy"
 WINDOW = 10  # tokens to each side; a pair at distance d counts WINDOW + 1 - d times
 CONTEXTS = 4096  # columns, for the most frequent tokens: bounds memory to vocabulary * CONTEXTS floats
 CONTEXT_SMOOTHING = 0.75  # exponent on context frequencies, against a bias towards rare ones
@@ -36,18 +38,23 @@ logger = logging.getLogger(__name__)
 
 
 def initial_embeddings(data: PreparedData, dimensions: int) -> np.ndarray:
-    """Return `cooccurrence_embeddings` of a prepared corpus, cached in its directory; all processes call this."""
-    path = data.directory / f"embeddings-{VERSION}-{dimensions}.npy"
+    """Return `cooccurrence_embeddings` of a prepared corpus, cached; all processes call this."""
+    directory = cache_entry("embeddings", [VERSION, dimensions, data.directory.name])
 
     def write() -> None:
         logger.info("corpus: factorising co-occurrence counts")
         facts = vocabulary_facts(data.tokenizer)
         tokens = open_packed(data.tokens("train"), len(data.tokenizer), facts.cls_id, block_size=1, what="training")
-        with atomic_file(path) as stream:
-            np.save(stream, cooccurrence_embeddings(tokens, facts, dimensions))
+        with atomic_directory(directory) as staging:
+            np.save(staging / VECTORS_FILE, cooccurrence_embeddings(tokens, facts, dimensions))
 
-    Team().main_only(lambda: path.is_file() or write())
-    return np.load(path)
+    def write_once() -> None:
+        with only_process(directory):
+            if not is_intact(directory):
+                write()
+
+    Team().main_only(write_once)
+    return np.load(directory / VECTORS_FILE)
 
 
 def cooccurrence_embeddings(data: PackedTokens, facts: VocabularyFacts, dimensions: int) -> np.ndarray:
@@ -65,12 +72,12 @@ def cooccurrence_embeddings(data: PackedTokens, facts: VocabularyFacts, dimensio
 
 
 @torch.no_grad()
-def start_positions(model: nn.Module) -> None:
+def start_positions(model: PreTrainedModel) -> None:
     """Set learned positions to the sinusoids of Vaswani et al. (2017, 3.5), scaled to the token embeddings.
 
     A model without learned positions is unchanged.
     """
-    size = POSITIONS_PER_TOKENS * model.get_input_embeddings().weight.square().mean().sqrt()
+    size = POSITIONS_PER_TOKENS * model.get_input_embeddings().get_parameter("weight").square().mean().sqrt()
     for module in model.modules():
         positions = getattr(module, "embed_positions", None)
         if isinstance(positions, nn.Embedding):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -18,7 +19,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from hf_tiny_transformer.common.errors import UserError
-from hf_tiny_transformer.common.files import atomic_file
+from hf_tiny_transformer.common.files import atomic_directory, atomic_file, is_intact
 
 from .documents import DUPLICATE, TRAIN, VALIDATION
 
@@ -69,19 +70,20 @@ def write_shards(
 ) -> None:
     """Tokenise documents and write shards of token ids, continuing after the shards that are already there.
 
-    `directory` receives train-N.bin and validation-N.bin for every SHARD documents, so that memory stays flat. Text
-    that looks like a special token, such as "[MASK]" in a forum post, is read as text.
+    `directory` receives a folder with train.bin and validation.bin for every SHARD documents, so that memory stays
+    flat. Text that looks like a special token, such as "[MASK]" in a forum post, is read as text.
     """
     texts, shards = iter(documents), -(-len(fates) // SHARD)
-    is_written = [_shard(directory, TRAIN, number).is_file() for number in range(shards)]
+    folders = [directory / f"{number:06d}" for number in range(shards)]
+    is_written = list(map(is_intact, folders))
     if all(is_written):
         return
-    for number in range(shards):
+    for number, folder in enumerate(folders):
         part = zip(islice(texts, SHARD), fates[number * SHARD : (number + 1) * SHARD], strict=True)
         if is_written[number]:
             deque(part, maxlen=0)  # only read
         else:
-            _write_shard(part, tokenizer, directory, number)
+            _write_shard(part, tokenizer, folder)
 
 
 def join_shards(directories: Iterable[Path], directory: Path, vocab_size: int) -> dict[str, int]:
@@ -90,7 +92,7 @@ def join_shards(directories: Iterable[Path], directory: Path, vocab_size: int) -
     for split in SPLITS.values():
         path = directory / f"{split}.bin"
         with atomic_file(path) as stream:
-            for shard in (file for folder in directories for file in sorted(folder.glob(f"{split}-*.bin"))):
+            for shard in (file for folder in directories for file in sorted(folder.glob(f"[0-9]*/{split}.bin"))):
                 with shard.open("rb") as part:
                     shutil.copyfileobj(part, stream, 2**20)
         counts[split] = path.stat().st_size // _dtype(vocab_size).itemsize
@@ -116,24 +118,14 @@ def _map_file(path: Path, dtype: np.dtype, cls_id: int) -> PackedTokens:
     return PackedTokens(np.memmap(path, dtype=dtype, mode="r"), cls_id)
 
 
-def _shard(directory: Path, fate: int, number: int) -> Path:
-    return directory / f"{SPLITS[fate]}-{number:06d}.bin"
-
-
-def _write_shard(
-    documents: Iterable[tuple[str, int]], tokenizer: PreTrainedTokenizerFast, directory: Path, number: int
-) -> None:
+def _write_shard(documents: Iterable[tuple[str, int]], tokenizer: PreTrainedTokenizerFast, directory: Path) -> None:
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
     backend.encode_special_tokens = True
     dtype, kept = _dtype(len(tokenizer)), ((text, fate) for text, fate in documents if fate != DUPLICATE)
-    # the training shard is renamed last: where it exists, the shard is complete
-    with (
-        atomic_file(_shard(directory, TRAIN, number)) as train,
-        atomic_file(_shard(directory, VALIDATION, number)) as validation,
-    ):
-        streams = {TRAIN: train, VALIDATION: validation}
+    with atomic_directory(directory) as staging, ExitStack() as files:
+        streams = {fate: files.enter_context((staging / f"{name}.bin").open("wb")) for fate, name in SPLITS.items()}
         for batch in _batches(kept):
             encodings = backend.encode_batch_fast([text for text, _ in batch], add_special_tokens=False)
             for encoding, (_, fate) in zip(encodings, batch, strict=True):

@@ -12,12 +12,18 @@ import time
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from filelock import FileLock
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from hf_tiny_transformer.common.files import atomic_directory, atomic_write_json, cache_entry
+from hf_tiny_transformer.common.files import (
+    atomic_directory,
+    atomic_write_json,
+    cache_entry,
+    is_intact,
+    only_process,
+    write_sums,
+)
 
 from ..initial import InitialModel
 from ..recipe import Recipe
@@ -28,6 +34,7 @@ from .tokenizer import train_tokenizer
 
 FORMAT = 6  # of a prepared corpus in the cache: raise it when tokenising or packing changes
 TOKENIZER = "tokenizer"
+SHOWN_SIZE = 100  # MB of packed tokens from which on the speed of their verification is reported
 
 logger = logging.getLogger(__name__)
 
@@ -68,14 +75,22 @@ def prepare_data(
     else:
         settings |= _tokenizer_settings(recipe)
     directory = cache_entry("corpora", settings)
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{directory}.lock") if team.is_main else nullcontext():  # another run may prepare the same
-        if not team.main_only(directory.is_dir):
+    with only_process(directory) if team.is_main else nullcontext():  # another run may prepare the same
+        if not team.main_only(lambda: _is_intact(directory)):
             _prepare(directory, corpus, recipe, initial, team)
     facts = json.loads((directory / "facts.json").read_text(encoding="utf-8"))
     seconds = time.perf_counter() - start
     logger.info("corpus: %s training tokens, prepared in %.1f s", f"{facts['train_tokens']:,}", seconds)
     return PreparedData(directory, _open_tokenizer(directory, initial), facts | {"prepare_seconds": round(seconds, 1)})
+
+
+def _is_intact(directory: Path) -> bool:
+    start, size = time.perf_counter(), sum(file.stat().st_size for file in directory.glob("*.bin")) / 1e6
+    intact = is_intact(directory)
+    if size > SHOWN_SIZE:
+        rate = size / (time.perf_counter() - start)
+        logger.info("corpus: verified the checksums of %s MB of packed tokens, %s MB/s", f"{size:,.0f}", f"{rate:,.0f}")
+    return intact
 
 
 def _prepare(directory: Path, corpus: Corpus, recipe: Recipe, initial: InitialModel | None, team: Team) -> None:
@@ -103,6 +118,7 @@ def _prepare(directory: Path, corpus: Corpus, recipe: Recipe, initial: InitialMo
         atomic_write_json(unfinished / "facts.json", facts)
         for leftover in (*unfinished.glob("shards-*"), *unfinished.glob(".*")):  # also of processes that were killed
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        write_sums(unfinished)
         os.rename(unfinished, directory)
 
     team.together(pack_share)
@@ -110,7 +126,7 @@ def _prepare(directory: Path, corpus: Corpus, recipe: Recipe, initial: InitialMo
 
 
 def _train_tokenizer(directory: Path, corpus: Corpus, recipe: Recipe) -> None:
-    if directory.is_dir():
+    if is_intact(directory):
         return
     logger.info("corpus: training a tokenizer of %s pieces", f"{recipe.vocab_size:,}")
     tokenizer = train_tokenizer(corpus.train, **_tokenizer_settings(recipe), progress=sys.stderr.isatty())
@@ -125,4 +141,5 @@ def _tokenizer_settings(recipe: Recipe) -> dict[str, Any]:
 def _open_tokenizer(directory: Path, initial: InitialModel | None) -> PreTrainedTokenizerFast:
     if initial is not None:
         return initial.tokenizer()
-    return AutoTokenizer.from_pretrained(directory / TOKENIZER, trust_remote_code=False)
+    tokenizer = AutoTokenizer.from_pretrained(directory / TOKENIZER, trust_remote_code=False)
+    return cast(PreTrainedTokenizerFast, tokenizer)  # `train_tokenizer` makes no other

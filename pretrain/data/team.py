@@ -35,27 +35,30 @@ class Team:
 
     def main_only(self, work: Callable[[], T]) -> T:
         """Let the main process work; return its result, which must be small, in all of them. Raises as `together`."""
-        return self.together(work if self.is_main else lambda: None, of_main=True)
+        return self.together(work, of_main=True)
 
     def together(self, work: Callable[[], T], *, of_main: bool = False) -> T:
-        """Let each process work, and return its own result (or the main process's) when all have finished.
+        """Let each process work, and return its own result when all have finished.
+
+        With `of_main` only the main process works, and all return its result.
 
         Raises:
             UserError: The work of this process failed. If only others failed, this process exits silently.
         """
         if self._group is None:
             return work()
-        result = error = None
+        results: list[T] = []  # of this process, if it works and succeeds
+        error = None
         try:
-            result = work()
+            results += [work()] if self.is_main or not of_main else []
         except UserError as raised:
             error = raised
         reports: list = [None] * self.world
-        mine = (error is not None, result if self.is_main and of_main else None)
+        mine = (error is not None, results if of_main else [])
         torch.distributed.all_gather_object(reports, mine, group=self._group)
         failed = [rank for rank, (has_failed, _) in enumerate(reports) if has_failed]
         if error is not None and failed[0] == self.rank:
             raise error
         if failed:
             raise SystemExit(EXIT_BAD_INPUT)
-        return reports[0][1] if of_main else result
+        return reports[0][1][0] if of_main else results[0]

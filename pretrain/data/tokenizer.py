@@ -127,7 +127,7 @@ class VocabularyFacts:
 
 def vocabulary_facts(tokenizer: PreTrainedTokenizerFast) -> VocabularyFacts:
     """Return the facts about a tokenizer's vocabulary."""
-    pieces = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+    pieces = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
     is_special = np.isin(np.arange(len(pieces)), tokenizer.all_special_ids)
     return VocabularyFacts(
         cls_id=tokenizer.cls_token_id,

@@ -28,7 +28,7 @@ class Objective:
         """Return the number of rows in one epoch."""
         return self.data.num_blocks(block_size)
 
-    def build(self, indices: np.ndarray, random: RandomRows, block_size: int, mask_rate: float | None) -> Arrays:
+    def build(self, indices: np.ndarray, random: RandomRows, block_size: int, mask_rate: float) -> Arrays:
         """Return a batch of rows (B,).
 
         It has the model's inputs, and `target_positions` (N,) into the flattened rows with `labels` (N,). All random

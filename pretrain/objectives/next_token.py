@@ -13,7 +13,7 @@ from .random_rows import RandomRows
 class NextToken(Objective):
     """Blocks of the packed array, with positions that restart at every document; nothing is random."""
 
-    def build(self, indices: np.ndarray, random: RandomRows, block_size: int, mask_rate: None) -> Arrays:
+    def build(self, indices: np.ndarray, random: RandomRows, block_size: int, mask_rate: float) -> Arrays:
         """Return input_ids, position_ids (B, T); target_positions, labels (B * (T - 1),).
 
         The first token of a document is not predicted from the document before it: that label is IGNORED.

@@ -202,6 +202,6 @@ def test_a_directory_that_is_no_model(tmp_path):
 def test_weights_that_are_missing_are_named(tmp_path):
     """A trunk of fewer layers than its config says would be drawn at random."""
     model = tiny_model("Encoder")
-    model.config.num_hidden_layers = 3
+    model.config.num_hidden_layers, model.config.layer_types = 3, ["full_attention"] * 3
     with pytest.raises(UserError, match=r"weights of .* are missing \(first: layers\.2"):
         load(saved(model, tmp_path))

@@ -1,5 +1,6 @@
 """Protects the command line: one table of commands, imported when needed, and one line for every mistake."""
 
+import signal
 import subprocess
 import sys
 from importlib.metadata import version
@@ -8,7 +9,7 @@ import pytest
 from commands import fails, run
 
 from hf_tiny_transformer import cli
-from hf_tiny_transformer.common.errors import DivergedError, RunError, TerminatedError, run_command
+from hf_tiny_transformer.common.errors import DivergedError, RunError, StoppedError, run_command
 
 
 def test_help_lists_every_command(capsys):
@@ -56,7 +57,14 @@ def test_a_missing_package_is_named_with_its_extra(command, extra, monkeypatch, 
 
 @pytest.mark.parametrize(
     ("error", "status"),
-    [(RunError("x"), 1), (DivergedError("x"), 3), (TerminatedError("x"), 143), (KeyboardInterrupt(), 130)],
+    [
+        (RunError("x"), 1),
+        (DivergedError("x"), 3),
+        (StoppedError(signal.SIGTERM), 143),
+        (StoppedError(signal.SIGHUP, "x"), 129),
+        (KeyboardInterrupt(), 130),
+        (OSError(28, "No space left on device"), 2),
+    ],
 )
 def test_errors_have_their_own_exit_status(error, status, capsys):
     def main() -> None:

@@ -15,10 +15,11 @@ from transformers import AutoTokenizer, BertConfig, BertModel, PreTrainedModel
 import hf_tiny_transformer as ours
 from hf_tiny_transformer.common.errors import UserError
 from hf_tiny_transformer.convert import rename
-from hf_tiny_transformer.convert.bert import RENAMES, STOCK_ARCHITECTURES, config_from_stock, load_stock_bert
+from hf_tiny_transformer.convert.bert import RENAMES, config_from_stock
+from hf_tiny_transformer.convert.stock import load_stock, stock_architectures, to_stock
 from hf_tiny_transformer.convert.stock import stock_config as config_to_stock
-from hf_tiny_transformer.convert.stock import to_stock
 
+STOCK_ARCHITECTURES = stock_architectures(BertConfig)
 HEADS = [name for name in STOCK_ARCHITECTURES if name != "BertModel"]
 
 
@@ -86,7 +87,7 @@ def assert_same_bytes(first: dict[str, torch.Tensor], second: dict[str, torch.Te
 def test_import_computes_what_stock_computes(architecture: str, tmp_path: Path):
     stock = stock_model(architecture, num_labels=2 if architecture == "BertForQuestionAnswering" else 4)
     stock.save_pretrained(tmp_path)
-    mine = load_stock_bert(tmp_path, STOCK_ARCHITECTURES[architecture])
+    mine = load_stock(tmp_path, STOCK_ARCHITECTURES[architecture])
     assert not mine.training
     assert_same_function(stock, mine, inputs_for(architecture))
 
@@ -103,14 +104,14 @@ def test_export_computes_what_we_compute(architecture: str, tmp_path: Path):
 
     written = json.loads((tmp_path / "stock" / "config.json").read_text())
     assert (written["model_type"], written["architectures"]) == ("bert", [architecture])
-    assert_same_bytes(load_stock_bert(tmp_path / "stock", model_class).state_dict(), mine.state_dict())
+    assert_same_bytes(load_stock(tmp_path / "stock", model_class).state_dict(), mine.state_dict())
 
 
 @pytest.mark.parametrize("architecture", list(STOCK_ARCHITECTURES))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_files_are_byte_identical_after_import_and_export(architecture: str, dtype: torch.dtype, tmp_path: Path):
     stock_model(architecture).to(dtype).save_pretrained(tmp_path / "stock")
-    mine = load_stock_bert(tmp_path / "stock", STOCK_ARCHITECTURES[architecture])
+    mine = load_stock(tmp_path / "stock", STOCK_ARCHITECTURES[architecture])
     to_stock(mine).save_pretrained(tmp_path / "back")
     assert_same_bytes(
         load_file(tmp_path / "stock" / "model.safetensors"), load_file(tmp_path / "back" / "model.safetensors")
@@ -122,7 +123,7 @@ def test_untied_head_keeps_its_own_matrix_and_the_bias_that_stock_uses(tmp_path:
     stock = stock_model("BertForMaskedLM", tie_word_embeddings=False)
     assert not torch.equal(stock.cls.predictions.bias, stock.cls.predictions.decoder.bias)
     stock.save_pretrained(tmp_path / "stock")
-    mine = load_stock_bert(tmp_path / "stock", ours.TinyTransformerBertForMaskedLM)
+    mine = load_stock(tmp_path / "stock", ours.TinyTransformerBertForMaskedLM)
     inputs = inputs_for("BertForMaskedLM")
     torch.testing.assert_close(mine(**inputs).logits, stock(**inputs).logits, atol=1e-5, rtol=1e-5)
 
@@ -136,13 +137,13 @@ def test_heads_may_be_missing_or_left_out(tmp_path: Path, caplog: pytest.LogCapt
     """A trunk opens as a classifier, the new head named in a warning; a pretraining checkpoint opens as a trunk."""
     stock_model("BertModel").save_pretrained(tmp_path / "trunk")
     with caplog.at_level("WARNING"):
-        load_stock_bert(tmp_path / "trunk", ours.TinyTransformerBertForSequenceClassification)
+        load_stock(tmp_path / "trunk", ours.TinyTransformerBertForSequenceClassification)
     assert "newly initialised: classifier.bias, classifier.weight" in caplog.text
 
     caplog.clear()
     stock = stock_model("BertForPreTraining")
     stock.save_pretrained(tmp_path / "pretraining")
-    trunk = load_stock_bert(tmp_path / "pretraining", ours.TinyTransformerBertModel)
+    trunk = load_stock(tmp_path / "pretraining", ours.TinyTransformerBertModel)
     assert "newly initialised" not in caplog.text
     inputs = inputs_for("BertModel")
     expected = stock.bert(**inputs).last_hidden_state
@@ -175,7 +176,7 @@ def test_inexpressible_configs_are_refused(field: str, value: object, tmp_path: 
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, field: value}))
     with pytest.raises(UserError, match=rf"(?s)config\.json.*{field}"):
-        load_stock_bert(tmp_path, ours.TinyTransformerBertModel)
+        load_stock(tmp_path, ours.TinyTransformerBertModel)
 
 
 @pytest.mark.parametrize(
@@ -201,7 +202,7 @@ def test_unfit_weights_are_refused(change, message: str, tmp_path: Path):
     change(tensors)
     save_file(tensors, tmp_path / "model.safetensors")
     with pytest.raises(UserError, match=message):
-        load_stock_bert(tmp_path, ours.TinyTransformerBertForMaskedLM)
+        load_stock(tmp_path, ours.TinyTransformerBertForMaskedLM)
 
 
 def test_commands_go_there_and_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -259,7 +260,7 @@ def minilm() -> Path:
 def test_real_checkpoint(minilm: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture):
     """A published BERT gives the same states in every layer, and comes out of the export byte for byte."""
     with caplog.at_level("WARNING"):
-        mine = load_stock_bert(minilm, ours.TinyTransformerBertModel, exact=True)
+        mine = load_stock(minilm, ours.TinyTransformerBertModel, exact=True)
     assert "newly initialised" not in caplog.text
     stock = BertModel.from_pretrained(minilm)
     sentences = [

@@ -132,6 +132,27 @@ def test_bad_flag(name, work, capsys, monkeypatch):
     assert_refused(work, capsys, arguments(work, **changes), fragments)
 
 
+@pytest.mark.parametrize("size", [1e38, 1e300])
+def test_a_loss_that_is_not_finite_publishes_nothing(size, work, capsys):
+    rows = [f"{text},{size * (label + i / 100)}" for i, (text, label) in enumerate(sentiments(60, 0))]
+    (work / "scores.csv").write_text("\n".join(["text,label", *rows]), encoding="utf-8")
+    own = {"task": work / "scores.csv", "data": None, "text": "text", "label": "label"}
+    assert run(*arguments(work, **own)) == 3
+    assert "the training loss is " in capsys.readouterr().err
+    assert not list(work.glob("out*"))
+
+
+def test_weights_that_are_not_finite_are_refused(work, capsys):
+    model = BertForMaskedLM.from_pretrained(work / "model")
+    with torch.no_grad():
+        model.bert.embeddings.word_embeddings.weight[7] = float("nan")  # of a token that few texts have
+    model.save_pretrained(work / "model")
+    capsys.readouterr()
+    assert run(*arguments(work)) == 3
+    assert "word_embeddings.weight has numbers that are not finite" in capsys.readouterr().err
+    assert not list(work.glob("out*"))
+
+
 def test_output_with_another_run_is_refused_before_anything_is_read(work, capsys):
     (work / "out").mkdir()
     (work / "out" / "results.json").write_text("{}")

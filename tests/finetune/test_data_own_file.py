@@ -10,7 +10,7 @@ from finetune.kinds.multiple_choice import MultipleChoice
 from finetune.kinds.sequence import MultiLabel, Regression, SingleLabel
 from finetune.kinds.text_to_text import TextToText
 
-OWN_SHA = "fa1e04c0d2b5550c53e06fd01676a2046c9fe655198ba755908173db4fcebc91"
+OWN_SHA = "78637a2bc85b4487a4ba1d6079b8ec4725b3c2dff203800e50ca4250e42d7e0b"
 FOUND = {
     "whole numbers": ([0, 1], SingleLabel, ("0", "1"), "2 whole numbers: classification (0, 1)"),
     "large numbers": ([1234567, 1234568], SingleLabel, ("1234567", "1234568"), "2 whole numbers"),
@@ -63,6 +63,39 @@ def test_the_split_and_its_fingerprint_never_change(tmp_path):
     """Results of earlier versions are comparable only if these figures stay."""
     described = read_own_file(settings(write_table(tmp_path / "a.csv", ROWS)))[2].describe()
     assert described == {"counts": {"train": 96, "validation": 12, "test": 12}, "sha256": OWN_SHA}
+
+
+@pytest.mark.parametrize(
+    ("labels", "label_type", "kind", "names"),
+    [
+        ([*range(25)], "classification", SingleLabel, tuple(map(str, range(25)))),
+        (["1.5", "2", "2.5"], "classification", SingleLabel, ("1.5", "2", "2.5")),
+        (["a|b", "c"], "classification", SingleLabel, ("a|b", "c")),
+        ([1, 2, 3], "regression", Regression, None),
+        (["x", "y"], "multi-label", MultiLabel, ("x", "y")),
+    ],
+)
+def test_the_user_may_say_what_the_labels_are(labels, label_type, kind, names, tmp_path):
+    rows = [(text, labels[i % len(labels)]) for i, (text, _) in enumerate(ROWS)]
+    found = read_own_file(settings(write_table(tmp_path / "a.csv", rows), label_type=label_type))[0]
+    assert type(found) is kind and getattr(found, "label_names", None) == names
+
+
+def test_what_the_user_says_must_fit(tmp_path):
+    path = write_table(tmp_path / "a.csv", [(text, "ab"[label]) for text, label in ROWS])
+    message = refuses(read_own_file, settings(path, label_type="regression"))
+    assert "a.csv" in message and "line 2" in message and "'a' is not a number" in message
+    assert "--metric rouge: does not score a --label" in refuses(read_own_file, settings(path, metric="rouge"))
+    numbers = write_table(tmp_path / "b.csv", [(text, label + 0.5) for text, label in ROWS])
+    assert "--metric macro_f1: column 'label' holds" in refuses(read_own_file, settings(numbers, metric="macro_f1"))
+
+
+def test_every_split_has_the_same_share_of_a_rare_class(tmp_path):
+    rows = [(f"{text} {i}", "rare" if i % 40 == 0 else "common") for i, (text, _) in enumerate(ROWS * 2)]
+    splits = read_own_file(settings(write_table(tmp_path / "a.csv", rows)))[2].named()
+    rare = {name: sum(example.label == 1 for example in examples) for name, examples in splits.items()}
+    assert rare == {"train": 4, "validation": 1, "test": 1}
+    assert {name: len(examples) for name, examples in splits.items()} == {"train": 192, "validation": 24, "test": 24}
 
 
 def test_given_files_are_the_splits_and_shared_texts_are_warned_about(tmp_path, capsys):
@@ -141,7 +174,7 @@ def test_bad_files_are_refused_with_their_line(case, tmp_path):
 
 
 def test_too_few_rows_or_labels_are_refused(tmp_path):
-    for rows, fragment in [(ROWS[:2], "the train split is empty"), ([(text, 1) for text, _ in ROWS], "one label")]:
+    for rows, fragment in [(ROWS[:2], "the validation split is empty"), ([(text, 1) for text, _ in ROWS], "one label")]:
         splits = read_own_file(settings(write_table(tmp_path / "a.csv", rows)))[2]
         assert fragment in refuses(splits.require_trainable, "task a.csv")
 
@@ -152,7 +185,7 @@ FLAGS = {
     "--data: does not apply to a table with --label": {"data": "x"},
     "--label: does not apply to a table with --target": {"label": "label", "target": "target"},
     "--choices: does not apply": {"choices": ["a"], "target": "target"},
-    "--metric: does not apply": {"metric": "bleu"},
+    "--metric bleu: does not score a --label": {"metric": "bleu"},
     "--pair: does not apply": {"target": "target", "pair": "b"},
     "b.csv, line 3, column 'label': label '7'; expected 0, 1": {"test": "b.csv"},
     "--validation c.csv: no such file": {"validation": "c.csv"},

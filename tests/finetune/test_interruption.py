@@ -26,7 +26,8 @@ from transformers import BertForMaskedLM
 
 from finetune import run as run_module
 from finetune.train import write_result
-from finetune.trainer import FineTuner, LengthGroupedOrder
+from finetune.trainer import FineTuner, LengthGroupedOrder, Progress
+from hf_tiny_transformer.common.files import atomic_write_json
 
 FLAGS = [*DRAWS, "--epochs", "4", "--seeds", "2"]
 
@@ -239,14 +240,45 @@ def test_sigterm_says_what_is_kept(toy, tmp_path, monkeypatch, capsys):
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
+def test_a_signal_at_the_end_of_an_epoch_waits_for_its_checkpoint(toy, tmp_path, monkeypatch, capsys):
+    """The epoch's line was printed: its work must not be lost."""
+    write = Progress.write
+
+    def write_and_signal(self, line):
+        write(self, line)
+        if "epoch 2/4" in line:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    assert run(*command(toy, tmp_path / "whole", "--seeds", "1")) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(Progress, "write", write_and_signal)
+        assert run(*command(toy, tmp_path / "out", "--seeds", "1")) == 130
+    assert "error: SIGINT: finished parts are in " in capsys.readouterr().err
+    assert run(*command(toy, tmp_path / "out", "--seeds", "1", "--resume")) == 0
+    assert "continues after epoch 2/4" in capsys.readouterr().err
+    assert_same_run(tmp_path / "out", tmp_path / "whole")
+
+
+def test_a_signal_while_the_result_is_written_is_no_error_of_the_card(toy, tmp_path, monkeypatch, capsys):
+    flags = ["--seeds", "1", "--epochs", "1"]
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "write_card", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+        assert run(*command(toy, tmp_path / "out", *flags)) == 143
+    assert not (tmp_path / "out").exists()
+    assert run(*command(toy, tmp_path / "out", *flags, "--resume")) == 0
+
+
 def test_other_settings_data_or_weights_are_refused_by_name(work, capsys):
     arguments = command(work, work / "out", "--resume")
     assert_refused([*arguments, "--epochs", "5"], capsys, "run.json", "epochs 4", "now it is 5")
     assert_refused([*arguments, "--dropout", "0.2"], capsys, "run.json", "dropout 0.1")
     identity = work / "out.unfinished" / "run.json"
     original = json.loads(identity.read_text())
-    identity.write_text(json.dumps(original | {"number of processes": 2}))
+    changed = {name: value for name, value in original.items() if name != "sha256"} | {"number of processes": 2}
+    atomic_write_json(identity, changed, checksum=True)
     assert_refused(arguments, capsys, "number of processes 2, now it is 1")
+    identity.write_text(json.dumps(changed | {"sha256": original["sha256"]}))
+    assert_refused(arguments, capsys, "run.json", "its checksum differs")
     identity.write_text(json.dumps(original))
     torch.manual_seed(1)
     shutil.rmtree(work / "stock")
@@ -261,26 +293,35 @@ def test_other_settings_data_or_weights_are_refused_by_name(work, capsys):
     assert not (work / "out").exists()
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "trainer_state.json", "../last.json"])
-def test_a_damaged_checkpoint_is_named_and_its_seed_is_done_again(name, work, capsys):
-    arguments, seed = command(work, work / "out", "--resume"), work / "out.unfinished" / "seeds" / "2"
-    last = seed / json.loads((seed / "last.json").read_text())["checkpoint"]
-    path = last / name
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    assert_refused(arguments, capsys, path.name, f"delete {seed}, and --resume will redo")
-    if name == "optimizer.pt":
-        shutil.rmtree(seed)
-        assert run(*arguments) == 0
-        assert_same_run(work / "out", work / "whole")
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "trainer_state.json", "rng_state.pth"])
+def test_a_damaged_checkpoint_is_named_and_an_earlier_one_is_used(name, work, capsys):
+    """The best weights, which are not always the last, are part of what a resume needs."""
+    seed = work / "out.unfinished" / "seeds" / "2"
+    last = max(seed.glob("checkpoint-*"), key=lambda path: int(path.name.partition("-")[2]))
+    flip_a_bit(last / name)
+    assert run(*command(work, work / "out", "--resume")) == 0
+    assert f"{last}: {name} is damaged" in capsys.readouterr().err
+    assert_same_run(work / "out", work / "whole")
 
 
 @pytest.mark.parametrize("name", ["result.json", "model.safetensors"])
-def test_a_damaged_result_is_named(name, work, capsys):
+def test_a_damaged_result_is_named_and_trained_again(name, work, capsys):
     seed = work / "out.unfinished" / "seeds" / "1"
-    result = json.loads((seed / "result.json").read_text())
-    (seed / "result.json").write_text(json.dumps(result | {"scores": {}}))  # not scored yet
-    (seed / name).write_bytes((seed / name).read_bytes()[:20])
-    assert_refused(command(work, work / "out", "--resume"), capsys, str(seed / name), "--resume will redo")
+    flip_a_bit(seed / name)
+    assert run(*command(work, work / "out", "--resume")) == 0
+    assert str(seed / name) in (said := capsys.readouterr().err) and "trained again" in said
+    assert_same_run(work / "out", work / "whole")
+
+
+def test_a_damaged_output_is_not_taken_for_finished(work, capsys):
+    flip_a_bit(work / "whole" / "results.json")
+    assert_refused(command(work, work / "whole", "--resume"), capsys, "results.json is damaged")
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"settings": {}}', "[1]"])

@@ -64,6 +64,15 @@ ACCURACY = {"accuracy": accuracy_score(MANY[1], MANY[0])}
 PARAPHRASE = {"accuracy": accuracy_score(BINARY[1], BINARY[0]), "f1": f1_score(BINARY[1], BINARY[0])}
 
 CASES = {
+    "classes": (
+        MANY,
+        ACCURACY
+        | {
+            "macro_f1": f1_score(MANY[1], MANY[0], average="macro"),
+            "balanced_accuracy": np.mean([np.mean(MANY[0][MANY[1] == label] == label) for label in range(5)]),
+            "matthews_correlation": matthews_corrcoef(MANY[1], MANY[0]),
+        },
+    ),
     "accuracy": (MANY, ACCURACY),
     "multilabel": (
         MULTILABEL,

@@ -4,19 +4,37 @@ import re
 import statistics
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from sklearn.metrics import accuracy_score
-from toys import bert_config, launch, launch_several, predictions_of, results_of, run, save, wordpiece, write_glue
-from transformers import AutoModelForSequenceClassification, BertForSequenceClassification, pipeline
+from sklearn.metrics import accuracy_score, log_loss
+from sklearn.utils import compute_class_weight
+from toys import (
+    BAD,
+    GOOD,
+    PLAIN,
+    bert_config,
+    launch,
+    launch_several,
+    predictions_of,
+    results_of,
+    run,
+    save,
+    wordpiece,
+    write_glue,
+)
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertForSequenceClassification, pipeline
 
+from finetune.data import Example
+from finetune.kinds import EncodedSplit
 from finetune.kinds.sequence import SingleLabel
 from finetune.report import Results
 from finetune.tasks import TASKS
 from finetune.train import Training, search
+from finetune.trainer import balanced_loss
 from hf_tiny_transformer.publish.verify import verify
 
 EPOCHS = 4
@@ -79,6 +97,7 @@ def test_the_result_directory_verifies_and_has_nothing_else(compared):
     files = {str(file.relative_to(output)) for file in output.rglob("*") if file.suffix != ".py" and file.is_file()}
     model = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
     records = {"results.json", "predictions.csv", "README.md", "training/loss.png", "training/card.json"}
+    records.add("training/confusion.png")
     assert files == model | records
     assert {file.stat().st_mode & 0o777 for file in output.rglob("*") if file.is_file()} == {0o644}
     assert [entry.name for entry in output.parent.iterdir() if entry.name[0] == "." or "unfinished" in entry.name] == []
@@ -87,6 +106,47 @@ def test_the_result_directory_verifies_and_has_nothing_else(compared):
     assert results.settings["max_length"] == 32
     card = (output / "README.md").read_text(encoding="utf-8")
     assert f"{100 * results.test['mean']:.2f}" in card and "fine-tuned from `encoder`" in card
+
+
+def test_rare_classes_are_weighted_chosen_by_and_reported(toy, tmp_path):
+    """One row in eight is rare; its words are clear enough to be learned."""
+    rows = [(f"{GOOD[i % 8]} {PLAIN[i % 24]}" if i % 8 else f"{BAD[i % 5]} {PLAIN[i % 24]}", i) for i in range(240)]
+    lines = [f"{text} {PLAIN[i % 23]},{'common' if i % 8 else 'rare'}" for text, i in rows]
+    (tmp_path / "rare.csv").write_text("\n".join(["text,label", *lines]) + "\n")
+    places = ["--model", toy / "encoder", "--task", tmp_path / "rare.csv", "--text", "text", "--label", "label"]
+    options = ["--metric", "macro_f1", "--class_weights", "balanced", "--seeds", 1, "--output", tmp_path / "out"]
+    assert run(*places, *FLAGS, *options) == 0
+    results, rows = results_of(tmp_path / "out"), predictions_of(tmp_path / "out")
+    assert results["metric"] == "macro_f1" and set(results["scores"]["test"]) == {"accuracy", "macro_f1"}
+    found = results["by_class"]
+    assert found["labels"] == ["common", "rare"]
+    truth, predicted = ([row[name] for row in rows] for name in ("label", "prediction"))
+    assert found["rows"] == [truth.count(label) for label in found["labels"]] and min(found["rows"]) > 0
+    pairs = list(zip(truth, predicted, strict=True))
+    assert found["confusion"] == [[pairs.count((a, b)) for b in found["labels"]] for a in found["labels"]]
+    assert found["recall"][1] == found["confusion"][1][1] / found["rows"][1]
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "| rare |" in card and "![confusion](training/confusion.png)" in card
+    assert not [finding for finding in verify(tmp_path / "out") if finding.problem]
+
+
+def test_the_result_reads_texts_to_the_length_it_was_evaluated_on(toy, tmp_path, capsys):
+    sst2(toy, tmp_path / "out", "--seeds", 1, "--epochs", 1, "--max_length", 4)
+    assert "texts truncated to 4 tokens (--max_length): train " in capsys.readouterr().err
+    assert AutoTokenizer.from_pretrained(tmp_path / "out").model_max_length == 4
+    (tmp_path / "in.txt").write_text("good0 plain1 plain2 plain3 plain4\n")
+    places = ["--model", tmp_path / "out", "--input", tmp_path / "in.txt", "--output", tmp_path / "answers.jsonl"]
+    assert run(*places, command="predict") == 0
+    assert "1 truncated to 4 tokens" in capsys.readouterr().out
+
+
+def test_balanced_weights_are_those_of_scikit_learn(toy):
+    split = EncodedSplit([Example(("x",), label) for label in (0, 0, 0, 1)], [], [])
+    training = SimpleNamespace(kind=SingleLabel(("a", "b", "c")), train=split)
+    logits, labels = torch.randn(4, 3), torch.tensor([0, 1, 0, 1])
+    weights = compute_class_weight("balanced", classes=np.array([0, 1]), y=np.array([0, 0, 0, 1]))
+    expected = log_loss(labels, logits.softmax(-1), labels=[0, 1, 2], sample_weight=weights[labels], normalize=False)
+    assert balanced_loss(training)({"logits": logits}, labels, 4).item() == pytest.approx(expected / 4, rel=1e-5)
 
 
 def test_output_is_a_table_and_plain_progress_lines(compared):

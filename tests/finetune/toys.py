@@ -55,7 +55,7 @@ def _start(*words: str) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, *words],
         cwd=REPOSITORY,
-        env=os.environ | variables | {"PYTHONPATH": str(REPOSITORY)},
+        env=os.environ | variables | {"PYTHONPATH": f"{REPOSITORY}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -16,12 +16,12 @@ packed.SHARD = 10
 write_shard = packed._write_shard
 
 
-def write(documents, tokenizer, directory, number):
-    name = f"{directory.name}/{number:06d}"
+def write(documents, tokenizer, directory):
+    name = f"{directory.parent.name}/{directory.name}"
     if name == os.environ.get("KILLED_AT"):
         next(documents)
         os.kill(os.getpid(), signal.SIGKILL)
-    write_shard(documents, tokenizer, directory, number)
+    write_shard(documents, tokenizer, directory)
     os.write(2, f"wrote {name}\n".encode())  # unbuffered: two processes write there
 
 

@@ -195,7 +195,7 @@ def test_learning_rate_rises_stays_and_falls_to_zero():
 
 @pytest.mark.parametrize("objective", ["mlm", "next_token"])
 def test_document_bounds_replace_the_mask(packed, facts, objective, monkeypatch):
-    """Stands in for torch's kernel, which needs a GPU (`benchmarks.gpu` compares it there); checks all around it."""
+    """Replaces torch's kernel, which needs a GPU (`benchmarks.gpu` compares it there); checks all around it."""
 
     def kernel(query, key, value, bounds, bounds_of_keys, longest, _, *, scale, window_size):
         assert bounds is bounds_of_keys and longest == 32 and bounds.dtype == torch.int32

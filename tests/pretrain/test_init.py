@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from commands import run as tools
-from families import tiny_model
+from families import WINDOWS, tiny_model
 from pretraining import run, same_weights, weights
-from transformers import AutoModelForMaskedLM, AutoTokenizer, BertConfig, BertForMaskedLM
+from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer, BertConfig, BertForMaskedLM
 
 import hf_tiny_transformer as ours
+from hf_tiny_transformer.convert.stock import to_stock
 from pretrain.batches import batch_source
 from pretrain.cli import parse
 from pretrain.data.packed import open_packed
@@ -23,6 +24,7 @@ from pretrain.schedule import plan_stages
 
 SHAPE = ["--vocab_size=120", "--model.hidden_size=32", "--model.intermediate_size=48", "--examples=[]"]
 STAGES = ['--stages=[{"share": 1.0, "block_size": 16, "batch_size": 8, "mask_rate": 0.3}]']
+CAUSAL = ['--stages=[{"share": 1.0, "block_size": 16, "batch_size": 8}]']
 SMALL = [*STAGES, "--micro_batch_size=4", "--validation_share=0.1", "--validation_blocks=4"]
 
 
@@ -93,6 +95,24 @@ def test_a_stock_bert_is_converted_on_the_way(stock, other_corpus, tmp_path):
     assert json.loads((output / "config.json").read_text())["hidden_dropout_prob"] == 0.1  # as the stock config has it
 
 
+@pytest.mark.parametrize("family", ["Encoder", "Decoder"])
+def test_a_stock_modernbert_is_converted_on_the_way(family: str, first, other_corpus, tmp_path):
+    """With windows narrower than a block, in rows of several documents; exported again, it is the file it was."""
+    task, flags = ("ForMaskedLM", STAGES) if family == "Encoder" else ("ForCausalLM", ["--recipe=decoder", *CAUSAL])
+    stock = to_stock(tiny_model(family, task, vocab_size=120, **WINDOWS))
+    stock.save_pretrained(tmp_path / "stock")
+    tokenizer = AutoTokenizer.from_pretrained(first)
+    tokenizer.bos_token, tokenizer.eos_token = tokenizer.cls_token, tokenizer.sep_token
+    tokenizer.save_pretrained(tmp_path / "stock")
+    paths = ["--init", tmp_path / "stock", "--corpus", other_corpus, "--output", tmp_path / "adapted"]
+    assert run([*map(str, paths), "--max-steps=3", *flags, *SMALL[1:]]) == 0
+    begin, end = tmp_path / "adapted" / "checkpoints" / "step-0", AutoModel.from_pretrained(tmp_path / "adapted")
+    assert (end.config.layer_types, end.config.local_attention) == (WINDOWS["layer_types"], 8)
+    assert tools("export", "--format", "stock", "--model", begin, "--output", tmp_path / "back") == 0
+    assert same_weights(tmp_path / "stock", tmp_path / "back")
+    assert not same_weights(begin, tmp_path / "adapted")
+
+
 def test_resume_needs_the_other_directory_no_more(first, other_corpus, tmp_path, capsys):
     moved = tmp_path / "init"
     shutil.copytree(first, moved, ignore=shutil.ignore_patterns("checkpoints"))
@@ -110,7 +130,7 @@ def test_resume_needs_the_other_directory_no_more(first, other_corpus, tmp_path,
 
 
 def test_a_decoder_goes_on_by_a_recipe_of_its_kind(corpus_file, other_corpus, tmp_path, capsys):
-    shape = [*SHAPE, '--stages=[{"share": 1.0, "block_size": 16, "batch_size": 8}]', *SMALL[1:]]
+    shape = [*SHAPE, *CAUSAL, *SMALL[1:]]
     arguments = ["--recipe=decoder", "--corpus", str(corpus_file), "--output", str(tmp_path / "first"), "--max-steps=2"]
     assert run([*arguments, *shape]) == 0
     capsys.readouterr()

@@ -5,6 +5,7 @@ import shutil
 from importlib.util import find_spec
 
 import pytest
+import torch
 from accelerate import Accelerator
 from pretraining import TINY, command, losses, pretrain, refused, run, same_weights, weights, without
 from transformers import (
@@ -58,7 +59,8 @@ def test_training_learns_and_its_figures_agree_with_the_model(trained, corpus_fi
     curve = [m["validation_loss"] for m in read_metrics(long / "training/metrics.jsonl") if "validation_loss" in m]
     assert curve[-1] < curve[0] - 0.5
     _, recipe = parse(command(corpus_file, long))
-    batches = validation_batches(recipe, prepare_data([str(corpus_file)], "text", recipe))
+    data = prepare_data([str(corpus_file)], "text", recipe)
+    batches = validation_batches(recipe, data, torch.device("cpu"), bounds=False)
     again = validate(AutoModelForMaskedLM.from_pretrained(long), batches, Accelerator())["validation_loss"]
     assert again == pytest.approx(curve[-1], abs=1e-6)
     assert f"{curve[-1]:.3f}" in (long / "README.md").read_text()
@@ -182,13 +184,19 @@ def test_resume_wants_the_same_recipe_and_corpus(trained, corpus_file, tmp_path,
 
 
 def test_what_an_older_version_wrote_is_resumed(trained, corpus_file, tmp_path, capsys):
-    """Fields that are missing or unknown in run.json do not matter; a damaged one is named."""
+    """Fields that are missing or unknown in run.json do not matter, nor settings of torch's Muon; damage is named."""
     old = tmp_path / "old"
     shutil.copytree(trained, old)
     shutil.rmtree(old / "checkpoints" / "step-12")
     file = old / "training" / "run.json"
     content = json.loads(file.read_text())
     file.write_text(json.dumps({k: v for k, v in content.items() if k not in ("license", "init")} | {"more": 1}))
+    state_file = old / "checkpoints" / "step-8" / "training_state.pt"
+    state = torch.load(state_file, weights_only=True)
+    settings = torch.optim.Muon([torch.nn.Parameter(torch.ones(2, 2))], momentum=0.95).param_groups[0]
+    state["optimizers"][0]["param_groups"] = [settings | group for group in state["optimizers"][0]["param_groups"]]
+    assert "nesterov" in state["optimizers"][0]["param_groups"][0]
+    torch.save(state, state_file)
     pretrain(corpus_file, old, "--save-steps=4", "--resume")
     assert same_weights(trained, old)
     for text, words in (('{"seed": 1}', "missing"), ("{", "broken JSON")):

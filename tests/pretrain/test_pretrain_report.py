@@ -13,6 +13,8 @@ from pretraining import run as pretrain_run
 
 from pretrain.cli import main
 from pretrain.curve import draw_curve, smooth
+from pretrain.recipe import Stage
+from pretrain.schedule import StagePlan
 
 STEPS = 200
 
@@ -62,14 +64,18 @@ def test_smoothing_neither_lags_nor_invents():
 
 
 def test_the_curve_shows_losses_and_rates(tmp_path, monkeypatch):
-    """Raw, smoothed and validation above, the learning rate below."""
-    drawn = {}
+    """Raw, smoothed and validation above, the learning rate below; mask rates explain a higher training loss."""
+    drawn, stages = {}, [Stage(0.1, 128, 8, mask_rate=0.3), Stage(0.9, 128, 32, mask_rate=0.2)]
+    plans = [StagePlan(0, stages[0], 0, 20), StagePlan(1, stages[1], 20, STEPS)]
     with monkeypatch.context() as patch:
         patch.setattr(plt, "close", lambda figure: drawn.update(figure=figure))
-        draw_curve(metrics(), tmp_path / "loss.png")
+        draw_curve(metrics(), tmp_path / "loss.png", plans)
     curves = {line.get_label(): line for line in drawn["figure"].axes[0].lines}
-    assert {"training, each step", "training, smoothed", "validation"} <= curves.keys()
-    assert len(curves["validation"].get_ydata()) == 5
+    validation = "validation: 15 % masked"
+    smoothed = "training, smoothed: 30 %, then 20 % masked; more masks, higher loss"
+    assert {"training, each step", smoothed, validation} <= curves.keys()
+    assert len(curves[validation].get_ydata()) == 5
+    assert [text.get_text() for text in drawn["figure"].axes[1].texts] == ["32 x 128 tokens"]
     plt.close(drawn["figure"])
     assert imread(tmp_path / "loss.png").shape[1] > 900
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,9 +11,9 @@ import time
 
 import pytest
 import torch
-from pretraining import ROOT, SHARED, command, finish, pretrain, refused, run, same_weights, start
+from pretraining import ENVIRONMENT, SHARED, command, finish, losses, pretrain, refused, run, same_weights, start
 
-from hf_tiny_transformer.common.errors import EXIT_DIVERGED, EXIT_TERMINATED
+from hf_tiny_transformer.common.errors import EXIT_DIVERGED
 from pretrain import loop as training_loop
 from pretrain.checkpoint import checkpoint_steps
 from pretrain.metrics import read_metrics
@@ -26,11 +27,11 @@ def whole(corpus_file, tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_a_run_that_is_stopped_and_resumed_ends_with_the_same_bytes(sent, whole, corpus_file, tmp_path):
     output = tmp_path / "stopped"
     arguments = [sys.executable, "-m", "pretrain", *command(corpus_file, output, *FLAGS)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    environment = {**os.environ, **ENVIRONMENT, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     process = subprocess.Popen(arguments, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     metrics = output / "training" / "metrics.jsonl"
     deadline = time.time() + 120
@@ -40,10 +41,10 @@ def test_a_run_that_is_stopped_and_resumed_ends_with_the_same_bytes(sent, whole,
         time.sleep(0.005)
     process.send_signal(sent)
     _, errors = process.communicate(timeout=60)
-    if sent == signal.SIGTERM:
-        assert process.returncode == EXIT_TERMINATED
+    if sent != signal.SIGKILL:
+        assert process.returncode == 128 + sent
         (step,) = (s for s in checkpoint_steps(output) if s % 20)
-        assert f"error: SIGTERM: saved at step {step} of 80; continue with --resume" in errors
+        assert f"error: {sent.name}: saved at step {step} of 80; continue with --resume" in errors
     assert not (output / "config.json").exists()
     pretrain(corpus_file, output, *FLAGS, "--resume")
     assert same_weights(whole, output)
@@ -62,6 +63,52 @@ def test_a_loss_that_explodes_ends_the_run_and_leaves_the_last_checkpoint(corpus
     assert f"step {last + 1}:" in message, "the step before it is saved, the bad one is not"
     state = torch.load(output / f"checkpoints/step-{last}/training_state.pt", weights_only=True)
     assert state["optimizers"]
+
+
+def damage(path, kind):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content if kind == "flipped" else content[: len(content) // 2])
+
+
+@pytest.mark.parametrize("kind", ["flipped", "shortened"])
+@pytest.mark.parametrize("name", ["model.safetensors", "training_state.pt", "training_state.json", "metrics.jsonl"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_resumed(
+    name, kind, trained, corpus_file, tmp_path, caplog
+):
+    """The weights and the metrics of the resumed run are those of the whole one."""
+    output = tmp_path / "run"
+    shutil.copytree(trained, output)
+    damage(output / "checkpoints/step-12" / name, kind)
+    (output / "training" / "metrics.jsonl").write_text("{}\n")  # each checkpoint has a copy
+    caplog.set_level("INFO")
+    assert run(["--output", str(output), "--resume", "--corpus", str(corpus_file)]) == 0
+    assert f"step-12: {name} is damaged" in caplog.text and "resuming from" in caplog.text and "step-8" in caplog.text
+    assert same_weights(output, trained) and losses(output) == losses(trained)
+    assert (output / "checkpoints/step-12.damaged").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"), [("run.json", '"seed": 1', '"seed": 3'), ("recipe.yaml", "0.02", "0.03")]
+)
+def test_a_damaged_record_is_refused(file, old, new, trained, corpus_file, tmp_path, capsys):
+    shutil.copytree(trained, tmp_path / "run")
+    path = tmp_path / "run" / "training" / file
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    words = refused(capsys, ["--output", str(tmp_path / "run"), "--resume", "--corpus", str(corpus_file)])
+    assert file in words and "damaged" in words
+
+
+def test_damaged_packed_tokens_are_made_again(corpus_file, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HF_TINY_TRANSFORMER_CACHE", str(tmp_path / "cache"))
+    first = pretrain(corpus_file, tmp_path / "first", "--max-steps=3")
+    (tokens,) = (tmp_path / "cache" / "corpora").glob("*/train.bin")
+    before = tokens.read_bytes()
+    damage(tokens, "shortened")
+    assert same_weights(first, pretrain(corpus_file, tmp_path / "second", "--max-steps=3"))
+    assert f"{tokens.parent}: train.bin is damaged" in capsys.readouterr().err and tokens.read_bytes() == before
 
 
 class Poisoned:

@@ -6,7 +6,9 @@ import pytest
 import torch
 from cards import edit, failures
 from commands import fails, run
+from safetensors.torch import load_file, save_file
 
+from hf_tiny_transformer.common.files import write_sums
 from hf_tiny_transformer.publish import push, verify
 from hf_tiny_transformer.publish.card import THIS_DIRECTORY
 from hf_tiny_transformer.publish.card_code import refused_code
@@ -70,6 +72,18 @@ def test_broken_and_missing_files_are_found(copy):
     (copy / "model.safetensors").write_bytes((copy / "model.safetensors").read_bytes()[:-8])
     (copy / "README.md").unlink()
     assert "opens with AutoModel" in (found := failures(copy)) and "card: metadata" in found
+
+
+def test_numbers_that_are_not_finite_and_flipped_bits_are_found(copy, opened):
+    write_sums(copy, leave_out=("checkpoints",))
+    assert failures(copy) == {}
+    weights = load_file(copy / "model.safetensors")
+    next(iter(weights.values())).view(-1)[0] = float("inf")
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    edit(copy / "README.md", "A tiny", "A very tiny")  # people may
+    found = failures(copy)
+    assert list(found) == ["weights are finite", "checksums"]
+    assert "model.safetensors is damaged" in found["checksums"]
 
 
 def change(file, **fields) -> None:

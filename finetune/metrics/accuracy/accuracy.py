@@ -1,11 +1,12 @@
 """The share of correct predictions: single-label classification, multiple choice."""
 
+from numpy.typing import ArrayLike
 from sklearn.metrics import accuracy_score
 
 from finetune.metrics import evaluate_module
 
 
-def compute(predictions, references) -> dict[str, float]:
+def compute(predictions: ArrayLike, references: ArrayLike) -> dict[str, float]:
     """Score label ids, both (N,)."""
     return {"accuracy": float(accuracy_score(references, predictions))}
 

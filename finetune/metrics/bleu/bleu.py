@@ -5,7 +5,7 @@ from sacrebleu import corpus_bleu
 from finetune.metrics import evaluate_module
 
 
-def compute(predictions, references) -> dict[str, float]:
+def compute(predictions: list[str], references: list[str]) -> dict[str, float]:
     """Score N texts by N references; sacrebleu's score divided by 100."""
     return {"bleu": corpus_bleu(list(predictions), [list(references)]).score / 100}
 

@@ -1,12 +1,13 @@
 """Several labels per text: F1 over all decisions, F1 averaged over labels, share of texts with all labels correct."""
 
 import numpy as np
+from numpy.typing import ArrayLike
 from sklearn.metrics import accuracy_score, f1_score
 
 from finetune.metrics import evaluate_module
 
 
-def compute(predictions, references) -> dict[str, float]:
+def compute(predictions: ArrayLike, references: ArrayLike) -> dict[str, float]:
     """Score (N, labels) matrices with 1 where a text has the label. A label that never occurs has F1 0."""
     predictions, references = np.asarray(predictions, dtype=int), np.asarray(references, dtype=int)
     return {

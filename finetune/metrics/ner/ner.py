@@ -5,7 +5,7 @@ from seqeval.metrics import accuracy_score, classification_report
 from finetune.metrics import evaluate_module
 
 
-def compute(predictions, references) -> dict[str, float]:
+def compute(predictions: list[list[str]], references: list[list[str]]) -> dict[str, float]:
     """Score N lists of tags, one per word: O, B-PER, I-PER, ... in IOB1 or IOB2.
 
     An entity is correct if its type and both ends are. `accuracy` is that of tags; `f1_PER` and so on are per type.

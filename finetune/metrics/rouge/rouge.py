@@ -7,7 +7,7 @@ from finetune.metrics import evaluate_module
 KINDS = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 
 
-def compute(predictions, references) -> dict[str, float]:
+def compute(predictions: list[str], references: list[str]) -> dict[str, float]:
     """Score N texts by N references; for rougeLsum, a line is a sentence."""
     scorer = RougeScorer(KINDS, use_stemmer=True)
     found = [scorer.score(reference, text) for text, reference in zip(predictions, references, strict=True)]

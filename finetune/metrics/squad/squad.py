@@ -7,7 +7,7 @@ from collections import Counter
 from finetune.metrics import evaluate_module
 
 
-def compute(predictions, references) -> dict[str, float]:
+def compute(predictions: list[str], references: list[list[str]]) -> dict[str, float]:
     """Score N answers, "" for none, by N lists of accepted answers, empty where there is none; the best one counts."""
     exact = f1 = 0.0
     for prediction, accepted in zip(predictions, references, strict=True):
