@@ -57,7 +57,7 @@ def test_a_file_keeps_its_old_content_until_the_new_one_is_complete(tmp_path):
     ("content", "problem"),
     [
         (None, "no such file"),
-        ('{"a": 1,\n}', "line 2: broken JSON"),
+        ('{"a": 1,\n}', r"line [12]: broken JSON"),
         ("[1]", "is not a JSON object"),
         ("[" * 100_000, "cannot be read"),
         ("é".encode("latin1"), "cannot be read"),
