@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedDataParallelKwargs, set_seed
 from transformers import PreTrainedModel
 
@@ -22,6 +22,7 @@ from . import varlen
 from .batches import Batch, batch_source, validation_batches
 from .checkpoint import Saver, checkpoint_path, checkpoint_steps, load_checkpoint
 from .data.prepare import PreparedData, prepare_data
+from .data.team import Team
 from .initial import InitialModel, adapt_recipe, open_initial
 from .loop import Progress, TrainingLoop
 from .metrics import Reporter
@@ -30,6 +31,7 @@ from .optimizer import build_optimizers
 from .publish import publish
 from .recipe import Recipe
 from .settings import DEFAULT_MINUTES, RunRecord, RunSettings, read_record, require_same
+from .speed import bf16_is_faster
 from .validation import validate
 
 VALIDATIONS_PER_RUN = 10
@@ -55,7 +57,7 @@ def pretrain(settings: RunSettings, recipe: Recipe) -> None:
     keep_freed_memory()
     if settings.deterministic or (record is not None and record.deterministic):
         use_deterministic_kernels()
-    accelerator = _accelerator(settings, output, recipe)
+    accelerator = _accelerator(settings, output, recipe, record)
     if record is None:
         require_free_output(output)
     start = time.perf_counter()
@@ -72,6 +74,7 @@ def pretrain(settings: RunSettings, recipe: Recipe) -> None:
     loop.skip_bad_steps = settings.skip_bad_steps
     validation = validation_batches(recipe, data, accelerator.device, bounds=loop.batches.bounds)
     parameters = sum(p.numel() for p in loop.model.parameters())
+    record.precision = precision_of(accelerator)
     logger.info("model: %s parameters, %d steps on %s", f"{parameters:,}", loop.max_steps, _describe(loop))
     if accelerator.is_main_process:  # not earlier: by now all input has been checked
         record.write(output, recipe)
@@ -118,15 +121,30 @@ def _describe(loop: TrainingLoop) -> str:
     accelerator, model = loop.accelerator, loop.accelerator.unwrap_model(loop.model)
     parts = [f"{accelerator.num_processes} x {accelerator.device.type}"]
     parts += [accelerator.distributed_type.value] if accelerator.num_processes > 1 else []
-    parts += ["fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision]
+    parts += [precision_of(accelerator)]
     parts += [model.config._attn_implementation] + (["compiled"] if model._compiled_call_impl else [])
     return ", ".join(parts)
 
 
-def _accelerator(settings: RunSettings, output: Path, recipe: Recipe) -> Accelerator:
+def precision_of(accelerator: Accelerator) -> str:
+    """Return fp32 or bf16."""
+    return "fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision
+
+
+def _uses_bf16(settings: RunSettings, record: RunRecord | None) -> bool:
+    """Return the choice of the settings, or what suits the device; a run that is resumed on a CPU keeps its own."""
+    device = PartialState().device  # connects the processes
+    if settings.precision is not None:
+        return settings.precision == "bf16"
+    if device.type == "cpu":
+        return record.precision == "bf16" if record is not None else Team().main_only(bf16_is_faster)
+    return device.type == "cuda" and supports_bf16()
+
+
+def _accelerator(settings: RunSettings, output: Path, recipe: Recipe, record: RunRecord | None) -> Accelerator:
     try:
         accelerator = Accelerator(
-            mixed_precision="bf16" if supports_bf16() else "no",
+            mixed_precision="bf16" if _uses_bf16(settings, record) else "no",
             dynamo_backend="no",  # build_loop compiles
             log_with=settings.log_with,
             project_dir=output / "training",

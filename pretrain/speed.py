@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 PASSES = 3  # the backward pass computes two more products for each one: for its input and for its weight
 MEASURING_SECONDS = 0.3
+CLEARLY_FASTER = 1.4  # a matrix product is not all of a step, and the choice must not depend on noise
 
 
 def step_flops(model: PreTrainedModel, *, rows: int, length: int, predicted: int) -> float:
@@ -28,11 +29,14 @@ def step_flops(model: PreTrainedModel, *, rows: int, length: int, predicted: int
 
 
 def matrix_rate(
-    device: torch.device, *, seconds: float = MEASURING_SECONDS, clock: Callable[[], float] = time.perf_counter
+    device: torch.device,
+    precision: str,
+    *,
+    seconds: float = MEASURING_SECONDS,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> float:
-    """Return the FLOP/s of a product of square matrices: fp32 of width 1024 on CPU, bf16 of width 8192 on GPU."""
-    on_gpu = device.type == "cuda"
-    size, dtype = (8192, torch.bfloat16) if on_gpu else (1024, torch.float32)
+    """Return the FLOP/s of a product of square matrices in fp32 ("no") or bf16, of width 1024 on CPU, 8192 on GPU."""
+    size, dtype = 8192 if device.type == "cuda" else 1024, torch.bfloat16 if precision == "bf16" else torch.float32
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     a @ b  # warms up
     synchronize(device)
@@ -44,7 +48,14 @@ def matrix_rate(
     return products * 2 * size**3 / (clock() - start)
 
 
+def bf16_is_faster() -> bool:
+    """Return whether the CPU multiplies matrices clearly faster in bf16 than in fp32 (best of three)."""
+    turns = [[matrix_rate(torch.device("cpu"), name, seconds=0.05) for name in ("no", "bf16")] for _ in range(3)]
+    fp32, bf16 = (max(rates) for rates in zip(*turns, strict=True))
+    return bf16 > CLEARLY_FASTER * fp32
+
+
 def synchronize(device: torch.device) -> None:
     """Wait for the pending work of a GPU."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)

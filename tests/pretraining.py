@@ -24,6 +24,7 @@ TINY = [
     '--stages=[{"share": 0.5, "block_size": 16, "batch_size": 8, "mask_rate": 0.3, "matrix_learning_rate": 0.03},'
     ' {"share": 0.5, "block_size": 32, "batch_size": 4, "mask_rate": 0.2}]',
     "--micro_batch_size=4",
+    "--precision=fp32",
     "--validation_share=0.1",
     "--validation_blocks=8",
     '--examples=["the music is [MASK] ."]',

@@ -2,11 +2,13 @@
 
 import json
 import shutil
+from functools import partial
 from importlib.util import find_spec
 
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from pretraining import TINY, command, losses, pretrain, refused, run, same_weights, weights, without
 from transformers import (
     AutoModel,
@@ -25,6 +27,7 @@ from pretrain.cli import parse
 from pretrain.data.prepare import prepare_data
 from pretrain.metrics import read_metrics
 from pretrain.optimizer import build_optimizers, set_learning_rate
+from pretrain.speed import bf16_is_faster
 from pretrain.validation import validate
 
 
@@ -87,6 +90,37 @@ def test_resume_ends_with_the_same_bytes_and_the_same_metrics(trained, corpus_fi
     pretrain(corpus_file, half, "--max-steps=12", "--save-steps=4", "--resume")
     assert same_weights(trained, half)
     assert losses(trained) == losses(half)
+
+
+@pytest.fixture
+def runs_of_several_precisions():
+    """Reset what Accelerate keeps for a process, which has one precision."""
+    yield (reset := partial(AcceleratorState._reset_state, reset_partial_state=True))
+    reset()
+
+
+def test_a_cpu_trains_in_bf16_where_it_is_faster(
+    trained, corpus_file, tmp_path, monkeypatch, runs_of_several_precisions
+):
+    """The measurement decides once: a run that is resumed keeps its precision, which the record and the card name."""
+    flags = [*without(TINY, "--precision"), "--corpus", str(corpus_file), "--save-steps=4", "--output"]
+    monkeypatch.setattr("pretrain.run.bf16_is_faster", lambda: True)
+    runs_of_several_precisions()
+    assert run([*flags, tmp_path / "run", "--max-steps=12"]) == 0
+    assert json.loads((tmp_path / "run/training/run.json").read_text())["precision"] == "bf16"
+    assert ", bf16" in json.loads((tmp_path / "run/training/summary.json").read_text())["hardware"]
+    assert losses(tmp_path / "run") == pytest.approx(losses(trained), abs=0.05)
+    assert losses(tmp_path / "run") != losses(trained)
+    half = tmp_path / "half"
+    shutil.copytree(tmp_path / "run", half)
+    shutil.rmtree(half / "checkpoints" / "step-12")
+    monkeypatch.setattr("pretrain.run.bf16_is_faster", lambda: False)
+    assert run([*flags, half, "--resume"]) == 0
+    assert same_weights(tmp_path / "run", half)
+    runs_of_several_precisions()
+    assert run([*flags, tmp_path / "fp32", "--max-steps=12"]) == 0
+    assert same_weights(tmp_path / "fp32", trained)
+    assert isinstance(bf16_is_faster(), bool)
 
 
 def test_a_stages_own_rate_is_muons_only():
