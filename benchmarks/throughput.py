@@ -144,10 +144,7 @@ def stock(settings: ThroughputSettings, device: torch.device) -> tuple[PreTraine
     def step(number: int) -> None:
         ids = tokens[number % len(tokens)]
         masked = torch.rand(ids.shape, device=device) < MASK_RATE
-        labels = torch.where(masked, ids, -100)
-        draw = torch.rand(ids.shape, device=device)  # the collator's 80 / 10 / 10
-        ids = torch.where(masked & (draw < 0.8), 4, ids)
-        ids = torch.where(masked & (draw > 0.9), torch.randint_like(ids, FIRST_WORD, settings.vocab_size), ids)
+        ids, labels = stock_masks(ids, masked, 4, torch.randint_like(ids, FIRST_WORD, settings.vocab_size))
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=_precision(settings, device) == "bf16"):
             loss = model(input_ids=ids, labels=labels).loss
         loss.backward()
@@ -156,6 +153,15 @@ def stock(settings: ThroughputSettings, device: torch.device) -> tuple[PreTraine
         optimizer.zero_grad()
 
     return model, step
+
+
+def stock_masks(
+    ids: torch.Tensor, masked: torch.Tensor, mask_id: int, random_ids: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return inputs and labels as `DataCollatorForLanguageModeling` draws them: 80 % [MASK], 10 % random, 10 % kept."""
+    draw = torch.rand(ids.shape, device=ids.device)
+    inputs = torch.where(masked & (draw < 0.8), mask_id, ids)
+    return torch.where(masked & (draw > 0.9), random_ids, inputs), torch.where(masked, ids, -100)
 
 
 def ours(settings: ThroughputSettings, device: torch.device) -> tuple[PreTrainedModel, Callable[[int], None]]:
