@@ -47,9 +47,9 @@ def stage(
     return found | ({} if mask_rate is None else {"mask_rate": mask_rate})
 
 
-def stages(*of_recipe: dict) -> list[str]:
-    """Return the flags for these stages."""
-    return ["--stages", json.dumps(of_recipe)]
+def stages(*of_recipe: dict, flags: str = "") -> list[str]:
+    """Return the flags for these stages, and further ones."""
+    return ["--stages", json.dumps(of_recipe), *flags.split()]
 
 
 OTHER_SEED = "the recipe, another seed"
@@ -81,21 +81,18 @@ CHANGES: dict[str, dict[str, list[str]]] = {
         "Muon 0.02 throughout": stages(stage(0.1, 8, HIGH), stage(0.9, 32, HIGH)),
         "Muon 0.005 throughout": stages(stage(0.1, 8, LOW), stage(0.9, 32, LOW)),
         "Muon 0.01 after a tenth": stages(stage(0.1, 8, HIGH), stage(0.9, 32, MIDDLE)),
-        "Muon 0.01 after a tenth, weight decay 0.1": [
-            *stages(stage(0.1, 8, HIGH), stage(0.9, 32, MIDDLE)),
-            *("--weight_decay", "0.1"),
-        ],
+        "Muon 0.01 after a tenth, weight decay 0.1": stages(
+            stage(0.1, 8, HIGH), stage(0.9, 32, MIDDLE), flags="--weight_decay=0.1"
+        ),
         "32 rows throughout": stages(stage(0.1, 32, HIGH), stage(0.9, 32, LOW)),
         "8 rows throughout": stages(stage(0.1, 8, HIGH), stage(0.9, 8, LOW)),
         "8 rows for a fifth": stages(stage(0.2, 8, HIGH), stage(0.8, 32, LOW)),
-        "8 rows for a fifth, then 16, Muon 0.01, decay over the last fifth": [
-            *stages(stage(0.2, 8, HIGH), stage(0.8, 16, MIDDLE)),
-            *("--decay", "0.2"),
-        ],
-        "8 rows for a fifth, Muon 0.01, decay over the last fifth": [
-            *stages(stage(0.2, 8, HIGH), stage(0.8, 32, MIDDLE)),
-            *("--decay", "0.2"),
-        ],
+        "8 rows for a fifth, then 16, Muon 0.01, decay over the last fifth": stages(
+            stage(0.2, 8, HIGH), stage(0.8, 16, MIDDLE), flags="--decay=0.2"
+        ),
+        "8 rows for a fifth, Muon 0.01, decay over the last fifth": stages(
+            stage(0.2, 8, HIGH), stage(0.8, 32, MIDDLE), flags="--decay=0.2"
+        ),
         "8 rows for a tenth, Muon 0.02 for three": stages(
             stage(0.1, 8, HIGH), stage(0.2, 32, HIGH), stage(0.7, 32, LOW)
         ),

@@ -17,13 +17,9 @@ S = TypeVar("S")
 
 
 def parse(name: str, description: str, settings: type[S], *, positional: Sequence[str] = ()) -> S:
-    """Parse the flags of `python -m benchmarks.NAME` into a settings dataclass.
+    """Parse the flags of `python -m benchmarks.NAME` into a settings dataclass; `positional` fields have no flag.
 
-    Args:
-        name: The benchmark's.
-        description: The docstring of its module; the help shows the first line.
-        settings: The dataclass.
-        positional: Fields that are given without a flag.
+    `description` is the docstring of its module; the help shows the first line.
     """
     parser = CommandParser(f"python -m benchmarks.{name}", description.splitlines()[0])
     parser.add_settings(settings, positional=positional)

@@ -51,6 +51,7 @@ class ThroughputSettings:
         optimizer: Optimizer, ours only; stock has AdamW.
         attention: Attention implementation, ours only. Default: as in pretrain.
         compile: Use torch.compile, on both sides.
+        precision: Precision of matrix products, on both sides. Default: bf16 on a GPU, fp32 on a CPU.
         threads: Number of CPU threads.
         rounds: Number of measurements per side.
         seconds: Seconds of each measurement.
@@ -65,6 +66,7 @@ class ThroughputSettings:
     optimizer: Literal["adamw", "muon"] = "adamw"
     attention: str | None = None
     compile: bool = False
+    precision: Literal["fp32", "bf16"] | None = None
     threads: int = 1
     rounds: int = 5
     seconds: float = 10.0
@@ -111,7 +113,7 @@ def measure(settings: ThroughputSettings) -> dict[str, Any]:
     return {
         "rate": tokens / seconds,
         "flops": step_flops(model, rows=settings.batch, length=settings.length, predicted=predicted) / seconds,
-        "matrix_rate": matrix_rate(device, seconds=1.0, clock=clock),
+        "matrix_rate": matrix_rate(device, _precision(settings, device), seconds=1.0, clock=clock),
         "memory": memory,
         "kernels": sum(count for count, _ in kernels.values()),
         "busy": sum(busy for _, busy in kernels.values()) / seconds,
@@ -142,11 +144,8 @@ def stock(settings: ThroughputSettings, device: torch.device) -> tuple[PreTraine
     def step(number: int) -> None:
         ids = tokens[number % len(tokens)]
         masked = torch.rand(ids.shape, device=device) < MASK_RATE
-        labels = torch.where(masked, ids, -100)
-        draw = torch.rand(ids.shape, device=device)  # the collator's 80 / 10 / 10
-        ids = torch.where(masked & (draw < 0.8), 4, ids)
-        ids = torch.where(masked & (draw > 0.9), torch.randint_like(ids, FIRST_WORD, settings.vocab_size), ids)
-        with torch.autocast("cuda", dtype=torch.bfloat16, enabled=device.type == "cuda"):
+        ids, labels = stock_masks(ids, masked, 4, torch.randint_like(ids, FIRST_WORD, settings.vocab_size))
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=_precision(settings, device) == "bf16"):
             loss = model(input_ids=ids, labels=labels).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -154,6 +153,15 @@ def stock(settings: ThroughputSettings, device: torch.device) -> tuple[PreTraine
         optimizer.zero_grad()
 
     return model, step
+
+
+def stock_masks(
+    ids: torch.Tensor, masked: torch.Tensor, mask_id: int, random_ids: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return inputs and labels as `DataCollatorForLanguageModeling` draws them: 80 % [MASK], 10 % random, 10 % kept."""
+    draw = torch.rand(ids.shape, device=ids.device)
+    inputs = torch.where(masked & (draw < 0.8), mask_id, ids)
+    return torch.where(masked & (draw > 0.9), random_ids, inputs), torch.where(masked, ids, -100)
 
 
 def ours(settings: ThroughputSettings, device: torch.device) -> tuple[PreTrainedModel, Callable[[int], None]]:
@@ -189,7 +197,7 @@ def ours(settings: ThroughputSettings, device: torch.device) -> tuple[PreTrained
     facts = VocabularyFacts(2, 3, 4, 0, special, np.ones(settings.vocab_size, bool), ordinary, ordinary[:0])
     data = PackedTokens(_tokens(settings).reshape(-1), cls_id=2)
     objective = make_objective("mlm", data, facts, masking="token")
-    accelerator = Accelerator(mixed_precision="bf16" if device.type == "cuda" else "no")
+    accelerator = Accelerator(mixed_precision=_precision(settings, device))
     model = TinyTransformerBertForMaskedLM(config)
     attention = settings.attention or ("varlen" if varlen.is_possible(model, packs_documents=True) else "sdpa")
     model.set_attn_implementation(attention)
@@ -232,6 +240,10 @@ def report(settings: ThroughputSettings, rounds: list[dict[str, dict[str, float]
     rate = statistics.median(one[side]["matrix_rate"] for one in rounds for side in one)
     print(f"\nratio {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})", end="; ")
     print(f"matrix product {rate / 1e9:,.0f} GFLOP/s")
+
+
+def _precision(settings: ThroughputSettings, device: torch.device) -> str:
+    return {"fp32": "no", "bf16": "bf16", None: "bf16" if device.type == "cuda" else "no"}[settings.precision]
 
 
 def _shape(settings: ThroughputSettings) -> dict[str, int]:

@@ -44,6 +44,8 @@ from pretrain.run import build_loop
 from pretrain.settings import RunSettings
 from pretrain.validation import validate
 
+from .throughput import stock_masks
+
 BATCH, LENGTH, MASK_RATE = 32, 128, 0.15
 WARM_UP = 0.05  # share of the run
 MEASUREMENTS = 60  # per run; denser at its start
@@ -69,11 +71,7 @@ def main() -> None:
 
 
 class Clock:
-    """Core-seconds of training: CPU time of all threads of this process, without the time between pause and resume.
-
-    Args:
-        minutes: The budget.
-    """
+    """Core-seconds of training: CPU time of all threads of this process, without the time between pause and resume."""
 
     def __init__(self, minutes: float):
         self.budget, self.spent = 60 * minutes, 0.0
@@ -99,12 +97,7 @@ class Clock:
 
 
 class Curve:
-    """Held-out losses over training seconds, measured at fixed shares of the budget.
-
-    Args:
-        clock: Is paused while a loss is measured.
-        measure: Returns the current loss.
-    """
+    """Held-out losses over training seconds, measured at fixed shares of the budget, while the clock is paused."""
 
     def __init__(self, clock: Clock, measure: Callable[[], float]):
         self.clock, self.measure = clock, measure
@@ -162,10 +155,7 @@ def run_stock(recipe: Recipe, data: PreparedData, given: argparse.Namespace, lea
             continue
         ids = torch.from_numpy(source.blocks(np.array(rows), LENGTH))
         masked = (torch.rand(ids.shape) < MASK_RATE) & ~special[ids]
-        labels, draw = torch.where(masked, ids, -100), torch.rand(ids.shape)
-        ids = torch.where(masked & (draw < 0.8), facts.mask_id, ids)
-        random_ids = ordinary[torch.randint(len(ordinary), ids.shape)]
-        ids = torch.where(masked & (draw > 0.9), random_ids, ids)
+        ids, labels = stock_masks(ids, masked, facts.mask_id, ordinary[torch.randint(len(ordinary), ids.shape)])
         factor = min(clock.share / WARM_UP, (1 - clock.share) / (1 - WARM_UP))
         optimizer.param_groups[0]["lr"] = learning_rate * max(factor, 1e-3)
         model(input_ids=ids, labels=labels).loss.backward()

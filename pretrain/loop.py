@@ -210,8 +210,8 @@ class TrainingLoop:
         entropy = (self.batches.seed, step, self.accelerator.process_index)
         seed = int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0])
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would take a millisecond to seed every backend
-        if self.accelerator.device.type == "cuda":
-            torch.cuda.manual_seed(seed)
+        if self.accelerator.device.type != "cpu":
+            torch.get_device_module(self.accelerator.device).manual_seed(seed)
 
     def prefetched(self, first_step: int) -> Iterator[BuiltStep]:
         """Iterate over the batches of all steps from `first_step`."""

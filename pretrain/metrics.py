@@ -96,7 +96,7 @@ def peak_share(loop: TrainingLoop) -> Callable[[float], float]:
     predicted = round(tokens * (stage.mask_rate or 1.0))
     model = accelerator.unwrap_model(loop.model)
     flops = step_flops(model, rows=stage.batch_size, length=stage.block_size, predicted=predicted)
-    possible = matrix_rate(accelerator.device) * accelerator.num_processes
+    possible = matrix_rate(accelerator.device, accelerator.mixed_precision) * accelerator.num_processes
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()  # the run's own peak, without the matrices just multiplied
     return lambda rate: rate * flops / tokens / possible

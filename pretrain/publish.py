@@ -120,7 +120,7 @@ def publish(
         tokens=progress.tokens,
         parameters=_count_parameters(output / WEIGHTS_FILE),
         data={name: data.facts[name] for name in DATA_FACTS},
-        hardware=f"{processes} x {device_name()}",
+        hardware=f"{processes} x {device_name(record.precision)}",
         energy=estimate_energy(timings["train"], processes),
         timings=timings,
         **{name: value for name, value in line.items() if name.startswith("validation_")},

@@ -31,7 +31,6 @@ from . import varlen
 from .batches import Batch, batch_source, validation_batches
 from .checkpoint import Saver, checkpoint_path, checkpoint_steps, intact_checkpoint, load_checkpoint
 from .data.prepare import PreparedData, prepare_data
-from .data.team import Team
 from .initial import InitialModel, adapt_recipe, open_initial
 from .loop import Progress, TrainingLoop
 from .metrics import METRICS_FILE, Reporter
@@ -72,7 +71,7 @@ def _pretrain(settings: RunSettings, recipe: Recipe, output: Path) -> None:
     if settings.deterministic or (record is not None and record.deterministic):
         use_deterministic_kernels()
     recipe.validate()
-    accelerator = _accelerator(settings, output, recipe)
+    accelerator = _accelerator(settings, output, recipe, record)
     first = None
     if record is None:
         require_free_output(output)
@@ -97,6 +96,7 @@ def _pretrain(settings: RunSettings, recipe: Recipe, output: Path) -> None:
     loop.skip_bad_steps = settings.skip_bad_steps
     validation = validation_batches(recipe, data, accelerator.device, bounds=loop.batches.bounds)
     parameters = sum(p.numel() for p in loop.model.parameters())
+    record.precision = precision_of(accelerator)
     logger.info("model: %s parameters, %d steps on %s", f"{parameters:,}", loop.max_steps, _describe(loop))
     if accelerator.is_main_process:  # not earlier: by now all input has been checked
         # weights and up to two moments, in two checkpoints (before one is deleted) and in the published model
@@ -147,16 +147,30 @@ def _describe(loop: TrainingLoop) -> str:
     accelerator, model = loop.accelerator, loop.accelerator.unwrap_model(loop.model)
     parts = [f"{accelerator.num_processes} x {accelerator.device.type}"]
     parts += [accelerator.distributed_type.value] if accelerator.num_processes > 1 else []
-    parts += ["fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision]
+    parts += [precision_of(accelerator)]
     parts += [model.config._attn_implementation] + (["compiled"] if model._compiled_call_impl else [])
     return ", ".join(parts)
 
 
-def _accelerator(settings: RunSettings, output: Path, recipe: Recipe) -> Accelerator:
+def precision_of(accelerator: Accelerator) -> str:
+    """Return fp32 or bf16."""
+    return "fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision
+
+
+def _uses_bf16(settings: RunSettings, record: RunRecord | None) -> bool:
+    """Return the choice of the settings, or what suits the device; a run that is resumed on a CPU keeps its own."""
+    if settings.precision is not None:
+        return settings.precision == "bf16"
+    if torch.cuda.is_available():
+        return supports_bf16()
+    return record is not None and record.precision == "bf16"
+
+
+def _accelerator(settings: RunSettings, output: Path, recipe: Recipe, record: RunRecord | None) -> Accelerator:
     try:
         accelerator = Accelerator(
-            cpu=not torch.cuda.is_available(),  # else processes without a GPU would not find each other
-            mixed_precision="bf16" if supports_bf16() else "no",
+            cpu=not torch.accelerator.is_available(),  # else processes without a GPU would not find each other
+            mixed_precision="bf16" if _uses_bf16(settings, record) else "no",
             dynamo_backend="no",  # build_loop compiles
             log_with=settings.log_with,
             project_dir=output / "training",

@@ -44,6 +44,8 @@ class RunSettings:
         attention: Attention implementation. Default: on a GPU with bf16 varlen, torch's flash kernel on packed
             documents; else sdpa.
         compile: Compile the model (torch.compile). Default: on a GPU, except Seq2Seq and sharded models.
+        precision: Precision of matrix products; weights are fp32. Default: bf16 on a GPU that computes in it, else
+            fp32.
         deterministic: On a GPU, use deterministic kernels only: slower, and a resumed run is bit-identical.
         log_with: Tracker that also receives the lines of metrics.jsonl; its package must be installed.
         license: License of the model, as the Hub spells it, such as apache-2.0. Default: none is stated.
@@ -65,6 +67,7 @@ class RunSettings:
     skip_bad_steps: int = 0
     attention: Literal["sdpa", "varlen", "flex_attention", "eager"] | None = None
     compile: bool | None = None
+    precision: Literal["fp32", "bf16"] | None = None
     deterministic: bool = False
     log_with: Literal["tensorboard", "trackio", "wandb"] | None = None
     license: str | None = None
@@ -104,6 +107,7 @@ class RunRecord:
     license: str | None = None
     deterministic: bool = False
     recipe_sha256: str = ""  # of RECIPE_FILE
+    precision: str = "fp32"
 
     @classmethod
     def of(cls, settings: RunSettings, max_steps: int, corpus_fingerprint: str) -> RunRecord:

@@ -28,11 +28,14 @@ def step_flops(model: PreTrainedModel, *, rows: int, length: int, predicted: int
 
 
 def matrix_rate(
-    device: torch.device, *, seconds: float = MEASURING_SECONDS, clock: Callable[[], float] = time.perf_counter
+    device: torch.device,
+    precision: str,
+    *,
+    seconds: float = MEASURING_SECONDS,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> float:
-    """Return the FLOP/s of a product of square matrices: fp32 of width 1024 on CPU, bf16 of width 8192 on GPU."""
-    on_gpu = device.type == "cuda"
-    size, dtype = (8192, torch.bfloat16) if on_gpu else (1024, torch.float32)
+    """Return the FLOP/s of a product of square matrices in fp32 ("no") or bf16, of width 1024 on CPU, 8192 on GPU."""
+    size, dtype = 8192 if device.type == "cuda" else 1024, torch.bfloat16 if precision == "bf16" else torch.float32
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     a @ b  # warms up
     synchronize(device)
@@ -46,5 +49,5 @@ def matrix_rate(
 
 def synchronize(device: torch.device) -> None:
     """Wait for the pending work of a GPU."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)

@@ -77,9 +77,9 @@ def use_deterministic_kernels() -> None:
     torch.use_deterministic_algorithms(True)
 
 
-def device_name() -> str:
-    """Return the device and precision of training, for reports."""
-    precision = "bf16" if supports_bf16() else "fp32"
+def device_name(precision: str = "") -> str:
+    """Return the device and precision of training (default: fine-tuning's), for reports."""
+    precision = precision or ("bf16" if supports_bf16() else "fp32")
     if torch.cuda.is_available():
         return f"{torch.cuda.get_device_name()}, {precision}"
     return f"CPU ({platform.machine()}), {torch.get_num_threads()} thread(s), {precision}"

@@ -2,11 +2,13 @@
 
 import json
 import shutil
+from functools import partial
 from importlib.util import find_spec
 
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from pretraining import TINY, command, losses, pretrain, refused, run, same_weights, weights, without
 from transformers import (
     AutoModel,
@@ -87,6 +89,28 @@ def test_resume_ends_with_the_same_bytes_and_the_same_metrics(trained, corpus_fi
     pretrain(corpus_file, half, "--max-steps=12", "--save-steps=4", "--resume")
     assert same_weights(trained, half)
     assert losses(trained) == losses(half)
+
+
+@pytest.fixture
+def runs_of_several_precisions():
+    """Reset what Accelerate keeps for a process, which has one precision."""
+    yield (reset := partial(AcceleratorState._reset_state, reset_partial_state=True))
+    reset()
+
+
+def test_a_cpu_trains_in_bf16_where_asked(trained, corpus_file, tmp_path, runs_of_several_precisions):
+    """A run that is resumed keeps its precision, which the record and the card name; the default is fp32."""
+    runs_of_several_precisions()
+    output = pretrain(corpus_file, tmp_path / "run", "--max-steps=12", "--save-steps=4", "--precision=bf16")
+    assert json.loads((output / "training/run.json").read_text())["precision"] == "bf16"
+    assert ", bf16" in json.loads((output / "training/summary.json").read_text())["hardware"]
+    assert losses(output) == pytest.approx(losses(trained), abs=0.05) and losses(output) != losses(trained)
+    half = tmp_path / "half"
+    shutil.copytree(output, half)
+    shutil.rmtree(half / "checkpoints" / "step-12")
+    runs_of_several_precisions()
+    assert run([*TINY, "--corpus", str(corpus_file), "--output", half, "--resume"]) == 0
+    assert same_weights(output, half)
 
 
 def test_a_stages_own_rate_is_muons_only():
