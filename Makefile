@@ -1,6 +1,6 @@
 # Everything sets itself up: a .venv of its own, with the versions pinned in constraints.txt.
 .DEFAULT_GOAL := help
-.PHONY: help pretrain test tour docs conformance lint phrases format lock clean
+.PHONY: help pretrain test tour docs conformance faults lint phrases format lock clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -51,6 +51,9 @@ docs: $(VENV)/.docs  ## the documentation, with the references, in build/site
 
 conformance: $(READY)  ## Hugging Face's own model tests, on our families and on stock ones
 	$(BIN)/python -m tests.conformance
+
+faults: $(READY)  ## break runs on purpose, resume them, and count what held in docs/reliability.md (30 minutes)
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m tests.faults
 
 lint: $(READY) phrases  ## ruff (rules, docstrings, format), spelling, banned phrases
 	$(BIN)/ruff check .

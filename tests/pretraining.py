@@ -28,7 +28,7 @@ TINY = [
     "--validation_blocks=8",
     '--examples=["the music is [MASK] ."]',
 ]
-ENVIRONMENT = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+ENVIRONMENT = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 SHARED = ("--optimizer=adamw", "--micro_batch_size=2", "--save-steps=5")  # of runs on several processes
 LAUNCH = ROOT / "pretrain" / "launch"
 
