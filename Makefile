@@ -1,6 +1,6 @@
 # Everything sets itself up: a .venv of its own, with the versions pinned in constraints.txt.
 .DEFAULT_GOAL := help
-.PHONY: help pretrain test wheel tour docs conformance lint types phrases format lock clean
+.PHONY: help pretrain test wheel tour docs conformance faults lint types phrases format lock clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -57,6 +57,9 @@ docs: $(VENV)/.docs  ## the documentation, with the references, in build/site
 
 conformance: $(READY)  ## Hugging Face's own model tests, on our families and on stock ones
 	$(BIN)/python -m tests.conformance
+
+faults: $(READY)  ## break runs on purpose, resume them, and count what held in docs/reliability.md (30 minutes)
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m tests.faults
 
 lint: $(READY) types phrases  ## ruff (rules, docstrings, format), types, spelling, banned phrases
 	$(BIN)/ruff check .

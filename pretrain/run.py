@@ -31,6 +31,7 @@ from . import varlen
 from .batches import Batch, batch_source, validation_batches
 from .checkpoint import Saver, checkpoint_path, checkpoint_steps, intact_checkpoint, load_checkpoint
 from .data.prepare import PreparedData, prepare_data
+from .data.team import Team
 from .initial import InitialModel, adapt_recipe, open_initial
 from .loop import Progress, TrainingLoop
 from .metrics import METRICS_FILE, Reporter

@@ -31,7 +31,7 @@ TINY = [
 ENVIRONMENT = {
     "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
     "OMP_NUM_THREADS": "1",
-    "ACCELERATE_USE_CPU": "true",
+    "CUDA_VISIBLE_DEVICES": "",
 }
 SHARED = ("--optimizer=adamw", "--micro_batch_size=2", "--save-steps=5")  # of runs on several processes
 LAUNCH = ROOT / "pretrain" / "launch"
