@@ -105,13 +105,12 @@ class CommandParser(ArgumentParser):
             typed = next((word for word in argv if normalized(word) == match[1]), match[1])
             return f"unknown argument {typed}{suggestion(match[1].partition('=')[0], known)}"
         if match := _WRONG_ITEM.search(message):  # of a list of dataclasses
-            problem = f"unknown field {match[3]}" if match[3] else f"an item lacks {match[2]}"
-            return f"--{match[1]}: {problem if match[2] or match[3] else 'each item must be a mapping of fields'}"
+            close = suggestion(match[3] or "", self._parts.get(match[1], []))
+            problem = f"unknown field {match[3]}{close}" if match[3] else f"an item lacks {match[2]}"
+            return f"{flag_of(match[1])}: {problem if match[2] or match[3] else 'each item must be a mapping of fields'}"
         if match := re.search(r"arguments are required: ([^,]+)", message):
             flag = flag_of(match[1].lstrip("-"))
             return f"{flag if flag in known else match[1]} is required"
-        if match := re.search(r'Parser key "(\w+)": .*Option \'(\S+)\' is not accepted', message):
-            return f"{flag_of(match[1])}: unknown field {match[2]}{suggestion(match[2], self._parts.get(match[1], []))}"
         if match := _WRONG_TYPE.search(message):
             found = re.findall(r"<class '(\w+)'>|Literal\[(.*?)\]", match[2] or match[3])
             names = [_TYPES.get(name, name) or f"one of {values}".replace("'", "") for name, values in found]

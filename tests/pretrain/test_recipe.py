@@ -114,7 +114,7 @@ def test_a_misspelt_field_in_a_recipe_file(tmp_path):
 
     content = yaml.safe_load(find_recipe("sample").read_text()) | {"stages": [{"share": 1.0, "block_sise": 8}]}
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(content))
-    with pytest.raises(UserError, match=r"'block_sise' is not accepted \(did you mean block_size\?\)"):
+    with pytest.raises(UserError, match=r"stages: unknown field block_sise \(did you mean block_size\?\)"):
         parse(["--recipe", str(tmp_path / "mine.yaml"), "--output", "x"])
 
 
