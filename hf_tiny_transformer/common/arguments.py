@@ -107,7 +107,8 @@ class CommandParser(ArgumentParser):
         if match := _WRONG_ITEM.search(message):  # of a list of dataclasses
             close = suggestion(match[3] or "", self._parts.get(match[1], []))
             problem = f"unknown field {match[3]}{close}" if match[3] else f"an item lacks {match[2]}"
-            return f"{flag_of(match[1])}: {problem if match[2] or match[3] else 'each item must be a mapping of fields'}"
+            problem = problem if match[2] or match[3] else "each item must be a mapping of fields"
+            return f"{flag_of(match[1])}: {problem}"
         if match := re.search(r"arguments are required: ([^,]+)", message):
             flag = flag_of(match[1].lstrip("-"))
             return f"{flag if flag in known else match[1]} is required"
