@@ -17,6 +17,7 @@ from transformers import AutoModelForMaskedLM
 
 from hf_tiny_transformer.common.checkpoints import load_model, read_config, read_tokenizer
 from hf_tiny_transformer.common.errors import UserError
+from hf_tiny_transformer.common.files import write_sums
 from hf_tiny_transformer.common.foreign_code import find, own_auto_map, strip
 
 INIT = without(TINY, "--vocab_size", "--model.hidden_size", "--model.num_attention_heads", "--model.intermediate_size")
@@ -207,6 +208,7 @@ def test_a_resumed_run_publishes_only_what_we_wrote(published, corpus_file, mark
     (last / "notes.txt").write_text("of others")
     edit(last / "tokenizer_config.json", auto_map={"AutoTokenizer": [None, "payload.Tokenizer"]})
     edit(last / "config.json", custom_pipelines={"fill-mask": {"impl": "payload.Pipeline"}})
+    write_sums(last)  # else the checkpoint counts as damaged
     command = ["pretrain", "--corpus", corpus_file, "--output", copy, "--resume"]
     assert run(*command) == 0
     error = capsys.readouterr().err

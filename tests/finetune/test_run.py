@@ -97,7 +97,7 @@ def test_the_result_directory_verifies_and_has_nothing_else(compared):
     files = {str(file.relative_to(output)) for file in output.rglob("*") if file.suffix != ".py" and file.is_file()}
     model = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
     records = {"results.json", "predictions.csv", "README.md", "training/loss.png", "training/card.json"}
-    records.add("training/confusion.png")
+    records |= {"training/confusion.png", "SHA256SUMS"}
     assert files == model | records
     assert {file.stat().st_mode & 0o777 for file in output.rglob("*") if file.is_file()} == {0o644}
     assert [entry.name for entry in output.parent.iterdir() if entry.name[0] == "." or "unfinished" in entry.name] == []

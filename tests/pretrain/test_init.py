@@ -145,7 +145,7 @@ def test_a_decoder_goes_on_by_a_recipe_of_its_kind(corpus_file, other_corpus, tm
     ("init", "flags", "message"),
     [
         ("first", ["--model.hidden_size=64"], "--model.hidden_size: --init"),
-        ("first", ["--vocab-size", "500"], "--vocab_size: --init"),
+        ("first", ["--vocab-size", "500"], "--vocab-size: --init"),
         ("first", ["--stages.block_size=1024"], "exceeds max_position_embeddings (512)"),
         ("nowhere", [], "no such directory"),
         ("bare", [], "tokenizer"),
