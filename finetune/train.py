@@ -136,9 +136,11 @@ def read_result(directory: Path) -> SeedResult | None:
     try:
         content, weights = read_json(directory / RESULT, "trained again", checksum=True), directory / WEIGHTS
         digest, result = content.pop(WEIGHTS), SeedResult(**content)
-        if weights.is_file() and sha256(weights) != digest:
+        if digest is None:
+            pass  # the weights were discarded
+        elif weights.is_file() and sha256(weights) != digest:
             problem = f"{weights}: damaged (its checksum differs); trained again"
-        elif not weights.is_file() and not result.scores:
+        elif not weights.is_file():
             problem = f"{weights}: no such file; trained again"
     except (UserError, TypeError, KeyError) as error:
         problem = one_line(error)
@@ -158,9 +160,11 @@ def write_result(directory: Path, result: SeedResult) -> None:
 
 
 def discard_weights(directory: Path) -> None:
-    """Remove a seed's weights, which are not needed after it is scored and not the best."""
-    if is_main():
-        (directory / WEIGHTS).unlink(missing_ok=True)
+    """Remove a seed's weights, which are not needed after it is scored and not the best; its result says so first."""
+    if is_main() and (directory / WEIGHTS).is_file():
+        content = read_json(directory / RESULT, "trained again", checksum=True)
+        atomic_write_json(directory / RESULT, content | {WEIGHTS: None}, checksum=True)
+        (directory / WEIGHTS).unlink()
 
 
 def search(training: Training, directory: Path) -> tuple[Training, dict[str, Any], float]:
