@@ -79,7 +79,8 @@ class TinyTransformerTrunkConfig(TinyTransformerConfig):
         if self.position_embedding_type == "sinusoidal" and self.hidden_size % 2:
             raise ValueError("sinusoidal positions require an even hidden_size")
         layer_types = self.layer_types or []
-        if len(layer_types) != self.num_hidden_layers or set(layer_types) - set(LAYER_TYPES):
+        lengths_differ = SLIDING in layer_types and len(layer_types) != self.num_hidden_layers
+        if lengths_differ or set(layer_types) - set(LAYER_TYPES):
             raise ValueError(
                 f"layer_types ({layer_types}) must hold one of {', '.join(LAYER_TYPES)} for each of the "
                 f"{self.num_hidden_layers} layers"

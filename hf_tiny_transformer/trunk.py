@@ -118,7 +118,10 @@ class TinyTransformerTrunk(TinyTransformerTrunkPreTrainedModel):
         self.embed_tokens = self.token_embeddings()
         if config.position_embedding_type == "learned":
             self.embed_positions = nn.Embedding(config.max_position_embeddings, config.hidden_size)
-        layer_types = config.get_text_config(decoder=is_causal).layer_types  # Seq2Seq has those of two sides
+        side = config.get_text_config(decoder=is_causal)  # Seq2Seq has two
+        if SLIDING not in side.layer_types:  # the number of layers may have been changed after init
+            side.layer_types = [FULL] * side.num_hidden_layers
+        layer_types = side.layer_types
         self.layer_types = sorted(set(layer_types))
         if config.position_embedding_type == "rotary":
             self.rotary_emb = nn.ModuleDict({kind: RotaryEmbedding(config, kind) for kind in self.layer_types})
