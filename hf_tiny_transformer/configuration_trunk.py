@@ -55,6 +55,11 @@ class TinyTransformerTrunkConfig(TinyTransformerConfig):
         """Return half the window, as transformers' masks and caches read it, or None if no layer has a window."""
         return self.local_attention // 2 if SLIDING in (self.layer_types or ()) else None
 
+    @sliding_window.setter
+    def sliding_window(self, window: int | None) -> None:
+        if window is not None:
+            self.local_attention = 2 * window
+
     def convert_rope_params_to_dict(self, **kwargs: Any) -> dict:
         """Complete the rotary settings; transformers calls this after init."""
         of_types = self.rope_parameters or {}
