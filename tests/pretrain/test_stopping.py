@@ -225,7 +225,7 @@ def test_figures_go_to_a_tracker_too(corpus_file, tmp_path):
         (["--keep-last=0"], "--keep-last 0: must be positive"),
         (["--save-minutes=1", "--save-steps=3"], "exclude each other"),
         (["--skip-bad-steps=-1"], "--skip-bad-steps -1: must not be negative"),
-        (["--log-with=paper"], "log_with"),
+        (["--log-with=paper"], "log-with"),
         (["--log-with=trackio"], "--log-with trackio"),
     ],
 )
