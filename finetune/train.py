@@ -160,7 +160,7 @@ def write_result(directory: Path, result: SeedResult) -> None:
 
 
 def discard_weights(directory: Path) -> None:
-    """Remove a seed's weights, which are not needed after it is scored and not the best; its result records this first."""
+    """Remove a seed's weights once it is scored and not the best; the result records this first."""
     if is_main() and (directory / WEIGHTS).is_file():
         content = read_json(directory / RESULT, "trained again", checksum=True)
         atomic_write_json(directory / RESULT, content | {WEIGHTS: None}, checksum=True)

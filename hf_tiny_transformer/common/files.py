@@ -117,7 +117,9 @@ def read_json(path: Path, advice: str, *, checksum: bool = False) -> dict[str, A
         raise UserError(f"{path}: cannot be read ({error}); {advice}") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: is not a JSON object; {advice}")
-    if checksum and content.pop(CHECKSUM, None) != _digest_of(content):
+    if checksum and CHECKSUM not in content:
+        raise UserError(f"{path}: damaged, or written by an older version (it has no checksum); {advice}")
+    if checksum and content.pop(CHECKSUM) != _digest_of(content):
         raise UserError(f"{path}: damaged (its checksum differs); {advice}")
     return content
 

@@ -130,7 +130,7 @@ def test_a_json_object_has_a_checksum_of_its_fields(tmp_path):
     path.write_text(path.read_text().replace("1", "3", 1))
     for content in (path.read_text(), '{"seed": 1}', "{}"):
         path.write_text(content)
-        with pytest.raises(UserError, match="checksum differs"):
+        with pytest.raises(UserError, match=r"checksum differs|no checksum"):
             read_json(path, "", checksum=True)
 
 
